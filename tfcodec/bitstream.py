@@ -1,0 +1,312 @@
+r"""The `.tfc` file: header, chunks, limits, checksums (standard library only).
+
+All numbers are little-endian; a varint is unsigned LEB128 in its shortest form, below
+2^32.
+
+    magic        8  89 74 66 63 0D 0A 0A 01: see MAGIC; the last byte is the version
+    header size  u8 of the fields that follow; later versions append, readers skip
+    fingerprint  8  first bytes of the SHA-256 of the model
+    width        varint, pixels
+    height       varint, pixels
+    layout       u8, low 4 bits: colours (0 = RGB, 8 bits), high 4 bits: tiles (0 = one)
+    quality      u16, hundredths, 0 to 10000
+
+Then chunks to the end of the file, metadata first, coded tiles last, so that a file cut
+short anywhere is known to be:
+
+    type         u8, bit 7 set: optional, skipped by a reader that does not know it
+    size         varint, bytes of data
+    checksum     u32, Adler-32 of all before the first chunk, the type, and the data
+    data
+
+Adler-32, because the SavedModel computes it too, where stock ops have no CRC. It
+catches accidents, not attackers: every reader must stand any bytes at all.
+
+    StreamError(ValueError)
+      CorruptStream       damaged: truncated, checksum, lengths
+      UnsupportedStream   whole, but not for us: no .tfc, version, model, over a limit
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Sequence
+
+VERSION = 1
+# Each byte catches a way of sending a file as text: 0x89 loses its 8th bit or becomes
+# two bytes of UTF-8, CR LF becomes LF, and the lone LF after it becomes CR LF.
+MAGIC = b"\x89tfc\r\n\n"
+SUFFIX = ".tfc"
+
+RGB = 0  # layout: three colours of 8 bits
+ONE_TILE = 0  # tile: the whole image is one tile
+
+OPTIONAL = 0x80  # bit of a chunk's type
+TILE = 0x01
+ICC = 0x81
+EXIF = 0x82
+XMP = 0x83
+KNOWN = {TILE: "tile", ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP"}
+
+UINT32_MAX = 2**32 - 1
+
+
+class StreamError(ValueError):
+    """A file that cannot be decoded; the message says why."""
+
+
+class CorruptStream(StreamError):
+    """The file is damaged."""
+
+
+class UnsupportedStream(StreamError):
+    """The file may be whole, but it is not for this reader, model or limit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a file may ask for. 0 means unlimited."""
+
+    pixels: int = 2**27  # width times height; 134 megapixels are 384 MiB of RGB
+    side: int = 2**20  # width or height alone: padding makes a thin image wider
+    chunks: int = 2**16
+    file_bytes: int = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """All a decoder must know before it may allocate anything."""
+
+    fingerprint: bytes  # first 8 bytes of the SHA-256 of the model
+    width: int  # pixels, 1 to 2^32 - 1
+    height: int  # pixels, 1 to 2^32 - 1
+    quality: float  # 0 to 100; a file keeps hundredths
+    layout: int = RGB
+    tile: int = ONE_TILE  # e > 0 is reserved for squares of 64 << (e - 1) pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A part of a file. The checksum is the file's affair."""
+
+    type: int  # 1 to 255; bit 7 set: optional
+    data: bytes
+
+
+class Reader:
+    """Takes bytes off the front; every read checks what is left.
+
+    Args:
+        data: what to read, as a memoryview of bytes; never copied.
+    """
+
+    def __init__(self, data: memoryview):
+        self.data = data
+        self.at = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, size: int) -> memoryview:
+        if size > self.left:
+            raise CorruptStream(
+                f"truncated: {size} bytes wanted at {self.at}, {len(self.data)} in all"
+            )
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def number(self, form: str) -> int:
+        """Takes one number of a `struct` form without byte order, as "B"."""
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+
+    def varint(self) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.number("B")
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    raise CorruptStream(f"a longer number than needed at {self.at}")
+                if value > UINT32_MAX:
+                    break
+                return value
+        raise CorruptStream(f"a number over 32 bits at {self.at}")
+
+
+def varint(value: int) -> bytes:
+    """Returns `value`, 0 to 2^32 - 1, as unsigned LEB128.
+
+    Raises:
+        ValueError: `value` is out of range.
+    """
+    if not 0 <= value <= UINT32_MAX:
+        raise ValueError(f"not a number from 0 to 2^32 - 1: {value}")
+    result = bytearray()
+    while value >= 0x80:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+# Form of a field -> how to write it, how to read it.
+FORMS = {
+    "8 bytes": (bytes, lambda reader: bytes(reader.take(8))),
+    "varint": (varint, Reader.varint),
+    "u8": (lambda value: struct.pack("<B", value), lambda reader: reader.number("B")),
+    "u16": (lambda value: struct.pack("<H", value), lambda reader: reader.number("H")),
+}
+# The header after its size, in the file's order.
+FIELDS = (
+    ("fingerprint", "8 bytes"),
+    ("width", "varint"),
+    ("height", "varint"),
+    ("layout", "u8"),
+    ("quality", "u16"),
+)
+
+
+def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
+    """Returns the file of a header and its chunks, tiles moved to the end.
+
+    Raises:
+        ValueError: a field is out of range, or there is not one tile chunk.
+    """
+    _check_header(header)
+    if sum(chunk.type == TILE for chunk in chunks) != 1:
+        raise ValueError("an image of one tile needs exactly one tile chunk")
+    values = dataclasses.asdict(header)
+    values["layout"] = header.layout | header.tile << 4
+    values["quality"] = round(header.quality * 100)
+    fields = b"".join(FORMS[form][0](values[name]) for name, form in FIELDS)
+    start = MAGIC + bytes([VERSION, len(fields)]) + fields
+    parts = [start]
+    seed = zlib.adler32(start)
+    for chunk in sorted(chunks, key=lambda chunk: chunk.type == TILE):
+        if not 1 <= chunk.type <= 255:
+            raise ValueError(f"a chunk type is from 1 to 255, not {chunk.type}")
+        if not chunk.type & OPTIONAL and chunk.type not in KNOWN:
+            raise ValueError(f"no reader knows the required chunk type {chunk.type}")
+        type_ = bytes([chunk.type])
+        checksum = zlib.adler32(chunk.data, zlib.adler32(type_, seed))
+        parts += [type_, varint(len(chunk.data)), struct.pack("<I", checksum)]
+        parts.append(chunk.data)
+    return b"".join(parts)
+
+
+def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]:
+    """Returns the header and the known chunks of a whole file, in the file's order.
+
+    Args:
+        data: the file, bytes or what has their buffer.
+        limits: what the file may ask for.
+
+    Raises:
+        CorruptStream: the file is damaged.
+        UnsupportedStream: it is no `.tfc` file, or one for another reader.
+    """
+    reader, header = _start(data, limits)
+    seed = zlib.adler32(reader.data[: reader.at])
+    chunks, count, tiles = [], 0, 0
+    while reader.left:
+        if tiles:
+            raise CorruptStream(f"{reader.left} bytes after the last tile")
+        count += 1
+        if limits.chunks and count > limits.chunks:
+            raise UnsupportedStream(f"over the limit of {limits.chunks} chunks")
+        type_ = reader.take(1)
+        size = reader.varint()
+        checksum = reader.number("I")
+        body = reader.take(size)
+        if zlib.adler32(body, zlib.adler32(type_, seed)) != checksum:
+            raise CorruptStream("checksum: the file was damaged on its way")
+        kind = type_[0]
+        if kind in KNOWN:
+            chunks.append(Chunk(kind, bytes(body)))
+        elif not kind & OPTIONAL:
+            raise UnsupportedStream(f"needs a newer tfcodec: chunk type {kind}")
+        tiles += kind == TILE
+    if not tiles:
+        raise CorruptStream("truncated: no coded pixels")
+    return header, chunks
+
+
+def read_header(data: bytes, limits: Limits = Limits()) -> Header:
+    """Returns the header of a file, of which `data` may be the first bytes alone.
+
+    The checksum is not looked at; 64 bytes are enough.
+
+    Raises:
+        StreamError: as `unpack`.
+    """
+    return _start(data, limits)[1]
+
+
+def check_limits(header: Header, limits: Limits) -> None:
+    """Raises UnsupportedStream if the image is larger than `limits` allow."""
+    size = f"{header.width}x{header.height}"
+    if limits.pixels and header.width * header.height > limits.pixels:
+        raise UnsupportedStream(f"{size}: over the limit of {limits.pixels} pixels")
+    if limits.side and max(header.width, header.height) > limits.side:
+        raise UnsupportedStream(f"{size}: over the limit of {limits.side} a side")
+
+
+def _start(data, limits: Limits) -> tuple[Reader, Header]:
+    """Reads up to the first chunk."""
+    reader = Reader(memoryview(data).cast("B"))
+    _check_magic(bytes(reader.data[:16]))
+    if limits.file_bytes and reader.left > limits.file_bytes:
+        raise UnsupportedStream(
+            f"{reader.left} bytes: over the limit of {limits.file_bytes}"
+        )
+    reader.take(len(MAGIC))
+    version = reader.number("B")
+    if version != VERSION:
+        raise UnsupportedStream(
+            f"format version {version}, and this tfcodec reads {VERSION}"
+        )
+    fields = Reader(reader.take(reader.number("B")))
+    values = {name: FORMS[form][1](fields) for name, form in FIELDS}
+    values["tile"], values["layout"] = divmod(values["layout"], 16)
+    values["quality"] /= 100
+    header = Header(**values)
+    try:
+        _check_header(header)
+    except StreamError:
+        raise
+    except ValueError as error:
+        raise CorruptStream(str(error)) from None
+    check_limits(header, limits)
+    return reader, header
+
+
+def _check_magic(start: bytes) -> None:
+    if start.startswith(MAGIC):
+        return
+    if MAGIC.startswith(start):
+        raise CorruptStream("truncated: not even a header" if start else "empty file")
+    # Whatever a text-mode transfer makes of the first and the last bytes, "tfc" stays.
+    if b"tfc" in start[:6] and start[:1] in b"\x09\x89\xc2\xef?":
+        raise CorruptStream(
+            "damaged by a transfer as text (line ends or 8th bits changed); "
+            "send it again as binary"
+        )
+    raise UnsupportedStream("not a .tfc file")
+
+
+def _check_header(header: Header) -> None:
+    """Raises ValueError (UnsupportedStream for what is reserved) on a bad field."""
+    if len(header.fingerprint) != 8:
+        raise ValueError(f"a fingerprint is 8 bytes, not {len(header.fingerprint)}")
+    for name in ("width", "height"):
+        if not 1 <= getattr(header, name) <= UINT32_MAX:
+            raise ValueError(f"{name} out of range: {getattr(header, name)}")
+    if not 0 <= header.quality <= 100:
+        raise ValueError(f"quality must be from 0 to 100, not {header.quality}")
+    if header.layout != RGB:
+        raise UnsupportedStream(f"needs a newer tfcodec: colour layout {header.layout}")
+    if header.tile != ONE_TILE:
+        raise UnsupportedStream(f"needs a newer tfcodec: tile layout {header.tile}")
