@@ -1,0 +1,203 @@
+"""PSNR, MS-SSIM, bits per pixel and BD-rate (NumPy only).
+
+Images are [height, width, channels] or [height, width], of 0 to 255 in any type.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PEAK = 255.0
+
+# Wang, Simoncelli, Bovik 2003, "Multiscale structural similarity for image quality
+# assessment", and the window of Wang, Bovik, Sheikh, Simoncelli 2004.
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+WINDOW /= WINDOW.sum()
+C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+# The smallest side of which the last scale still holds one window.
+SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
+
+
+def mse(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean squared error over all pixels and channels.
+
+    Raises:
+        ValueError: the shapes differ, or there are no pixels.
+    """
+    a, b = _pair(a, b)
+    return float(np.mean(np.square(a - b)))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB over all channels; inf for equal images.
+
+    Raises:
+        ValueError: as `mse`.
+    """
+    error = mse(a, b)
+    return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
+
+
+def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Multiscale structural similarity, 0 to 1, the mean over channels.
+
+    Five scales, an 11x11 Gaussian window where it fits whole, 2x2 means between
+    scales (the last row and column of an odd side repeated), and negative terms
+    taken as 0: as `tf.image.ssim_multiscale`.
+
+    Raises:
+        ValueError: as `mse`, or a side is under 161 pixels, too small for five scales.
+    """
+    a, b = _pair(a, b)
+    if a.ndim == 2:
+        a, b = a[..., None], b[..., None]
+    if min(a.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"MS-SSIM needs {SMALLEST_SIDE} pixels a side for five scales, "
+            f"not {a.shape[1]}x{a.shape[0]}"
+        )
+    result = np.ones(a.shape[2])
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        if scale:
+            a, b = _halve(a), _halve(b)
+        luminance, contrast = _ssim_terms(a, b)
+        last = scale == len(SCALE_WEIGHTS) - 1
+        term = luminance * contrast if last else contrast
+        result *= np.maximum(term.mean((0, 1)), 0) ** weight
+    return float(result.mean())
+
+
+def ms_ssim_db(a: np.ndarray, b: np.ndarray) -> float:
+    """`ms_ssim` as -10 log10(1 - value), in dB; inf for equal images."""
+    rest = 1 - ms_ssim(a, b)
+    return float(-10 * np.log10(rest)) if rest > 0 else float("inf")
+
+
+def bits_per_pixel(size: int, height: int, width: int) -> float:
+    """Returns bits per pixel of a file of `size` bytes.
+
+    Raises:
+        ValueError: there are no pixels.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"no pixels: {width}x{height}")
+    return 8 * size / (height * width)
+
+
+def bd_rate(rates_a, psnr_a, rates_b, psnr_b) -> float:
+    """Average rate of curve b against curve a at equal quality, in percent.
+
+    Bjontegaard delta rate (VCEG-M33, 2001) with piecewise cubic (PCHIP) interpolation
+    of the logarithm of rate over the range of quality that both curves cover.
+
+    Args:
+        rates_a, rates_b: sequences of rates above 0, in any one unit.
+        psnr_a, psnr_b: quality at those rates, in dB, in any order.
+
+    Returns:
+        Percent; -10 says that b needs 10 % fewer bits.
+
+    Raises:
+        ValueError: lengths differ, under two points, a rate not above 0, a quality
+            twice in one curve, a value not finite, or no quality in common.
+    """
+    curves = [_curve(rates_a, psnr_a), _curve(rates_b, psnr_b)]
+    low = max(quality[0] for quality, _ in curves)
+    high = min(quality[-1] for quality, _ in curves)
+    if low >= high:
+        raise ValueError("the curves have no quality in common")
+    area_a, area_b = (_pchip_integral(*curve, low, high) for curve in curves)
+    return float(100 * np.expm1((area_b - area_a) / (high - low)))
+
+
+def _pair(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"shapes differ: {list(a.shape)} and {list(b.shape)}")
+    if not a.size:
+        raise ValueError("no pixels")
+    return a, b
+
+
+def _blur(image):
+    """Weighted mean under each whole window: [h, w, c] to [h - 10, w - 10, c]."""
+    for _ in range(2):  # rows, turn, columns, turn back
+        rows = image.shape[0] - len(WINDOW) + 1
+        image = sum(w * image[i : i + rows] for i, w in enumerate(WINDOW))
+        image = image.swapaxes(0, 1)
+    return image
+
+
+def _ssim_terms(a, b):
+    """Luminance and contrast-structure terms of SSIM, each [h - 10, w - 10, c]."""
+    mean_a, mean_b = _blur(a), _blur(b)
+    product = mean_a * mean_b
+    squares = mean_a**2 + mean_b**2
+    covariance = _blur(a * b) - product
+    variances = _blur(a**2 + b**2) - squares
+    luminance = (2 * product + C1) / (squares + C1)
+    return luminance, (2 * covariance + C2) / (variances + C2)
+
+
+def _halve(image):
+    height, width = image.shape[:2]
+    image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    top, bottom = image[::2], image[1::2]
+    return (top[:, ::2] + top[:, 1::2] + bottom[:, ::2] + bottom[:, 1::2]) / 4
+
+
+def _curve(rates, qualities):
+    """Returns quality, ascending, and the logarithm of rate, both float64 [n]."""
+    rates, qualities = np.asarray(rates, float), np.asarray(qualities, float)
+    if rates.shape != qualities.shape or rates.ndim != 1 or len(rates) < 2:
+        raise ValueError("a curve needs two or more rates and as many qualities")
+    if not np.all(np.isfinite([rates, qualities])) or np.any(rates <= 0):
+        raise ValueError("rates must be above 0, and all values finite")
+    order = np.argsort(qualities)
+    qualities = qualities[order]
+    if np.any(np.diff(qualities) <= 0):
+        raise ValueError("a curve has one quality twice")
+    return qualities, np.log(rates[order])
+
+
+def _pchip_slopes(h, secants):
+    """Slopes at the n knots of n - 1 intervals of width `h`.
+
+    Fritsch, Butland 1984: the weighted harmonic mean of the two secants, or 0 where
+    they differ in sign; at the ends the three-point formula, kept monotone.
+    """
+    if len(h) == 1:
+        return np.repeat(secants, 2)
+    left, right = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
+    inside = np.zeros(len(h) - 1)
+    same = secants[:-1] * secants[1:] > 0
+    inside[same] = (left + right)[same] / (
+        left[same] / secants[:-1][same] + right[same] / secants[1:][same]
+    )
+
+    def end(h0, h1, s0, s1):
+        slope = ((2 * h0 + h1) * s0 - h0 * s1) / (h0 + h1)
+        if slope * s0 <= 0:
+            return 0.0
+        return 3 * s0 if s0 * s1 < 0 and abs(slope) > 3 * abs(s0) else slope
+
+    first = end(h[0], h[1], secants[0], secants[1])
+    last = end(h[-1], h[-2], secants[-1], secants[-2])
+    return np.array([first, *inside, last])
+
+
+def _pchip_integral(x, y, low, high):
+    """Integral of the PCHIP interpolant through (x, y) from `low` to `high`."""
+    h = np.diff(x)
+    secants = np.diff(y) / h
+    d = _pchip_slopes(h, secants)
+    # On an interval, with t = x - x[i]: y + d t + c t^2 + b t^3.
+    c = (3 * secants - 2 * d[:-1] - d[1:]) / h
+    b = (d[:-1] + d[1:] - 2 * secants) / h**2
+
+    def primitive(t):
+        return t * (y[:-1] + t * (d[:-1] / 2 + t * (c / 3 + t * b / 4)))
+
+    knots = np.clip(x, low, high)
+    return np.sum(primitive(knots[1:] - x[:-1]) - primitive(knots[:-1] - x[:-1]))

@@ -1,0 +1,151 @@
+"""The models: those shipped with the package, and directories of one's own.
+
+A model is a SavedModel directory with a `card.json` that says what it is. A file names
+its model by fingerprint, never by name, path or URL; `find` looks that up here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from tfcodec.bitstream import UnsupportedStream
+
+ROOT = pathlib.Path(__file__).parent / "models"
+FINGERPRINT_BYTES = 8  # of the SHA-256, as a file holds them
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A promise: files of a model once shipped stay readable."""
+
+    number: int  # assigned by hand, never reused
+    name: str  # directory under `models/`
+    fingerprint: str  # 16 hexadecimal digits; empty until the model is trained
+    licence: str  # SPDX
+    description: str
+
+
+ENTRIES = (
+    Entry(
+        number=1,
+        name="tfcodec",
+        fingerprint="",
+        licence="Apache-2.0",
+        description="photographs, every quality from one set of weights",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model on disk, not loaded.
+
+    Args:
+        path: SavedModel directory.
+        card: what its `card.json` holds.
+    """
+
+    path: pathlib.Path
+    card: dict
+
+    @classmethod
+    def at(cls, path: str | os.PathLike) -> Model:
+        """Reads the card of a model directory.
+
+        Raises:
+            ValueError: `path` is no model directory, or its card is damaged.
+        """
+        path = pathlib.Path(path)
+        for needed in ("saved_model.pb", "card.json"):
+            if not (path / needed).is_file():
+                raise ValueError(f"not a model directory: {path} has no {needed}")
+        try:
+            model = cls(path, json.loads((path / "card.json").read_text("utf-8")))
+            sound = (
+                len(model.fingerprint) == FINGERPRINT_BYTES
+                and isinstance(model.name, str)
+                and model.stride > 0
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"damaged card: {path / 'card.json'}: {error}") from None
+        if not sound:
+            raise ValueError(f"damaged card: {path / 'card.json'}")
+        return model
+
+    @property
+    def name(self) -> str:
+        return self.card["name"]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """First 8 bytes of the model's SHA-256, as a file holds them."""
+        return bytes.fromhex(self.card["fingerprint"])[:FINGERPRINT_BYTES]
+
+    @property
+    def licence(self) -> str:
+        """SPDX identifier."""
+        return self.card.get("licence", "unknown")
+
+    @property
+    def stride(self) -> int:
+        """Pixels; an image is padded to a multiple of it."""
+        return self.card["stride"]
+
+    @property
+    def single_rate(self) -> bool:
+        """Whether the model was trained for one rate, and ignores quality."""
+        return self.card.get("quality") is None
+
+
+def models() -> list[Model]:
+    """Returns the shipped models that this installation holds, in table order."""
+    paths = (ROOT / entry.name for entry in ENTRIES)
+    return [Model.at(path) for path in paths if (path / "card.json").is_file()]
+
+
+def resolve(name_or_dir: str | os.PathLike) -> Model:
+    """Returns a shipped model by name, or that of a directory.
+
+    A shipped name wins; write `./name` for a directory of the same name.
+
+    Raises:
+        ValueError: there is neither; the message names the models there are.
+    """
+    shipped = {model.name: model for model in models()}
+    if name_or_dir in shipped:
+        return shipped[name_or_dir]
+    if name_or_dir not in {entry.name for entry in ENTRIES}:
+        path = pathlib.Path(name_or_dir)
+        if path.is_dir():
+            return Model.at(path)
+    raise ValueError(
+        f"no model {str(name_or_dir)!r}: not a directory, and the shipped models are: "
+        f"{', '.join(shipped) or 'none in this installation'}"
+    )
+
+
+def find(fingerprint: bytes, extra: Model | None = None) -> Model:
+    """Returns the model that a file was made with.
+
+    Args:
+        fingerprint: of the file's header, 8 bytes.
+        extra: a model to look at beside the shipped ones.
+
+    Raises:
+        UnsupportedStream: it is none of them.
+    """
+    for model in [*models(), *([extra] if extra else [])]:
+        if model.fingerprint == fingerprint:
+            return model
+    if extra:
+        raise UnsupportedStream(
+            f"made with a model of fingerprint {fingerprint.hex()}, which is not that "
+            f"of {extra.path} ({extra.fingerprint.hex()}) nor of a shipped model"
+        )
+    raise UnsupportedStream(
+        f"made with a model of fingerprint {fingerprint.hex()}, which is not shipped; "
+        f"--model DIR may name it"
+    )
