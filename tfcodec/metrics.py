@@ -69,8 +69,13 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ms_ssim_db(a: np.ndarray, b: np.ndarray) -> float:
-    """`ms_ssim` as -10 log10(1 - value), in dB; inf for equal images."""
-    rest = 1 - ms_ssim(a, b)
+    """`ms_ssim` in dB; inf for equal images."""
+    return decibels(ms_ssim(a, b))
+
+
+def decibels(similarity: float) -> float:
+    """Returns a value of `ms_ssim` as -10 log10(1 - value); inf for 1."""
+    rest = 1 - similarity
     return float(-10 * np.log10(rest)) if rest > 0 else float("inf")
 
 

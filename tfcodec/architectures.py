@@ -1,0 +1,121 @@
+"""Architectures by name: functions that assemble a model, each citing its paper.
+
+Every one can be trained for one lambda or for a range of it. What the papers leave to
+float arithmetic in the hyper synthesis is in exact integers here, as a file must
+decode on every machine.
+"""
+
+from __future__ import annotations
+
+from tfcodec import transforms as t
+from tfcodec.entropy import SCALES, Conditional, Factorized
+from tfcodec.model import CompressionModel
+
+
+def bls2017(lmbda, n=128):
+    """Three layers and a factorised prior. Balle et al. 2017, arXiv:1611.01704."""
+    return CompressionModel(
+        t.analysis_bls2017(n), Factorized(n), t.synthesis_bls2017(n),
+        channels=n, stride=16, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def bmshj2018_factorized(lmbda, n=192, m=192):
+    """Four layers and a factorised prior. Balle et al. 2018, arXiv:1802.01436."""
+    return CompressionModel(
+        t.analysis_bmshj2018(n, m), Factorized(m), t.synthesis_bmshj2018(n),
+        channels=m, stride=16, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def _hyperprior(lmbda, n, m, features, means):
+    net = t.parameters(m, scales=SCALES, kernel=3, means=means)
+    coder = Conditional(
+        t.hyper_analysis(n), t.hyper_synthesis(features), n, [m], [net],
+        magnitudes=not means,
+    )  # fmt: skip
+    return CompressionModel(
+        t.analysis_bmshj2018(n, m), coder, t.synthesis_bmshj2018(n),
+        channels=m, stride=64, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def bmshj2018_hyperprior(lmbda, n=192, m=192):
+    """Scale hyperprior. Balle et al. 2018, arXiv:1802.01436."""
+    return _hyperprior(lmbda, n, m, (n, n, n), means=False)
+
+
+def mbt2018_mean(lmbda, n=192, m=320):
+    """Mean-scale hyperprior, no context model. Minnen et al. 2018, arXiv:1809.02736."""
+    return _hyperprior(lmbda, n, m, (m, m, m * 3 // 2), means=True)
+
+
+def _slices(widths, kernels, slices):
+    return [
+        t.slice_net(widths, kernels, c, scales=SCALES, index=k)
+        for k, c in enumerate(slices)
+    ]
+
+
+def ms2020(lmbda, n=192, m=320, slices=10, support=5):
+    """Channel-conditional. Minnen, Singh 2020, arXiv:2007.08739.
+
+    One network a slice gives both index and mean, and sees the slices as decoded,
+    without the latent residual prediction, which is float and for synthesis alone.
+    """
+    sizes = [m // slices] * slices
+    coder = Conditional(
+        t.hyper_analysis(320, n), t.hyper_synthesis((192, 256, m)), n, sizes,
+        _slices((224, 128), (5, 5, 3), sizes),
+        [t.residual_prediction((224, 128), c, k) for k, c in enumerate(sizes)],
+        support=support,
+    )  # fmt: skip
+    return CompressionModel(
+        t.analysis_bmshj2018(n, m), coder, t.synthesis_bmshj2018(n),
+        channels=m, stride=64, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def tfcodec(
+    lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, slices=(32, 32, 64, 128)
+):
+    """Ours: cheap at high resolution, mean-scale hyperprior, four channel slices."""
+    coder = Conditional(
+        t.hyper_analysis(n, z), t.hyper_synthesis((n, 192, 192)), z, slices,
+        _slices((128, 128), (3, 1, 1), slices),
+    )  # fmt: skip
+    return CompressionModel(
+        t.analysis_tfcodec(widths, blocks), coder, t.synthesis_tfcodec(widths, blocks),
+        channels=widths[-1], stride=64, lmbda=lmbda,
+    )  # fmt: skip
+
+
+ARCHITECTURES = {
+    "bls2017": bls2017,
+    "bmshj2018-factorized": bmshj2018_factorized,
+    "bmshj2018-hyperprior": bmshj2018_hyperprior,
+    "mbt2018-mean": mbt2018_mean,
+    "ms2020": ms2020,
+    "tfcodec": tfcodec,
+}
+
+
+def build(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
+    """Returns the architecture `name` with its variables made.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        lmbda: (lowest, highest), equal for a model of one rate.
+        **options: arguments of the builder, such as `n=128`.
+
+    Raises:
+        ValueError: unknown name or option.
+    """
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"no architecture {name!r}; there are {known}")
+    try:
+        model = ARCHITECTURES[name](lmbda, **options)
+    except TypeError as error:
+        raise ValueError(f"architecture {name}: {error}") from None
+    return model.initialise()

@@ -1,0 +1,252 @@
+"""Training and validation data: image folders, globs, TFDS; every example repeatable.
+
+Example `i` of a training set, counted from the start of the training, is a function of
+the seed and `i` alone: which image, which crop, which quality, which noise.  So a
+training that resumes at example `i` goes on as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# One file in this many is held out where no validation set is named.
+HOLD_OUT = 50
+VALIDATION_SIDE = 256
+VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def list_images(patterns: Sequence[str]) -> list[str]:
+    """Returns the image files of folders (searched to any depth) and globs, sorted.
+
+    Raises:
+        ValueError: a pattern matches nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        if pathlib.Path(pattern).is_dir():
+            names = (str(p) for p in pathlib.Path(pattern).rglob("*"))
+        else:
+            names = iter(glob.glob(pattern, recursive=True))
+        images = {n for n in names if n.lower().endswith(SUFFIXES)}
+        if not images:
+            raise ValueError(f"no {'/'.join(SUFFIXES)} image in {pattern!r}")
+        found |= images
+    return sorted(found)
+
+
+def usable(paths: Sequence[str], side: int) -> list[str]:
+    """Leaves out files that do not open as an image of at least `side` pixels a side.
+
+    What is left out is counted in the log.
+    """
+    good, small, broken = [], 0, 0
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                size = image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            broken += 1
+            continue
+        if min(size) < side:
+            small += 1
+        else:
+            good.append(path)
+    if small or broken:
+        logging.warning(
+            "%d images; left out: %d smaller than %d pixels, %d unreadable",
+            len(good), small, side, broken,
+        )  # fmt: skip
+    if not good:
+        raise ValueError(f"no readable image of at least {side} pixels a side")
+    return good
+
+
+def hold_out(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits into (training, validation) by a hash of the file name: for good."""
+
+    def held(path):
+        digest = hashlib.sha256(pathlib.Path(path).name.encode()).digest()
+        return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
+
+    validation = [p for p in paths if held(p)] or list(paths[:1])
+    kept = set(validation)
+    return [p for p in paths if p not in kept], validation
+
+
+def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
+    """Returns uint8 [side, side, 3]: reduced by 0.5 to 1, cropped, mirrored at random.
+
+    Reduction removes traces of JPEG and adds scales.
+    """
+    window = min(side / rng.uniform(0.5, 1.0), *image.size)
+    left, top = (rng.uniform(0, extent - window) for extent in image.size)
+    if window < side * 1.02:  # Too little to be worth the blur.
+        left, top, window = int(left), int(top), side
+    box = (left, top, left + window, top + window)
+    crop = image.resize((side, side), Image.Resampling.LANCZOS, box)
+    pixels = np.asarray(crop)
+    return pixels[:, ::-1] if rng.random() < 0.5 else pixels
+
+
+def centre_crop(image: Image.Image, multiple: int) -> np.ndarray:
+    """Returns the middle, at most 256 pixels a side, sides multiples of `multiple`."""
+    width, height = (min(x, VALIDATION_SIDE) // multiple * multiple for x in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _labels(rng):
+    return np.float32(rng.random()), rng.integers(0, 2**31 - 1, 2, dtype=np.int32)
+
+
+def _dataset(indexes, function, side, batch):
+    """Maps example numbers to batches of {image, quality, seed}, in order."""
+
+    def example(*inputs):
+        kinds = (tf.uint8, tf.float32, tf.int32)
+        image, quality, seed = tf.numpy_function(function, inputs, kinds)
+        return {
+            "image": tf.ensure_shape(image, [side, side, 3]),
+            "quality": tf.ensure_shape(quality, []),
+            "seed": tf.ensure_shape(seed, [2]),
+        }
+
+    examples = indexes.map(example, num_parallel_calls=2, deterministic=True)
+    return examples.batch(batch, drop_remainder=True).prefetch(4)
+
+
+def training_set(
+    paths: Sequence[str], side: int, batch: int, seed: int, first: int = 0
+) -> tf.data.Dataset:
+    """Endless batches of random crops of files, from example number `first` on.
+
+    Yields dicts of `image` uint8 [batch, side, side, 3], `quality` float32 [batch],
+    0 to 1, `seed` int32 [batch, 2]. A file that fails to decode is replaced by the
+    next one of the epoch, and named once in the log.
+    """
+    failed: set[str] = set()
+    orders: dict[int, np.ndarray] = {}
+
+    def order(epoch):
+        if epoch not in orders:
+            orders.clear()  # Examples come nearly in order: the last epoch is enough.
+            orders[epoch] = np.random.default_rng((seed, 0, epoch)).permutation(
+                len(paths)
+            )
+        return orders[epoch]
+
+    def load(number):
+        rng = np.random.default_rng((seed, 1, number))
+        quality, noise = _labels(rng)
+        files = order(number // len(paths))
+        for attempt in range(len(paths)):
+            path = paths[files[(number + attempt) % len(paths)]]
+            try:
+                with Image.open(path) as image:
+                    return random_crop(image.convert("RGB"), side, rng), quality, noise
+            except (OSError, ValueError, SyntaxError) as error:
+                if path not in failed:
+                    failed.add(path)
+                    logging.warning("left out %s: %s", path, error)
+        raise ValueError("no training image could be read")
+
+    numbers = tf.data.Dataset.range(first, 2**62)
+    return _dataset(numbers, load, side, batch)
+
+
+def validation_set(images: Callable, side: int) -> tf.data.Dataset:
+    """Batches of one centre crop at each of `VALIDATION_QUALITIES`.
+
+    Args:
+        images: returns an iterator of Pillow images.
+        side: sides of a crop are multiples of it.
+    """
+
+    def examples():
+        for number, image in enumerate(images()):
+            if min(image.size) < side:
+                continue
+            pixels = centre_crop(image.convert("RGB"), side)
+            count = len(VALIDATION_QUALITIES)
+            yield {
+                "image": np.stack([pixels] * count),
+                "quality": np.asarray(VALIDATION_QUALITIES, np.float32),
+                "seed": np.full([count, 2], number, np.int32),
+            }
+
+    return tf.data.Dataset.from_generator(
+        examples,
+        output_signature={
+            "image": tf.TensorSpec([None, None, None, 3], tf.uint8),
+            "quality": tf.TensorSpec([None], tf.float32),
+            "seed": tf.TensorSpec([None, 2], tf.int32),
+        },
+    )
+
+
+def open_images(paths: Sequence[str], count: int) -> Callable:
+    """Returns a function that opens up to `count` files, evenly spread."""
+    step = max(1, len(paths) // count)
+
+    def images():
+        for path in list(paths[::step])[:count]:
+            with Image.open(path) as image:
+                yield image.copy()
+
+    return images
+
+
+def tfds_sets(name: str, data_dir: str | None, count: int):
+    """Returns (training images, validation images) of the TFDS data set `name`.
+
+    The first is a function of a seed that returns an endless, shuffled dataset of
+    uint8 images, the second a function that returns an iterator of Pillow images. The
+    validation set is the data set's own, its test set where it has none, or else the
+    last hundredth of the training set, which is then not trained on.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    builder.download_and_prepare()
+    splits = [s for s in ("validation", "test") if s in builder.info.splits]
+    train, valid = ("train", splits[0]) if splits else ("train[:99%]", "train[99%:]")
+
+    def load(split):
+        return builder.as_dataset(split=split).map(lambda example: example["image"])
+
+    def training(seed):
+        shuffled = load(train).shuffle(512, seed=seed, reshuffle_each_iteration=True)
+        return shuffled.repeat()
+
+    def validation():
+        for pixels in load(valid).take(count).as_numpy_iterator():
+            yield Image.fromarray(np.squeeze(pixels))
+
+    return training, validation
+
+
+def tfds_training_set(
+    images: Callable, side: int, batch: int, seed: int, first: int = 0
+) -> tf.data.Dataset:
+    """`training_set` over TFDS images; to resume, the images before are read again."""
+
+    def load(number, pixels):
+        rng = np.random.default_rng((seed, 1, number))
+        quality, noise = _labels(rng)
+        image = Image.fromarray(np.squeeze(pixels)).convert("RGB")
+        return random_crop(image, side, rng), quality, noise
+
+    def large(pixels):
+        return tf.reduce_min(tf.shape(pixels)[:2]) >= side
+
+    numbered = images(seed).filter(large).enumerate().skip(first)
+    return _dataset(numbered, load, side, batch)

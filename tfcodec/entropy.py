@@ -1,0 +1,328 @@
+"""Coders of latents: what is coded, in which order, under which distribution.
+
+A coder has one walk over its latents in coding order.  The walk is handed an action,
+`Estimate`, `Write` or `Read`, that says what coding means; so the rate that training
+minimises, the bytes of a file, and what is read back cannot drift apart.
+
+Every number that passes between the coded integers and the next table index is an
+integer held exactly in float32: decoded latents count sixteenths (2**-MEAN_BITS).
+Row 0..channels-1 of the tables are the channels of the factorised prior, the rows after
+those the deviations of the normal distributions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+from tfcodec import rans
+from tfcodec.layers import ACTIVATION_BITS, ACTIVATION_MAX, straight_through
+from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS
+
+# Deviations of the tables, in geometric progression (Minnen et al. 2018).
+SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
+# Mass outside a table, coded as an escape: one slot of a table of 12 bits.
+TAIL_MASS = 2.0**-12
+# Latents are clipped to this before coding; the integers of z to what the exact
+# networks take.
+LATENT_MAX = 8191
+Z_MAX = 127
+UNIT = 2.0**MEAN_BITS
+
+
+def scale_fn(index):
+    """Deviation of table `index`, a float tensor."""
+    step = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
+    return tf.exp(math.log(SCALE_MIN) + step * index)
+
+
+def normal_bits(value, index):
+    """Bits of `value`, a latent less its mean plus uniform noise, under table `index`.
+
+    The density is that of `tfc.NoisyNormal`, whose own `log_prob` takes seven times as
+    long.  Beyond five deviations the normal's tail is that of Mills' ratio, in logs, so
+    that the gradient does not vanish there.
+    """
+    scale = scale_fn(index)
+    magnitude = tf.abs(value)
+    lower = (magnitude - 0.5) / scale
+    near = tf.minimum(lower, 5.0)
+    inside = tf.math.erfc(near / math.sqrt(2)) - tf.math.erfc(
+        (near + 1 / scale) / math.sqrt(2)
+    )
+    far = tf.maximum(lower, 5.0)
+    log_tail = -0.5 * far**2 - tf.math.log(far) - 0.5 * math.log(2 * math.pi)
+    log_tail += tf.math.log1p(-1 / (far**2 + 2))
+    log_part = tf.math.log(-tf.math.expm1(-(far + 0.5 / scale) / scale))
+    inside_log = tf.math.log(tf.maximum(0.5 * inside, 1e-12))
+    return tf.where(lower < 5, inside_log, log_tail + log_part) / -math.log(2)
+
+
+def sum_bits(bits):
+    """Adds up all but the first axis."""
+    return tf.reduce_sum(bits, [1, 2, 3])
+
+
+def uniform_noise(value, seeds, salt):
+    """Noise in +-1/2 of the shape of `value`, [b, ...], from `seeds`, int32 [b, 2].
+
+    A seed for each image, so that a step is the same however a batch is divided, and
+    the same again after an interruption.
+    """
+
+    def one(seed):
+        return tf.random.stateless_uniform(tf.shape(value)[1:], seed, -0.5, 0.5)
+
+    noise = tf.map_fn(one, seeds + [[0, salt]], fn_output_signature=tf.float32)
+    return tf.ensure_shape(noise, value.shape)
+
+
+def rounded(value, limit):
+    return tf.clip_by_value(tf.round(value), -limit, limit)
+
+
+class Estimate:
+    """Codes nothing: adds up the bits [b], and returns what a decoder would get.
+
+    In training the rate is that of latents with uniform noise, while what is returned
+    is rounded, with straight-through gradients (mixed quantisation: Minnen, Singh 2020,
+    arXiv:2007.08739).  Without seeds both are rounded.
+    """
+
+    def __init__(self, coder, side, slices, seeds=None):
+        self.coder, self.side_values, self.slices = coder, side, slices
+        self.seeds, self.bits = seeds, 0.0
+
+    def _perturb(self, value, salt, limit):
+        if self.seeds is None:
+            return rounded(value, limit)
+        return value + uniform_noise(value, self.seeds, salt)
+
+    def side(self):
+        z, limit = self.side_values, self.coder.limit
+        nats = self.coder.prior.log_prob(self._perturb(z, 0, limit))
+        self.bits += sum_bits(nats / -math.log(2))
+        return straight_through(rounded(z, limit), z)
+
+    def slice(self, k, index, mean):
+        y = self.slices[k]
+        residual = y - mean / UNIT
+        perturbed = self._perturb(residual, 1 + k, LATENT_MAX)
+        coded = tf.cast(index > 0, tf.float32)
+        if self.seeds is None:
+            perturbed *= coded
+        self.bits += sum_bits(normal_bits(perturbed, index))
+        whole = rounded(residual, LATENT_MAX) * coded * UNIT + mean
+        return straight_through(whole, y * UNIT)
+
+
+class Write:
+    """Codes one image's latents, shapes [1, h, w, c], with a `rans.Writer`."""
+
+    def __init__(self, coder, writer, side, slices):
+        self.coder, self.writer = coder, writer
+        self.side_values, self.slices = side, slices
+
+    def side(self):
+        z = rounded(finite(self.side_values), self.coder.limit)
+        self.writer.write(self.coder.side_rows(tf.shape(z)), flat_int(z))
+        return z
+
+    def slice(self, k, index, mean):
+        residual = rounded(finite(self.slices[k]) - mean / UNIT, LATENT_MAX)
+        coded = index > 0
+        rows = self.coder.scale_rows(tf.boolean_mask(index, coded))
+        self.writer.write(rows, flat_int(tf.boolean_mask(residual, coded)))
+        return tf.where(coded, residual, 0.0) * UNIT + mean
+
+
+class Read:
+    """Reads what `Write` wrote; `shape` is that of the side latents, [1, h, w, c]."""
+
+    def __init__(self, coder, reader, shape):
+        self.coder, self.reader, self.shape = coder, reader, shape
+
+    def side(self):
+        z = self.reader.read(self.coder.side_rows(self.shape))
+        z = tf.reshape(tf.cast(z, tf.float32), self.shape)
+        return tf.clip_by_value(z, -self.coder.limit, self.coder.limit)
+
+    def slice(self, k, index, mean):
+        where = tf.where(index > 0)
+        values = self.reader.read(self.coder.scale_rows(tf.gather_nd(index, where)))
+        values = tf.clip_by_value(values, -LATENT_MAX, LATENT_MAX)
+        residual = tf.scatter_nd(where, values, tf.shape(index, tf.int64))
+        return tf.cast(residual, tf.float32) * UNIT + mean
+
+
+def finite(value):
+    return tf.where(tf.math.is_finite(value), value, 0.0)
+
+
+def flat_int(value):
+    return tf.cast(tf.reshape(value, [-1]), tf.int32)
+
+
+class Factorized(tf.keras.layers.Layer):
+    """A learned distribution per channel: the whole coder, or the side part of one.
+
+    Balle, Laparra, Simoncelli 2017, arXiv:1611.01704, with the densities of Balle et
+    al. 2018, arXiv:1802.01436, section 6.1.
+    """
+
+    stride = 1
+
+    def __init__(self, channels: int, limit: int = LATENT_MAX, **kwargs):
+        super().__init__(dtype=tf.float32, **kwargs)
+        self.channels, self.limit = channels, limit
+        self.prior = tfc.NoisyDeepFactorized(batch_shape=[channels])
+
+    def side_rows(self, shape):
+        return tf.reshape(tf.broadcast_to(tf.range(self.channels), shape), [-1])
+
+    def encoder_inputs(self, y):
+        """Returns the side latents and the slices, which the encoder alone knows."""
+        return y, []
+
+    def walk(self, code):
+        """Visits the latents; returns y in sixteenths, and features (here none)."""
+        return code.side() * UNIT, None
+
+    def refine(self, y, features):
+        """Returns y_hat [b, h, w, c], what the synthesis takes."""
+        return y / UNIT
+
+    def call(self, y, seeds=None):
+        """Returns (y_hat, bits [b]) of y; with `seeds`, as in training."""
+        action = Estimate(self.side_coder, *self.encoder_inputs(y), seeds)
+        y_hat = self.refine(*self.walk(action))
+        return y_hat, action.bits
+
+    @property
+    def side_coder(self):
+        return self
+
+    def compress(self, y, tables):
+        """Codes y [1, h, w, c]; returns a string. `tables` is a `rans.Tables`."""
+        writer = rans.Writer(tables)
+        self.walk(Write(self.side_coder, writer, *self.encoder_inputs(y)))
+        return writer.finish()
+
+    def decompress(self, string, height, width, tables):
+        """Returns (y in sixteenths, features, whether the string was sound)."""
+        reader = rans.Reader(tables, string)
+        side = self.side_coder
+        shape = [1, height // self.stride, width // self.stride, side.channels]
+        y, features = self.walk(Read(side, reader, tf.stack(shape)))
+        return y, features, reader.finish()
+
+    def table_rows(self):
+        """Returns the quantised tables, as `rans.Tables.from_rows` takes them."""
+        model = tfc.ContinuousBatchedEntropyModel(
+            self.prior, coding_rank=3, compression=True, tail_mass=TAIL_MASS,
+            offset_heuristic=False,
+        )  # fmt: skip
+        return rows_of(model)
+
+    def scale_rows(self, index):
+        """Rows of the tables for the normal distributions of `index`."""
+        return tf.cast(index, tf.int32) + self.channels
+
+
+class Conditional(Factorized):
+    """Codes y slice by slice; z and the slices before give each slice's distribution.
+
+    One slice and no means: the scale hyperprior of Balle et al. 2018, arXiv:1802.01436.
+    With means: Minnen, Balle, Toderici 2018, arXiv:1809.02736. Several slices: Minnen,
+    Singh 2020, arXiv:2007.08739.
+
+    Args:
+        hyper_analysis, hyper_synthesis: networks; the second an exact one.
+        z_channels: channels of z.
+        slices: channels of each slice of y.
+        slice_nets: exact networks, features and slices before to (index, mean).
+        residual_nets: float networks of the latent residual prediction, or none.
+        support: the largest number of slices that a network sees.
+        magnitudes: the hyper analysis sees |y| (scale hyperprior).
+    """
+
+    stride = 4
+
+    def __init__(
+        self, hyper_analysis, hyper_synthesis, z_channels, slices, slice_nets,
+        residual_nets=(), support=None, magnitudes=False, **kwargs,
+    ):  # fmt: skip
+        tf.keras.layers.Layer.__init__(self, dtype=tf.float32, **kwargs)
+        self.z_coder = Factorized(z_channels, Z_MAX, name="z")
+        self.hyper_analysis = hyper_analysis
+        self.hyper_synthesis = hyper_synthesis
+        self.slices = tuple(slices)
+        self.slice_nets = list(slice_nets)
+        self.residual_nets = list(residual_nets)
+        self.support = len(self.slices) if support is None else support
+        self.magnitudes = magnitudes
+
+    @property
+    def side_coder(self):
+        return self.z_coder
+
+    def encoder_inputs(self, y):
+        z = self.hyper_analysis(tf.abs(y) if self.magnitudes else y)
+        return tf.cast(z, tf.float32), tf.split(y, self.slices, -1)
+
+    def walk(self, code):
+        features = self.hyper_synthesis(code.side())
+        done = []
+        for k, net in enumerate(self.slice_nets):
+            context = [exact_context(y) for y in done[: self.support]]
+            parameters = net(tf.concat([features, *context], -1))
+            if parameters.shape[-1] == self.slices[k]:
+                index, mean = parameters, tf.zeros_like(parameters)
+            else:
+                index, mean = tf.split(parameters, 2, -1)
+            done.append(code.slice(k, index, mean))
+        return tf.concat(done, -1), features
+
+    def refine(self, y, features):
+        y_hat = y / UNIT
+        if not self.residual_nets:
+            return y_hat
+        features /= 2.0**ACTIVATION_BITS
+        slices = tf.split(y_hat, self.slices, -1)
+        refined = []
+        for k, (net, own) in enumerate(zip(self.residual_nets, slices)):
+            support = [features, *slices[: min(k, self.support)], own]
+            refined.append(own + 0.5 * tf.cast(net(tf.concat(support, -1)), tf.float32))
+        return tf.concat(refined, -1)
+
+    def table_rows(self):
+        return self.z_coder.table_rows() + rows_of(scale_model())
+
+
+def exact_context(y):
+    """Latents in sixteenths as an exact network sees them: coarser, and clipped."""
+    coarse = y * 2.0 ** (CONTEXT_BITS - MEAN_BITS)
+    whole = tf.clip_by_value(tf.floor(coarse), -ACTIVATION_MAX, ACTIVATION_MAX)
+    inside = tfc.lower_bound(coarse, -float(ACTIVATION_MAX))
+    return straight_through(whole, tfc.upper_bound(inside, float(ACTIVATION_MAX)))
+
+
+def scale_model():
+    """TFC's entropy model of the normal distributions, with its tables built."""
+    return tfc.ContinuousIndexedEntropyModel(
+        tfc.NoisyNormal, (SCALES,), {"loc": lambda _: 0.0, "scale": scale_fn},
+        coding_rank=3, channel_axis=None, compression=True, tail_mass=TAIL_MASS,
+    )  # fmt: skip
+
+
+def rows_of(model):
+    """Takes TFC's tables apart: a list of (frequencies with the escape last, offset).
+
+    TFC stores one row after the other, each as -precision, 0, ..., 2**precision.
+    """
+    flat, precision = model.cdf.numpy(), rans.PRECISION
+    rows = np.split(flat, np.flatnonzero(flat == -precision)[1:])
+    return [(np.diff(r[1:]), int(o)) for r, o in zip(rows, model.cdf_offset.numpy())]

@@ -1,0 +1,242 @@
+"""Layers: convolutions, GDN, quality gains, and convolutions in exact integers."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+# Float32 adds integers exactly, in any order, while every partial sum stays below this.
+EXACT_LIMIT = 2**24
+# An exact activation A stands for the real number A / 2**ACTIVATION_BITS.
+ACTIVATION_BITS = 5
+ACTIVATION_MAX = 255
+WEIGHT_MAX = 127
+
+conv = functools.partial(tf.keras.layers.Conv2D, padding="same")
+leaky_relu = functools.partial(tf.keras.layers.LeakyReLU, 0.2)
+
+
+def down(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
+    """Convolution that reduces height and width by `stride`."""
+    return conv(filters, kernel, stride)
+
+
+def up(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
+    """Transposed convolution that enlarges height and width by `stride`."""
+    return tf.keras.layers.Conv2DTranspose(filters, kernel, stride, padding="same")
+
+
+def gdn() -> tf.keras.layers.Layer:
+    """Generalised divisive normalisation, x / (beta + gamma |x|).
+
+    Balle, Laparra, Simoncelli 2016, arXiv:1511.06281, with the exponents of one of
+    Johnston et al. 2019, arXiv:1912.08771, which need no power or square root.
+    """
+    return tfc.GDN(alpha_parameter=1, epsilon_parameter=1)
+
+
+def igdn() -> tf.keras.layers.Layer:
+    """Approximate inverse of `gdn`, x * (beta + gamma |x|)."""
+    return tfc.GDN(inverse=True, alpha_parameter=1, epsilon_parameter=1)
+
+
+class SpaceToDepth(tf.keras.layers.Layer):
+    """[b, h, w, c] to [b, h / size, w / size, c * size**2]."""
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x):
+        return tf.nn.space_to_depth(x, self.size)
+
+
+class DepthToSpace(SpaceToDepth):
+    """[b, h, w, c * size**2] to [b, h * size, w * size, c]."""
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.size)
+
+
+class Residual(tf.keras.layers.Layer):
+    """x + conv(leaky relu(conv(x))): a residual block that starts as the identity.
+
+    The last kernel starts at zero, so that a deeper network is at first the shallower
+    one (Zhang, Dauphin, Ma 2019, arXiv:1901.09321).
+    """
+
+    def __init__(self, filters: int, kernel: int = 3, **kwargs):
+        super().__init__(**kwargs)
+        self.branch = tf.keras.Sequential(
+            [
+                conv(filters, kernel),
+                leaky_relu(),
+                conv(filters, kernel, kernel_initializer="zeros"),
+            ]
+        )
+
+    def call(self, x):
+        return x + self.branch(x)
+
+
+class QualityGain(tf.keras.layers.Layer):
+    """Multiplies each channel by a gain that depends on quality, continuously.
+
+    The logarithm of the gain is interpolated linearly between `anchors` learned
+    vectors, spaced evenly over quality (Cui et al. 2021, arXiv:2003.02012, whose gain
+    vectors these are).  At the start gains are proportional to sqrt(lambda), the
+    inverse of the step size that lambda asks of a uniform quantiser.
+
+    Args:
+        channels: channels of the tensor.
+        log_range: log(highest lambda / lowest lambda).
+        log_lowest: log of the gain at quality 0 before training.
+        inverse: start from the inverse gains, for the decoder.
+    """
+
+    def __init__(self, channels, log_range, log_lowest, inverse=False, anchors=8, **kw):
+        super().__init__(dtype=tf.float32, **kw)
+        sign = -1.0 if inverse else 1.0
+        start = sign * (log_lowest + np.linspace(0, 0.5 * log_range, anchors))
+        self.anchors = anchors
+        self.log_gain = self.add_weight(
+            "log_gain",
+            [anchors, channels],
+            initializer=tf.constant_initializer(np.tile(start[:, None], channels)),
+        )
+
+    def call(self, y, quality):
+        """y [b, h, w, c] float32, quality [b] from 0 to 1."""
+        position = quality[:, None] * (self.anchors - 1)
+        nodes = tf.range(self.anchors, dtype=tf.float32)
+        hats = tf.nn.relu(1 - tf.abs(position - nodes))
+        return y * tf.exp(tf.matmul(hats, self.log_gain))[:, None, None, :]
+
+
+@tf.custom_gradient
+def straight_through(value, surrogate):
+    """Returns `value`, to the bit; its gradient goes to `surrogate`."""
+    return tf.identity(value), lambda upstream: (None, upstream)
+
+
+class ExactConv(tf.keras.layers.Layer):
+    """Convolution in integers that float32 holds exactly, whatever the machine.
+
+    Takes integers X and returns integers, all as float32:
+
+        A = clip(floor(2**-shift * (sum W X + B)), low, high)
+
+    with W = round(2**s kernel) in -127..127 and B an integer.  Every partial sum stays
+    below 2**24 for every input, whatever the weights: `integer_weights` shrinks an
+    output channel's kernel where it must, and `freeze` proves the bound per channel.
+    The forward pass of training is the same arithmetic; gradients pass rounding
+    straight through (integer networks: Balle, Johnston, Minnen 2019).
+
+    Args:
+        filters: output channels.
+        kernel: side of the kernel.
+        input_bits: an input X stands for the real number X / 2**input_bits.
+        input_max: largest |X|.
+        weight_bits: s above; by default from the fan-in, to fit the initial kernel.
+        output_bits: the same of the output, one number or one per output channel.
+        output_range: (low, high) of the output.
+        rectify: whether gradients stop below zero, as a ReLU's do.
+        kernel_initializer, bias: start of the kernel and of the (real) bias.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel: int,
+        *,
+        input_bits: int = ACTIVATION_BITS,
+        input_max: int = ACTIVATION_MAX,
+        weight_bits: int | None = None,
+        output_bits=ACTIVATION_BITS,
+        output_range=(0, ACTIVATION_MAX),
+        rectify: bool = True,
+        kernel_initializer="he_normal",
+        bias=0.0,
+        **kwargs,
+    ):
+        super().__init__(dtype=tf.float32, **kwargs)
+        self.filters, self.kernel_size = filters, kernel
+        self.input_bits, self.input_max = input_bits, input_max
+        self.weight_bits = weight_bits
+        self.output_bits = np.broadcast_to(output_bits, [filters])
+        self.low, self.high = (
+            np.broadcast_to(limit, [filters]).astype(np.float32)
+            for limit in output_range
+        )
+        self.rectify = rectify
+        self.kernel_initializer = kernel_initializer
+        self.bias_start = np.broadcast_to(bias, [filters])
+        self.frozen = None
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        fan_in = self.kernel_size**2 * channels
+        if self.weight_bits is None:
+            # Integers of a deviation of 8 to 16, less where so many inputs are summed
+            # that the exact range would overflow.
+            deviation = min(16, 2**23 / (0.8 * 2 * self.input_max * fan_in))
+            bits = math.floor(math.log2(deviation / math.sqrt(2 / fan_in)))
+            self.weight_bits = max(bits, *(self.output_bits - self.input_bits + 1))
+        self.shift = self.weight_bits + self.input_bits - self.output_bits
+        if self.shift.min() < 1:
+            raise ValueError(f"{self.name}: more output bits than its weights give")
+        # What is left for the sum of |W| after the bias, and after rounding W.
+        self.budget = (EXACT_LIMIT - 2**20) / self.input_max - fan_in / 2
+        self.kernel = self.add_weight(
+            "kernel",
+            [self.kernel_size, self.kernel_size, channels, self.filters],
+            initializer=self.kernel_initializer,
+        )
+        self.bias = self.add_weight(
+            "bias", [self.filters], initializer=tf.constant_initializer(self.bias_start)
+        )
+        super().build(input_shape)
+
+    def integer_weights(self):
+        """Returns (W [k, k, c, filters], B [filters]): integers, as float32."""
+        scaled = tf.clip_by_value(
+            self.kernel * 2.0**self.weight_bits, -WEIGHT_MAX, WEIGHT_MAX
+        )
+        total = tf.reduce_sum(tf.abs(scaled), [0, 1, 2])
+        scaled *= tf.minimum(1.0, self.budget / tf.maximum(total, 1.0))
+        kernel = straight_through(tf.round(scaled), self.kernel * 2.0**self.weight_bits)
+        # The half makes the floor a rounding.
+        bias = self.bias * 2.0 ** (self.weight_bits + self.input_bits)
+        half = (2.0 ** (self.shift - 1)).astype(np.float32)
+        limit = 2.0**20 - 1
+        rounded = tf.clip_by_value(tf.round(bias + half), -limit, limit)
+        return kernel, straight_through(rounded, bias + half)
+
+    def freeze(self) -> np.ndarray:
+        """Fixes the integers for good, as constants of every graph traced from now on.
+
+        Returns:
+            The largest |partial sum| that any input can cause, int64 [filters].
+
+        Raises:
+            ValueError: it is not below 2**24, so that float32 would not be exact.
+        """
+        self.frozen = tuple(w.numpy() for w in self.integer_weights())
+        kernel, bias = (w.astype(np.int64) for w in self.frozen)
+        largest = np.abs(kernel).sum((0, 1, 2)) * self.input_max + np.abs(bias)
+        if largest.max() >= EXACT_LIMIT or np.abs(kernel).max() > WEIGHT_MAX:
+            raise ValueError(f"{self.name}: sums reach {largest.max()}, over 2**24")
+        return largest
+
+    def call(self, x):
+        kernel, bias = self.frozen or self.integer_weights()
+        sums = tf.nn.conv2d(x, kernel, 1, "SAME") + bias
+        real = sums * (2.0**-self.shift).astype(np.float32)
+        # A bound of TFC passes the gradients that lead back inside.
+        above = tf.nn.relu(real) if self.rectify else tfc.lower_bound(real, self.low)
+        exact = tf.minimum(tf.maximum(tf.floor(real), self.low), self.high)
+        return straight_through(exact, tfc.upper_bound(above, self.high))

@@ -1,0 +1,184 @@
+"""The model: analysis, coder, synthesis; its loss, and its graphs for export."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tfcodec import losses
+from tfcodec.layers import ExactConv, QualityGain
+
+# Networks see pixels as (x - CENTRE) / SCALE, about -5..5: latents start well above
+# the rounding, which a model trained from scratch would first have to learn.
+CENTRE, SCALE = 127.5, 25.5
+# At this lambda the step size that rate and distortion ask for is about one unit.
+UNIT_LMBDA = 0.01
+
+
+class CompressionModel(tf.keras.Model):
+    """Analysis, coder, synthesis, with the rate-distortion loss inside.
+
+    A model trained over a range of lambda scales its latents by gains that follow the
+    quality; the hyperprior sees them after the gain, so nothing else need know it.
+
+    Args:
+        analysis: images [b, h, w, 3] to y.
+        coder: `entropy.Factorized` or `entropy.Conditional`.
+        synthesis: y_hat to images.
+        channels: channels of y.
+        stride: height and width must be multiples of it.
+        lmbda: (lowest, highest) weight of the MSE; equal for a model of one rate.
+    """
+
+    def __init__(self, analysis, coder, synthesis, *, channels, stride, lmbda):
+        super().__init__()
+        self.analysis, self.coder, self.synthesis = analysis, coder, synthesis
+        self.channels, self.stride, self.lmbda = channels, stride, lmbda
+        self.variable_rate = lmbda[0] != lmbda[1]
+        if self.variable_rate:
+            span = math.log(lmbda[1] / lmbda[0])
+            start = 0.5 * math.log(lmbda[0] / UNIT_LMBDA)
+            self.gain = QualityGain(channels, span, start)
+            self.inverse_gain = QualityGain(channels, span, start, inverse=True)
+
+    def lmbda_at(self, quality):
+        low, high = self.lmbda
+        return low * tf.exp(quality * math.log(high / low))
+
+    def scaled_latents(self, y, quality):
+        """y [b, h, w, channels] times the gains of quality [b], both float32."""
+        return self.gain(y, quality) if self.variable_rate else y
+
+    def analyse(self, x):
+        """Pixels [b, h, w, 3], 0 to 255, to latents before the gain, float32."""
+        x = (tf.cast(x, tf.float32) - CENTRE) / SCALE
+        return tf.cast(self.analysis(x), tf.float32)
+
+    def synthesise(self, y_hat, quality):
+        """y_hat [b, h, w, channels] to pixels [b, h, w, 3], float32, not clipped."""
+        if self.variable_rate:
+            y_hat = self.inverse_gain(y_hat, quality)
+        return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
+
+    def call(self, inputs, training=False):
+        """Returns x_hat [b, h, w, 3]; adds loss and metrics.
+
+        Args:
+            inputs: dict of `image`, uint8 [b, h, w, 3]; `quality`, float32 [b], 0 to 1;
+                in training also `seed`, int32 [b, 2].
+        """
+        x = tf.cast(inputs["image"], tf.float32)
+        quality = inputs["quality"]
+        y = self.scaled_latents(self.analyse(x), quality)
+        y_hat, bits = self.coder(y, seeds=inputs["seed"] if training else None)
+        x_hat = self.synthesise(y_hat, quality)
+        pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+        bpp, mse = bits / pixels, losses.mse(x, x_hat)
+        cost = losses.rate_distortion(
+            bpp, mse, self.lmbda_at(quality), self.variable_rate
+        )
+        self.add_loss(tf.reduce_mean(cost))
+        self.add_metric(bpp, name="bpp")
+        self.add_metric(losses.psnr(mse), name="psnr")
+        return x_hat
+
+    def initialise(self):
+        """Makes every variable, by one small forward pass."""
+        side = self.stride
+        self(
+            {
+                "image": tf.zeros([1, side, side, 3], tf.uint8),
+                "quality": tf.zeros([1]),
+                "seed": tf.zeros([1, 2], tf.int32),
+            }
+        )
+        return self
+
+    def exact_layers(self):
+        return [x for x in self.submodules if isinstance(x, ExactConv)]
+
+    def graphs(self, tables):
+        """The functions that an exported model has, over one image, by name.
+
+        `analysis` image -> y and `synthesis` y_hat, quality -> image are ordinary
+        floating point.  `encode` y, quality -> string and `decode` string, size -> y in
+        sixteenths, y_hat, sound work in exact integers and stay on the CPU: a
+        GPU's convolution need not be a sum of products.
+        """
+
+        def analysis(image):
+            return {"y": self.analyse(image[None])}
+
+        def encode(y, quality):
+            with tf.device("/CPU:0"):
+                y = self.scaled_latents(y, quality[None])
+                return {"string": self.coder.compress(y, tables)}
+
+        def decode(string, size):
+            with tf.device("/CPU:0"):
+                y, features, sound = self.coder.decompress(
+                    string, size[0] // self.latent_stride, 
+                    size[1] // self.latent_stride, tables,
+                )  # fmt: skip
+                y_hat = self.coder.refine(y, features)
+            return {"y": tf.cast(y, tf.int32), "y_hat": y_hat, "sound": sound}
+
+        def synthesis(y_hat, quality):
+            x = self.synthesise(y_hat, quality[None])[0]
+            x = tf.clip_by_value(tf.round(x), 0, 255)
+            return {"image": tf.cast(x, tf.uint8)}
+
+        image = tf.TensorSpec([None, None, 3], tf.uint8, "image")
+        latents = [1, None, None, self.channels]
+        quality = tf.TensorSpec([], tf.float32, "quality")
+        return {
+            "analysis": (analysis, [image]),
+            "encode": (encode, [tf.TensorSpec(latents, tf.float32, "y"), quality]),
+            "decode": (
+                decode,
+                [
+                    tf.TensorSpec([], tf.string, "string"),
+                    tf.TensorSpec([2], tf.int32, "size"),
+                ],
+            ),
+            "synthesis": (
+                synthesis,
+                [tf.TensorSpec(latents, tf.float32, "y_hat"), quality],
+            ),
+        }
+
+    @property
+    def latent_stride(self):
+        return self.stride // self.coder.stride
+
+    def kmac_per_pixel(self, side=256):
+        """Thousands of multiply-adds per pixel of each part, counted in its graph."""
+        latents = [1, side // self.latent_stride, side // self.latent_stride]
+        y = tf.TensorSpec([*latents, self.channels])
+        parts = {
+            "analysis": (self.analyse, tf.TensorSpec([1, side, side, 3])),
+            "synthesis": (self.synthesis, y),
+            "coder": (lambda y: self.coder(y)[0], y),
+        }
+        if hasattr(self.coder, "hyper_analysis"):
+            parts["of which hyper analysis"] = (self.coder.hyper_analysis, y)
+        return {
+            name: round(multiply_adds(function, spec) / side**2 / 1000, 2)
+            for name, (function, spec) in parts.items()
+        }
+
+
+def multiply_adds(function, spec) -> int:
+    """Multiply-adds of the convolutions and matrix products in a function's graph."""
+    graph = tf.function(function).get_concrete_function(spec).graph
+    total = 0
+    for op in graph.get_operations():
+        if op.type == "Conv2D":
+            total += np.prod(op.outputs[0].shape) * np.prod(op.inputs[1].shape[:3])
+        elif op.type == "Conv2DBackpropInput":
+            total += np.prod(op.inputs[2].shape) * np.prod(op.inputs[1].shape[:3])
+        elif op.type == "MatMul":
+            total += np.prod(op.outputs[0].shape) * op.inputs[0].shape[1]
+    return int(total)

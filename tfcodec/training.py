@@ -1,0 +1,350 @@
+"""Training: one frozen config in, a run directory with an exported model out.
+
+A run directory holds `config.json`, `checkpoints/`, TensorBoard events under `logs/`,
+and at the end `model/`, the exported SavedModel.  Started again with the same
+directory, a training goes on where it was: weights, optimizer, averages, data position
+and noise, as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfcodec import architectures, data
+
+
+def setting(default, help):
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that decides a training. Each field is a flag of `train.py`."""
+
+    arch: str = setting("tfcodec", "Architecture, a name in tfcodec.architectures.")
+    options: str = setting("{}", 'Arguments of its builder as JSON, e.g. {"n": 128}.')
+    images: str = setting("", "Folders or globs of images, separated by commas.")
+    dataset: str = setting("", "Or a TFDS name, e.g. clic.")
+    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
+    validation: str = setting(
+        "", "Folders or globs held out; by default one file in fifty of --images."
+    )
+    validation_images: int = setting(24, "Images validated on, at five qualities each.")
+    lmbda: float = setting(0.0, "Weight of the MSE, for a model of one rate.")
+    lmbda_min: float = setting(0.001, "Lambda at quality 0, unless --lmbda is given.")
+    lmbda_max: float = setting(0.128, "Lambda at quality 100, likewise.")
+    steps: int = setting(1_000_000, "Optimizer steps in all, resumed ones included.")
+    batch: int = setting(8, "Patches a step.")
+    patch: int = setting(256, "Side of a patch in pixels, a multiple of 64.")
+    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
+    warmup: int = setting(200, "Steps of linear warm-up.")
+    hold: float = setting(0.3, "Part of the steps before the cosine fall begins.")
+    clip: float = setting(1.0, "Largest global norm of the gradient.")
+    average: float = setting(0.999, "Momentum of the moving average of weights.")
+    precision: str = setting(
+        "float32", "Or mixed_bfloat16, mixed_float16 (transforms)."
+    )
+    replicas: int = setting(1, "Devices to train on in step; 0 for every GPU.")
+    seed: int = setting(0, "Seed of initial weights, data order and noise.")
+    log_steps: int = setting(100, "Steps between entries in the log and TensorBoard.")
+    validate_steps: int = setting(1000, "Steps between validations.")
+    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
+
+    def lmbda_range(self) -> tuple[float, float]:
+        if self.lmbda:
+            return self.lmbda, self.lmbda
+        return self.lmbda_min, self.lmbda_max
+
+    def check(self):
+        """Raises ValueError, in words for the command line."""
+        if bool(self.images) == bool(self.dataset):
+            raise ValueError("give --images or --dataset, one of them")
+        if self.patch % 64 or self.patch <= 0:
+            raise ValueError(f"--patch must be a multiple of 64, not {self.patch}")
+        low, high = self.lmbda_range()
+        if not 0 < low <= high:
+            raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
+        for name in ("steps", "batch", "log_steps", "validate_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        try:
+            if not isinstance(json.loads(self.options), dict):
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"--options must be a JSON object: {self.options}"
+            ) from None
+
+
+# What may differ when a training resumes: it changes nothing that has been.
+MAY_CHANGE = {"steps", "log_steps", "validate_steps", "checkpoint_minutes", "replicas"}
+
+
+class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, hold, and half a cosine down to a hundredth."""
+
+    def __init__(self, peak, warmup, hold, steps):
+        self.peak, self.warmup, self.hold, self.steps = peak, warmup, hold, steps
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        warm = tf.minimum(1.0, (step + 1) / max(1, self.warmup))
+        start = self.hold * self.steps
+        fall = tf.clip_by_value((step - start) / max(1.0, self.steps - start), 0.0, 1.0)
+        return self.peak * warm * (0.01 + 0.495 * (1 + tf.cos(math.pi * fall)))
+
+    def get_config(self):
+        return dict(vars(self))
+
+
+class Adam(tf.keras.optimizers.Adam):
+    """Adam that averages weights, and leaves the weights alone when `fit` ends."""
+
+    def finalize_variable_values(self, var_list):
+        pass
+
+    def swap_averages(self, variables):
+        """Exchanges the weights with their moving averages."""
+        for variable, average in zip(variables, self._model_variables_moving_average):
+            value = variable.numpy()
+            variable.assign(average)
+            average.assign(value)
+
+
+def write_atomically(path: pathlib.Path, text: str):
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
+def prepare_directory(config: TrainConfig, directory: pathlib.Path):
+    """Writes `config.json`, or holds `config` against the one that is there.
+
+    Raises:
+        ValueError: the directory is of a training with other settings.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.json"
+    if path.exists():
+        old = json.loads(path.read_text())
+        new = dataclasses.asdict(config)
+        changed = [k for k in new if old.get(k) != new[k] and k not in MAY_CHANGE]
+        if changed:
+            raise ValueError(
+                f"{directory} is a training with other settings: "
+                + ", ".join(f"{k}={old.get(k)!r}, not {new[k]!r}" for k in changed)
+            )
+    write_atomically(path, json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+
+
+def build(config: TrainConfig) -> tf.keras.Model:
+    """Returns the compiled model, with optimizer state made. Call it under a scope."""
+    tf.keras.mixed_precision.set_global_policy(config.precision)
+    tf.keras.utils.set_random_seed(config.seed)
+    model = architectures.build(
+        config.arch, config.lmbda_range(), **json.loads(config.options)
+    )
+    tf.keras.mixed_precision.set_global_policy("float32")
+    optimizer = Adam(
+        Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
+        global_clipnorm=config.clip,
+        use_ema=True,
+        ema_momentum=config.average,
+        ema_overwrite_frequency=None,
+    )
+    optimizer.build(model.trainable_variables)
+    if config.precision == "mixed_float16":
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    model.compile(optimizer)
+    return model
+
+
+def inner_optimizer(model) -> Adam:
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def strategy_for(replicas: int):
+    """Returns the default strategy, or a mirrored one over several devices."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if replicas == 1 or (replicas == 0 and len(gpus) <= 1):
+        return tf.distribute.get_strategy()
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    if replicas > len(devices):
+        raise ValueError(f"--replicas={replicas}, but there are {len(devices)} devices")
+    return tf.distribute.MirroredStrategy([d.name for d in devices[: replicas or None]])
+
+
+class Progress(tf.keras.callbacks.Callback):
+    """Logs, checkpoints, validates; stops at a loss that is not finite."""
+
+    def __init__(self, config, directory, manager, validation):
+        super().__init__()
+        self.config, self.manager, self.validation = config, manager, validation
+        self.logs = tf.summary.create_file_writer(str(directory / "logs"))
+        self.best = None
+
+    def on_train_begin(self, logs=None):
+        self.step = int(inner_optimizer(self.model).iterations)
+        self.began, self.first = time.time(), self.step
+        self.saved = time.time()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if not math.isfinite(logs["loss"]):
+            self.model.stop_training = True
+            raise FloatingPointError(
+                f"step {self.step}: the loss is not finite; the last good state is "
+                f"{self.manager.latest_checkpoint or 'the start'}"
+            )
+        if self.step % self.config.log_steps == 0:
+            self.record("train", logs)
+            self.model.reset_metrics()
+        if self.step % self.config.validate_steps == 0:
+            self.validate()
+        if time.time() - self.saved > 60 * self.config.checkpoint_minutes:
+            self.save()
+        if sys.stderr.isatty() and self.step % self.config.log_steps:
+            print(f"\r{self.status()}", end="", file=sys.stderr, flush=True)
+
+    def on_train_end(self, logs=None):
+        self.save()
+        self.logs.flush()
+
+    def save(self):
+        """Writes a checkpoint, unless a weight is not finite."""
+        for variable in self.model.trainable_variables:
+            if not np.all(np.isfinite(variable.numpy())):
+                raise FloatingPointError(
+                    f"step {self.step}: {variable.name} is not finite; the last good "
+                    f"state is {self.manager.latest_checkpoint or 'the start'}"
+                )
+        self.manager.save(self.step)
+        self.saved = time.time()
+
+    def status(self):
+        done = self.step - self.first
+        rate = done / max(1e-9, time.time() - self.began)
+        left = (self.config.steps - self.step) / max(rate, 1e-9)
+        clock = time.strftime("%H:%M:%S", time.gmtime(left))
+        pixels = rate * self.config.batch * self.config.patch**2 / 1e6
+        return (
+            f"step {self.step} of {self.config.steps}, {rate:.2f}/s, "
+            f"{pixels:.2f} megapixels/s, {clock} left"
+        )
+
+    def record(self, name, values):
+        optimizer = inner_optimizer(self.model)
+        with self.logs.as_default(self.step):
+            for key, value in values.items():
+                tf.summary.scalar(f"{key}/{name}", value)
+            if name == "train":
+                rate = optimizer.learning_rate  # A variable that the schedule sets.
+                tf.summary.scalar("learning_rate", rate)
+        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        print("\r", end="", file=sys.stderr)
+        logging.info("%s: %s (%s)", self.status(), text, name)
+
+    def validate(self):
+        """Evaluates the averaged weights, and shows a few reconstructions."""
+        variables = self.model.trainable_variables
+        inner_optimizer(self.model).swap_averages(variables)
+        try:
+            values = self.model.evaluate(self.validation, return_dict=True, verbose=0)
+            self.record("validation", values)
+            with self.logs.as_default(self.step):
+                for number, batch in enumerate(self.validation.take(3)):
+                    x_hat = tf.clip_by_value(self.model(batch), 0, 255)
+                    rows = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
+                    tf.summary.image(
+                        f"reconstruction/{number}", rows, max_outputs=len(rows)
+                    )
+        finally:
+            inner_optimizer(self.model).swap_averages(variables)
+            self.model.reset_metrics()
+
+
+def datasets(config: TrainConfig):
+    """Returns (function of the first example's number -> training set, validation)."""
+    count, side = config.validation_images, 64
+    if config.dataset:
+        images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
+
+        def training(first):
+            return data.tfds_training_set(
+                images, config.patch, config.batch, config.seed, first
+            )
+
+        if not config.validation:
+            return training, data.validation_set(held, side)
+    else:
+        paths = data.list_images(config.images.split(","))
+        if not config.validation:
+            paths, held_paths = data.hold_out(paths)
+        paths = data.usable(paths, config.patch)
+        logging.info("training on %d images", len(paths))
+
+        def training(first):
+            return data.training_set(
+                paths, config.patch, config.batch, config.seed, first
+            )
+
+    if config.validation:
+        held_paths = data.list_images(config.validation.split(","))
+        both = set(held_paths) & set(paths if config.images else ())
+        if both:
+            raise ValueError(f"{len(both)} images to validate on are trained on too")
+    held_paths = data.usable(held_paths, side)
+    return training, data.validation_set(data.open_images(held_paths, count), side)
+
+
+def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
+    """Trains until `config.steps`, from the last checkpoint if there is one, exports.
+
+    Returns:
+        The exported model's directory, `directory/model`.
+
+    Raises:
+        ValueError: bad settings, no images, or a directory with other settings.
+        FloatingPointError: the loss stopped being finite; the last good state is kept.
+    """
+    directory = pathlib.Path(directory)
+    config.check()
+    training, validation = datasets(config)
+    prepare_directory(config, directory)
+    with strategy_for(config.replicas).scope():
+        model = build(config)
+    for part, cost in model.kmac_per_pixel().items():
+        logging.info("%s: %.2f kMAC per pixel", part, cost)
+    seconds = tf.Variable(0.0, trainable=False)
+    checkpoint = tf.train.Checkpoint(
+        model=model, optimizer=model.optimizer, seconds=seconds
+    )
+    manager = tf.train.CheckpointManager(
+        checkpoint, str(directory / "checkpoints"), max_to_keep=3
+    )
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+        logging.info("resumed from %s", manager.latest_checkpoint)
+    step = int(inner_optimizer(model).iterations)
+    if step < config.steps:
+        progress = Progress(config, directory, manager, validation)
+        model.fit(
+            training(step * config.batch),
+            steps_per_epoch=config.steps - step,
+            verbose=0,
+            callbacks=[progress],
+        )
+    inner_optimizer(model).swap_averages(model.trainable_variables)
+    from tfcodec import export
+
+    return export.export(model, directory / "model", config=config)

@@ -1,0 +1,154 @@
+"""Transforms: one function per network, each a short list to read beside its paper.
+
+Analysis takes scaled images [b, h, w, 3] to latents y, synthesis takes y_hat back.
+Hyper analysis takes y to z.  Hyper synthesis and the slice networks are made of exact
+convolutions, since what they compute picks the probability tables: where a paper has
+transposed float convolutions there, ours are exact ones before a pixel shuffle.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfcodec.layers import (
+    DepthToSpace,
+    ExactConv,
+    Residual,
+    SpaceToDepth,
+    conv,
+    down,
+    gdn,
+    igdn,
+    leaky_relu,
+    up,
+)
+
+# Means lie on a grid of 1 / 2**MEAN_BITS, within +-MEAN_MAX of that unit.
+MEAN_BITS = 4
+MEAN_MAX = 2**11 - 1
+# The networks of later slices see the latents before them in units of 1/8, to +-32.
+CONTEXT_BITS = 3
+
+
+def stack(*layers, name: str) -> tf.keras.Sequential:
+    return tf.keras.Sequential(layers, name=name)
+
+
+def analysis_bls2017(n):
+    """Three convolutions, 1/16. Balle, Laparra, Simoncelli 2017, arXiv:1611.01704."""
+    return stack(down(n, 9, 4), gdn(), down(n, 5), gdn(), down(n, 5), name="analysis")
+
+
+def synthesis_bls2017(n):
+    return stack(
+        igdn(), up(n, 5), igdn(), up(n, 5), igdn(), up(3, 9, 4), name="synthesis"
+    )
+
+
+def analysis_bmshj2018(n, m):
+    """Four convolutions, 1/16. Balle et al. 2018, arXiv:1802.01436."""
+    return stack(
+        down(n, 5), gdn(), down(n, 5), gdn(), down(n, 5), gdn(), down(m, 5),
+        name="analysis",
+    )  # fmt: skip
+
+
+def synthesis_bmshj2018(n):
+    return stack(
+        up(n, 5), igdn(), up(n, 5), igdn(), up(n, 5), igdn(), up(3, 5),
+        name="synthesis",
+    )  # fmt: skip
+
+
+def hyper_analysis(n, z_channels=None):
+    """y [1/16] to z [1/64]. Minnen, Balle, Toderici 2018, arXiv:1809.02736."""
+    return stack(
+        conv(n, 3), leaky_relu(), down(n, 5), leaky_relu(), down(z_channels or n, 5),
+        name="hyper_analysis",
+    )  # fmt: skip
+
+
+def hyper_synthesis(widths, kernels=(3, 3, 3)):
+    """z_hat [1/64] to features [1/16], integers in 0..255."""
+    a, b, c = widths
+    return stack(
+        ExactConv(4 * a, kernels[0], input_bits=0, input_max=127),
+        DepthToSpace(2),
+        ExactConv(4 * b, kernels[1]),
+        DepthToSpace(2),
+        ExactConv(c, kernels[2]),
+        name="hyper_synthesis",
+    )
+
+
+def parameters(channels, *, scales, kernel=1, means=True, name="parameters"):
+    """Features to (table index, mean) of `channels` latents: one exact convolution.
+
+    The kernel starts at zero and the index at a deviation of about 1: random means
+    would inflate the rate for thousands of steps.
+    """
+    heads = 2 if means else 1
+    low = np.repeat([0, -MEAN_MAX][:heads], channels)
+    high = np.repeat([scales - 1, MEAN_MAX][:heads], channels)
+    return ExactConv(
+        heads * channels,
+        kernel,
+        weight_bits=9,
+        output_bits=np.repeat([0, MEAN_BITS][:heads], channels),
+        output_range=(low, high),
+        rectify=False,
+        kernel_initializer="zeros",
+        bias=np.repeat([scales * 0.28, 0.0][:heads], channels),
+        name=name,
+    )
+
+
+def slice_net(widths, kernels, channels, *, scales, index):
+    """Features and the slices before, to (table index, mean) of slice `index`."""
+    hidden = [ExactConv(n, k) for n, k in zip(widths, kernels)]
+    head = parameters(channels, scales=scales, kernel=kernels[-1])
+    return stack(*hidden, head, name=f"slice_{index}")
+
+
+def residual_prediction(widths, channels, index):
+    """Latent residual prediction of ms2020: float, for the synthesis alone."""
+    hidden = [x for n, k in zip(widths, (5, 5)) for x in (conv(n, k), leaky_relu())]
+    last = conv(channels, 3, kernel_initializer="zeros", activation="tanh")
+    return stack(*hidden, last, name=f"residual_prediction_{index}")
+
+
+def analysis_tfcodec(widths, blocks):
+    """Quarter resolution at once, GDN between; residual blocks at 1/8 and 1/16.
+
+    Most of the cost of `analysis_bmshj2018` lies at half resolution, where this one
+    does nothing.
+    """
+    a, b, m = widths
+    return stack(
+        SpaceToDepth(4),
+        conv(a, 3),
+        gdn(),
+        down(b, 5),
+        *[Residual(b) for _ in range(blocks[0])],
+        gdn(),
+        down(m, 5),
+        *[Residual(m) for _ in range(blocks[1])],
+        name="analysis",
+    )
+
+
+def synthesis_tfcodec(widths, blocks):
+    """`analysis_tfcodec` mirrored."""
+    a, b, m = widths
+    return stack(
+        *[Residual(m) for _ in range(blocks[1])],
+        up(b, 5),
+        igdn(),
+        *[Residual(b) for _ in range(blocks[0])],
+        up(a, 5),
+        igdn(),
+        conv(3 * 4**2, 3),
+        DepthToSpace(4),
+        name="synthesis",
+    )
