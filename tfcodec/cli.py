@@ -295,8 +295,8 @@ def read_image(path: pathlib.Path):
 
     try:
         with warnings.catch_warnings():
-            # Pillow refuses an image twice as large; what we refuse is in Limits.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Of odd metadata, or of an image half as large as Pillow refuses.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 pixels, notes = to_rgb(image)
     except UnidentifiedImageError:
