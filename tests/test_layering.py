@@ -1,0 +1,126 @@
+"""Holds the table of modules against what they import."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
+
+# In reading order: a module may import only modules above it.
+TABLE = """
+    bitstream tiling quality classical metrics
+    rans layers transforms entropy losses model architectures
+    registry codec
+    data export training evaluation pillow_plugin cli
+""".split()
+
+# What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
+RUNNING = """
+    bitstream tiling quality metrics rans registry codec pillow_plugin cli
+""".split()
+
+# What answers before there are pixels to code.
+QUICK = "bitstream tiling quality metrics registry codec pillow_plugin cli".split()
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
+
+
+def imports(module, everywhere=True):
+    """Names of what a module imports, with dots, as `tfcodec.rans`, `numpy`."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))
+    nodes = ast.walk(tree) if everywhere else _at_import(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module}: relative import"
+            names.add(node.module)
+            if node.module == "tfcodec":
+                names.update(f"tfcodec.{alias.name}" for alias in node.names)
+    return names
+
+
+def _at_import(node):
+    """Nodes that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from _at_import(child)
+
+
+def ours(names):
+    found = {name.split(".")[1] for name in names if name.startswith("tfcodec.")}
+    return found & {*TABLE, *MODULES}
+
+
+def reached(module):
+    """A module and all of ours that it imports, directly or not."""
+    found, todo = set(), {module}
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        todo |= ours(imports(name)) - found
+    return found
+
+
+def present(names):
+    return [name for name in names if name in MODULES]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_those_above_it(module):
+    assert module in TABLE
+    below = TABLE[TABLE.index(module) :]
+    assert not ours(imports(module)) & set(below)
+
+
+@pytest.mark.parametrize("module", present(RUNNING))
+def test_what_runs_anywhere_needs_no_keras_and_no_tfc(module):
+    for name in reached(module):
+        for target in imports(name):
+            assert not {"keras", "tf_keras", "tensorflow_compression"} & set(
+                target.split(".")
+            ), f"{name} imports {target}"
+        assert "tf.keras" not in (PACKAGE / f"{name}.py").read_text("utf-8"), name
+
+
+@pytest.mark.parametrize("module", present(QUICK))
+def test_what_answers_at_once_imports_no_tensorflow(module):
+    packages = {name.split(".")[0] for name in imports(module, everywhere=False)}
+    assert "tensorflow" not in packages
+    top = ours(imports(module, everywhere=False))
+    assert top <= set(QUICK), "imports a module that imports TensorFlow"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tfcodec; tfcodec.Limits(); dir(tfcodec); tfcodec.StreamError",
+        "import tfcodec.cli; tfcodec.cli.parse(['x', 'models'])",
+        "import tfcodec.cli; tfcodec.cli.main(tfcodec.cli.parse(['x', '-V']))",
+        "import tfcodec.cli\ntry: tfcodec.cli.parse(['x', '--help'])\n"
+        "except SystemExit: pass",
+    ],
+)
+def test_importing_the_package_imports_no_tensorflow_or_numpy(code):
+    code += "\nimport sys; assert not {'tensorflow', 'numpy', 'PIL'} & {*sys.modules}"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PACKAGE.parent,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def test_public_names():
+    import tfcodec
+
+    assert set(tfcodec.__all__) <= set(dir(tfcodec))
+    for name in ("StreamError", "CorruptStream", "UnsupportedStream", "Limits"):
+        assert getattr(tfcodec, name).__name__ == name
+    with pytest.raises(AttributeError, match="nothing"):
+        tfcodec.nothing  # noqa: B018

@@ -1,0 +1,143 @@
+import math
+
+import numpy as np
+import pytest
+
+from tfcodec import metrics
+
+RANDOM = np.random.default_rng(1)
+
+
+def photo(height, width, noise=0.0):
+    """Smooth waves with grain: uint8 [height, width, 3]."""
+    y, x = np.mgrid[:height, :width][..., None]
+    waves = np.sin(x / (9 + np.arange(3))) + np.cos(y / 13) + np.sin((x + y) / 40)
+    grain = np.random.default_rng(0).normal(size=(height, width, 3))
+    noise = noise * RANDOM.normal(size=grain.shape)
+    return np.clip(128 + 35 * waves + 4 * grain + noise, 0, 255).astype(np.uint8)
+
+
+def test_equal_images():
+    image = photo(180, 170)
+    assert metrics.mse(image, image) == 0
+    assert metrics.psnr(image, image) == math.inf
+    assert metrics.ms_ssim(image, image) == pytest.approx(1, abs=1e-12)
+    flat = np.full((161, 161, 3), 7, np.uint8)
+    assert metrics.ms_ssim_db(flat, flat) > 100
+
+
+@pytest.mark.parametrize("difference", [1, 10, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_constant_difference(difference, dtype):
+    a = np.zeros((5, 7, 3), dtype)
+    b = np.full((5, 7, 3), difference, dtype)
+    assert metrics.mse(a, b) == metrics.mse(b, a) == difference**2
+    assert metrics.psnr(a, b) == pytest.approx(20 * math.log10(255 / difference))
+
+
+def test_ms_ssim_falls_with_noise_and_is_symmetric():
+    clean = photo(200, 190)
+    values = [metrics.ms_ssim(clean, photo(200, 190, noise)) for noise in (2, 8, 32)]
+    assert 1 > values[0] > values[1] > values[2] > 0
+    noisy = photo(200, 190, 8)
+    assert metrics.ms_ssim(clean, noisy) == pytest.approx(metrics.ms_ssim(noisy, clean))
+    db = metrics.ms_ssim_db(clean, noisy)
+    assert db == metrics.decibels(metrics.ms_ssim(clean, noisy))
+    assert metrics.decibels(0.99) == pytest.approx(20)
+    assert metrics.decibels(1) == math.inf
+
+
+def test_ms_ssim_of_one_channel_and_float():
+    a, b = photo(170, 180), photo(170, 180, 9)
+    each = [metrics.ms_ssim(a[..., i], b[..., i]) for i in range(3)]
+    assert metrics.ms_ssim(a, b) == pytest.approx(np.mean(each))
+    floats = a.astype(np.float32), b.astype(np.float32)
+    assert metrics.ms_ssim(*floats) == pytest.approx(metrics.ms_ssim(a, b))
+
+
+def test_ms_ssim_of_inverted_image_is_not_negative():
+    image = photo(161, 161)
+    assert 0 <= metrics.ms_ssim(image, 255 - image) < 0.5
+
+
+@pytest.mark.parametrize("size", [(161, 161), (161, 300), (243, 187), (256, 192)])
+@pytest.mark.parametrize("noise", [3, 40])
+def test_ms_ssim_is_tensorflows(size, noise):
+    tf = pytest.importorskip("tensorflow")
+    a, b = photo(*size), photo(*size, noise)
+    expected = float(tf.image.ssim_multiscale(a, b, 255))
+    assert metrics.ms_ssim(a, b) == pytest.approx(expected, abs=1e-4)
+
+
+def test_too_small_for_ms_ssim():
+    for size in ((160, 500), (500, 160), (1, 1)):
+        with pytest.raises(ValueError, match="161"):
+            metrics.ms_ssim(photo(*size), photo(*size))
+
+
+@pytest.mark.parametrize("metric", [metrics.mse, metrics.psnr, metrics.ms_ssim])
+def test_shapes_must_agree(metric):
+    with pytest.raises(ValueError, match="shapes differ"):
+        metric(photo(200, 200), photo(200, 201))
+    with pytest.raises(ValueError, match="no pixels"):
+        metric(np.zeros((0, 5, 3)), np.zeros((0, 5, 3)))
+
+
+def test_bits_per_pixel():
+    assert metrics.bits_per_pixel(49152, 512, 768) == 1
+    with pytest.raises(ValueError, match="no pixels"):
+        metrics.bits_per_pixel(1, 0, 5)
+
+
+RATES = np.array([0.1, 0.22, 0.41, 0.83, 1.4])
+PSNR = np.array([27.1, 29.4, 31.2, 34.0, 36.9])
+
+
+@pytest.mark.parametrize("points", [2, 3, 5])
+def test_bd_rate_of_a_scaled_curve(points):
+    rates, psnr = RATES[:points], PSNR[:points]
+    assert metrics.bd_rate(rates, psnr, rates, psnr) == pytest.approx(0)
+    assert metrics.bd_rate(rates, psnr, 0.9 * rates, psnr) == pytest.approx(-10)
+    assert metrics.bd_rate(0.9 * rates, psnr, rates, psnr) == pytest.approx(100 / 9)
+    reverse = 0.9 * rates[::-1], psnr[::-1]
+    assert metrics.bd_rate(rates, psnr, *reverse) == pytest.approx(-10)
+
+
+def test_bd_rate_of_straight_lines_has_a_closed_form():
+    # log2(rate) = psnr / 6 against psnr / 6 - 1 + (psnr - 30) / 30 from 30 to 36.
+    a, b = np.array([24.0, 30, 36]), np.array([30.0, 33, 40])
+    result = metrics.bd_rate(2 ** (a / 6), a, 2 ** (b / 6 - 1 + (b - 30) / 30), b)
+    assert result == pytest.approx(100 * (2 ** (-1 + 3 / 30) - 1))
+
+
+def test_bd_rate_is_scipys():
+    interpolate = pytest.importorskip("scipy.interpolate")
+    for _ in range(50):
+        curves = []
+        for _ in range(2):
+            psnr = 28 + np.cumsum(RANDOM.uniform(0.2, 3, 6))
+            rates = np.exp(RANDOM.normal(size=6).cumsum() * 0.3 + np.arange(6) * 0.2)
+            curves += [rates, psnr]
+        low, high = max(curves[1][0], curves[3][0]), min(curves[1][-1], curves[3][-1])
+        a, b = (
+            interpolate.PchipInterpolator(psnr, np.log(rates)).integrate(low, high)
+            for rates, psnr in (curves[:2], curves[2:])
+        )
+        expected = 100 * (np.exp((b - a) / (high - low)) - 1)
+        assert metrics.bd_rate(*curves) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rates", "psnr", "message"),
+    [
+        ([1], [30], "two or more"),
+        ([1, 2], [30, 31, 32], "two or more"),
+        ([0, 2], [30, 31], "above 0"),
+        ([1, math.nan], [30, 31], "finite"),
+        ([1, 2], [30, 30], "twice"),
+        ([1, 2], [10, 20], "in common"),
+    ],
+)
+def test_bd_rate_refuses(rates, psnr, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.bd_rate(RATES, PSNR, rates, psnr)
