@@ -18,8 +18,8 @@ try:
     import tensorflow_compression  # noqa: F401
 except ImportError as error:
     sys.exit(
-        f"train.py needs TensorFlow Compression 2.14.1, which has wheels for Python 3.9 "
-        f"to 3.11 only (this is {sys.version.split()[0]}): use one of those and "
+        f"train.py needs TensorFlow Compression 2.14.1, which has wheels for Python "
+        f"3.9 to 3.11 only (this is {sys.version.split()[0]}): use one of those and "
         f"pip install -r requirements.txt  [{error}]"
     )
 

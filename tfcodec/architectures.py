@@ -57,7 +57,10 @@ def _slices(widths, kernels, slices):
     ]
 
 
-def ms2020(lmbda, n=192, m=320, slices=10, support=5):
+def ms2020(
+    lmbda, n=192, m=320, slices=10, support=5, h=320, features=(192, 256),
+    hidden=(224, 128),
+):  # fmt: skip
     """Channel-conditional. Minnen, Singh 2020, arXiv:2007.08739.
 
     One network a slice gives both index and mean, and sees the slices as decoded,
@@ -65,9 +68,9 @@ def ms2020(lmbda, n=192, m=320, slices=10, support=5):
     """
     sizes = [m // slices] * slices
     coder = Conditional(
-        t.hyper_analysis(320, n), t.hyper_synthesis((192, 256, m)), n, sizes,
-        _slices((224, 128), (5, 5, 3), sizes),
-        [t.residual_prediction((224, 128), c, k) for k, c in enumerate(sizes)],
+        t.hyper_analysis(h, n), t.hyper_synthesis((*features, m)), n, sizes,
+        _slices(hidden, (5, 5, 3), sizes),
+        [t.residual_prediction(hidden, c, k) for k, c in enumerate(sizes)],
         support=support,
     )  # fmt: skip
     return CompressionModel(
@@ -77,12 +80,22 @@ def ms2020(lmbda, n=192, m=320, slices=10, support=5):
 
 
 def tfcodec(
-    lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, slices=(32, 32, 64, 128)
-):
-    """Ours: cheap at high resolution, mean-scale hyperprior, four channel slices."""
+    lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, features=192, hidden=128,
+    slices=(32, 32, 64, 128),
+):  # fmt: skip
+    """Ours: cheap at high resolution, mean-scale hyperprior, four channel slices.
+
+    Args:
+        lmbda: (lowest, highest); a range makes one model for every quality.
+        widths: channels at 1/4, 1/8 and of the latents at 1/16.
+        blocks: residual blocks at 1/8 and 1/16.
+        n, z: channels of the hyper analysis and of z.
+        features, hidden: channels of the hyper synthesis and of the slice networks.
+        slices: latents of each slice, in coding order.
+    """
     coder = Conditional(
-        t.hyper_analysis(n, z), t.hyper_synthesis((n, 192, 192)), z, slices,
-        _slices((128, 128), (3, 1, 1), slices),
+        t.hyper_analysis(n, z), t.hyper_synthesis((n, features, features)), z, slices,
+        _slices((hidden, hidden), (3, 1, 1), slices),
     )  # fmt: skip
     return CompressionModel(
         t.analysis_tfcodec(widths, blocks), coder, t.synthesis_tfcodec(widths, blocks),

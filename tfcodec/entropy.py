@@ -26,6 +26,8 @@ from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS
 SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
 # Mass outside a table, coded as an escape: one slot of a table of 12 bits.
 TAIL_MASS = 2.0**-12
+# A wide density that training mixes in, for outliers: its share, and its scale.
+TAIL_SHARE, TAIL_SCALE = 1e-3, 8.0
 # Latents are clipped to this before coding; the integers of z to what the exact
 # networks take.
 LATENT_MAX = 8191
@@ -43,22 +45,17 @@ def normal_bits(value, index):
     """Bits of `value`, a latent less its mean plus uniform noise, under table `index`.
 
     The density is that of `tfc.NoisyNormal`, whose own `log_prob` takes seven times as
-    long.  Beyond five deviations the normal's tail is that of Mills' ratio, in logs, so
-    that the gradient does not vanish there.
+    long, with a little of a wide Laplace density mixed in: as an escape does in a file,
+    it bounds what an outlier costs, and so the gradient of one; a normal's tail alone
+    made trainings diverge.
     """
-    scale = scale_fn(index)
+    scale = scale_fn(index) * math.sqrt(2)
     magnitude = tf.abs(value)
-    lower = (magnitude - 0.5) / scale
-    near = tf.minimum(lower, 5.0)
-    inside = tf.math.erfc(near / math.sqrt(2)) - tf.math.erfc(
-        (near + 1 / scale) / math.sqrt(2)
-    )
-    far = tf.maximum(lower, 5.0)
-    log_tail = -0.5 * far**2 - tf.math.log(far) - 0.5 * math.log(2 * math.pi)
-    log_tail += tf.math.log1p(-1 / (far**2 + 2))
-    log_part = tf.math.log(-tf.math.expm1(-(far + 0.5 / scale) / scale))
-    inside_log = tf.math.log(tf.maximum(0.5 * inside, 1e-12))
-    return tf.where(lower < 5, inside_log, log_tail + log_part) / -math.log(2)
+    lower = tf.math.erfc((magnitude - 0.5) / scale)
+    normal = 0.5 * (lower - tf.math.erfc((magnitude + 0.5) / scale))
+    laplace = tf.exp(-magnitude / TAIL_SCALE) / (2 * TAIL_SCALE)
+    mixture = (1 - TAIL_SHARE) * normal + TAIL_SHARE * laplace
+    return tf.math.log(tf.maximum(mixture, 1e-30)) / -math.log(2)
 
 
 def sum_bits(bits):

@@ -62,7 +62,7 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
         "name": name or settings.get("arch", "model"),
         "fingerprint": fingerprint(frozen["decode"], frozen["synthesis"]),
         "architecture": settings.get("arch"),
-        "options": json.loads(settings.get("options", "{}")),
+        "options": config.builder_options() if config else {},
         "licence": LICENCE,
         "quality": None,
         "lmbda": model.lmbda[0],

@@ -52,7 +52,7 @@ class TrainConfig:
     clip: float = setting(1.0, "Largest global norm of the gradient.")
     average: float = setting(0.999, "Momentum of the moving average of weights.")
     precision: str = setting(
-        "float32", "Or mixed_bfloat16, mixed_float16 (transforms)."
+        "float32", "Of transforms; or mixed_bfloat16, mixed_float16."
     )
     replicas: int = setting(1, "Devices to train on in step; 0 for every GPU.")
     seed: int = setting(0, "Seed of initial weights, data order and noise.")
@@ -77,13 +77,16 @@ class TrainConfig:
         for name in ("steps", "batch", "log_steps", "validate_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1")
+        self.builder_options()
+
+    def builder_options(self) -> dict:
         try:
-            if not isinstance(json.loads(self.options), dict):
-                raise ValueError
+            options = json.loads(self.options)
         except ValueError:
-            raise ValueError(
-                f"--options must be a JSON object: {self.options}"
-            ) from None
+            options = None
+        if not isinstance(options, dict):
+            raise ValueError(f"--options must be a JSON object: {self.options}")
+        return options
 
 
 # What may differ when a training resumes: it changes nothing that has been.
@@ -109,6 +112,16 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 class Adam(tf.keras.optimizers.Adam):
     """Adam that averages weights, and leaves the weights alone when `fit` ends."""
+
+    @property
+    def ema_momentum(self):
+        """Less over the first steps, so that the start is soon forgotten."""
+        step = tf.cast(self.iterations, tf.float32)
+        return tf.minimum(self._ema_momentum, (1 + step) / (10 + step))
+
+    @ema_momentum.setter
+    def ema_momentum(self, value):
+        self._ema_momentum = value
 
     def finalize_variable_values(self, var_list):
         pass
@@ -152,7 +165,7 @@ def build(config: TrainConfig) -> tf.keras.Model:
     tf.keras.mixed_precision.set_global_policy(config.precision)
     tf.keras.utils.set_random_seed(config.seed)
     model = architectures.build(
-        config.arch, config.lmbda_range(), **json.loads(config.options)
+        config.arch, config.lmbda_range(), **config.builder_options()
     )
     tf.keras.mixed_precision.set_global_policy("float32")
     optimizer = Adam(

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+from PIL import Image
+
+from tests.tiny import photograph
+from tfcodec import data
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Nested photographs of three formats, a small one, and three broken files."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    pixels = photograph(200, 300)
+    for number in range(6):
+        image = Image.fromarray(np.roll(pixels, 40 * number, 1))
+        suffix = (".jpg", ".PNG", ".webp")[number % 3]
+        image.save(tmp_path / "deep" / "er" / f"{number}{suffix}")
+    Image.fromarray(pixels[:50]).save(tmp_path / "small.png")
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("not an image")
+    whole = (tmp_path / "deep" / "er" / "0.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "notes.txt").write_text("not for us")
+    return tmp_path
+
+
+def batches(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_same(a, b):
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_folders_and_globs_are_searched_to_any_depth(folder):
+    everything = data.list_images([str(folder)])
+    assert len(everything) == 10
+    assert data.list_images([str(folder / "**" / "*.webp")]) == [
+        n for n in everything if n.endswith(".webp")
+    ]
+    with pytest.raises(ValueError, match="nothing"):
+        data.list_images([str(folder / "nothing*")])
+
+
+def test_small_and_broken_files_are_left_out_and_counted(folder, caplog):
+    paths = data.usable(data.list_images([str(folder)]), 64)
+    assert len(paths) == 7  # The truncated one opens; it fails when it is decoded.
+    assert "1 smaller than 64 pixels, 2 unreadable" in caplog.text
+
+
+def test_truncated_file_is_replaced_while_training(folder, caplog):
+    paths = data.usable(data.list_images([str(folder)]), 64)
+    for batch in batches(data.training_set(paths, 64, 7, seed=0), 2):
+        assert batch["image"].shape == (7, 64, 64, 3)
+        assert all(x.std() > 1 for x in batch["image"])
+    assert caplog.text.count("left out") == 2  # The count before, and this file once.
+    assert "truncated.jpg" in caplog.text
+
+
+def test_training_set_resumes_where_it_was(folder):
+    paths = data.usable(data.list_images([str(folder / "deep")]), 64)
+    whole = batches(data.training_set(paths, 64, 4, seed=3), 6)
+    rest = batches(data.training_set(paths, 64, 4, seed=3, first=16), 2)
+    for a, b in zip(whole[4:], rest):
+        assert_same(a, b)
+    other = batches(data.training_set(paths, 64, 4, seed=4), 1)[0]
+    assert np.any(other["image"] != whole[0]["image"])
+
+
+def test_examples_vary_in_crop_quality_and_noise(folder):
+    paths = data.usable(data.list_images([str(folder / "deep")]), 64)[:1]
+    batch = batches(data.training_set(paths, 64, 32, seed=0), 1)[0]
+    assert len({x.tobytes() for x in batch["image"]}) == 32
+    assert len({x.tobytes() for x in batch["seed"]}) == 32
+    assert batch["quality"].min() < 0.2
+    assert batch["quality"].max() > 0.8
+
+
+def test_held_out_images_are_never_trained_on():
+    paths = [f"a/{n}.png" for n in range(1000)]
+    training, validation = data.hold_out(paths)
+    assert set(training) | set(validation) == set(paths)
+    assert not set(training) & set(validation)
+    assert 5 < len(validation) < 50
+    again, _ = data.hold_out(paths[::2])  # Removing files moves none across.
+    assert not set(again) & set(validation)
+
+
+def test_validation_set_has_each_image_at_each_quality(folder):
+    paths = data.usable(data.list_images([str(folder / "deep")]), 64)
+    found = batches(data.validation_set(data.open_images(paths, 3), 64), 10)
+    assert len(found) == 3
+    for batch in found:
+        assert batch["image"].shape == (5, 192, 256, 3)
+        np.testing.assert_allclose(batch["quality"], data.VALIDATION_QUALITIES)
+
+
+@pytest.fixture
+def tfds_name(tmp_path, monkeypatch):
+    """A TFDS data set of eight photographs, made here, with no validation split."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class TinyPhotographs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(None, None, 3))}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            pixels = photograph(150, 260)
+            for number in range(200):
+                side = 40 if number == 0 else 150  # One is too small.
+                yield number, {"image": np.roll(pixels, number, 1)[:side].copy()}
+
+    return "tiny_photographs", str(tmp_path)
+
+
+def test_tfds_set_trains_resumes_and_holds_out(tfds_name):
+    name, folder = tfds_name
+    images, held = data.tfds_sets(name, folder, count=5)
+    whole = batches(data.tfds_training_set(images, 64, 4, seed=1), 4)
+    rest = batches(data.tfds_training_set(images, 64, 4, seed=1, first=8), 2)
+    for a, b in zip(whole[2:], rest):
+        assert_same(a, b)
+    assert len(list(held())) == 2  # One in a hundred of 200.

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+from tfcodec import layers
+
+
+def convolve(x, kernel):
+    """Convolution in int64, zero padding. x [h, w, c], kernel [k, k, c, n]."""
+    side = kernel.shape[0]
+    half = side // 2
+    padded = np.pad(x, ((half, half), (half, half), (0, 0)))
+    height, width = x.shape[:2]
+    return sum(
+        padded[r : r + height, c : c + width] @ kernel[r, c]
+        for r in range(side)
+        for c in range(side)
+    )
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_exact_conv_is_integer_arithmetic(kernel):
+    rng = np.random.default_rng(kernel)
+    layer = layers.ExactConv(7, kernel)
+    x = rng.integers(0, 256, [1, 9, 11, 40])
+    y = layer(tf.constant(x, tf.float32)).numpy()
+    weights, bias = (w.numpy().astype(np.int64) for w in layer.integer_weights())
+    sums = convolve(x[0].astype(np.int64), weights) + bias
+    np.testing.assert_array_equal(y[0], np.clip(sums >> layer.shift, 0, 255))
+    assert len(np.unique(y)) > 20
+
+
+def test_largest_weights_are_shrunk_until_sums_are_exact():
+    layer = layers.ExactConv(3, 5)
+    layer.build([None, None, None, 512])
+    layer.kernel.assign(tf.fill(layer.kernel.shape, 100.0))
+    layer.bias.assign(tf.fill(layer.bias.shape, 1e9))
+    largest = layer.freeze()
+    assert 2**23 < largest.max() < 2**24
+
+
+def test_freezing_refuses_what_float32_would_not_add_exactly():
+    layer = layers.ExactConv(3, 5)
+    layer.build([None, None, None, 512])
+    layer.kernel.assign(tf.fill(layer.kernel.shape, 100.0))
+    layer.budget *= 4  # As if the bound had been forgotten.
+    with pytest.raises(ValueError, match="over 2\\*\\*24"):
+        layer.freeze()
+
+
+def test_frozen_layer_ignores_later_weights():
+    layer = layers.ExactConv(4, 3)
+    x = tf.constant(np.random.default_rng(0).integers(0, 256, [1, 8, 8, 4]), tf.float32)
+    before = layer(x)
+    layer.freeze()
+    layer.kernel.assign(-layer.kernel)
+    np.testing.assert_array_equal(layer(x), before)
+
+
+def test_exact_conv_learns():
+    layer = layers.ExactConv(1, 1, output_range=(-500, 500), rectify=False)
+    x = tf.constant(np.random.default_rng(0).integers(0, 256, [1, 8, 8, 4]), tf.float32)
+    target = tf.reduce_sum(x * [0.25, -0.25, 0.125, 0.0], -1, keepdims=True)
+    optimizer = tf.keras.optimizers.Adam(0.004)
+    losses = []
+    for _ in range(400):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.abs(layer(x) - target))
+        optimizer.minimize(loss, layer.trainable_variables, tape)
+        losses.append(float(loss))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_straight_through_returns_the_value_to_the_bit():
+    value, surrogate = tf.constant([3.0, 1e-8]), tf.constant([1e9, 0.1])
+    with tf.GradientTape() as tape:
+        tape.watch(surrogate)
+        out = layers.straight_through(value, surrogate)
+    np.testing.assert_array_equal(out, value)
+    np.testing.assert_array_equal(tape.gradient(out, surrogate), [1, 1])
+
+
+def test_inverse_gdn_nearly_inverts_a_gentle_gdn():
+    x = tf.random.stateless_normal([1, 8, 8, 6], [1, 2], stddev=0.1)
+    y = layers.igdn()(layers.gdn()(x))
+    assert float(tf.reduce_max(tf.abs(y - x))) < 0.01
+
+
+def test_gains_are_continuous_and_start_as_inverses():
+    gain = layers.QualityGain(3, 4.0, -1.0)
+    inverse = layers.QualityGain(3, 4.0, -1.0, inverse=True)
+    quality = tf.linspace(0.0, 1.0, 201)
+    ones = tf.ones([201, 1, 1, 3])
+    up, down = gain(ones, quality), inverse(ones, quality)
+    np.testing.assert_allclose(up * down, ones, rtol=1e-5)
+    values = up[:, 0, 0, 0].numpy()
+    np.testing.assert_allclose(values[[0, -1]], np.exp([-1.0, 1.0]), rtol=1e-5)
+    ratios = values[1:] / values[:-1]
+    assert ratios.min() > 1
+    assert ratios.max() < 1.02
+
+
+def test_residual_block_starts_as_the_identity():
+    x = tf.random.stateless_normal([1, 8, 8, 6], [1, 2])
+    np.testing.assert_array_equal(layers.Residual(6)(x), x)

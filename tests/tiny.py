@@ -1,0 +1,47 @@
+"""Architectures small enough to train and export in seconds, for every test."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+OPTIONS = {
+    "bls2017": {"n": 8},
+    "bmshj2018-factorized": {"n": 8, "m": 12},
+    "bmshj2018-hyperprior": {"n": 8, "m": 12},
+    "mbt2018-mean": {"n": 8, "m": 12},
+    "ms2020": {
+        "n": 8, "m": 12, "slices": 3, "support": 1, "h": 8, "features": [8, 8],
+        "hidden": [12, 8],
+    },
+    "tfcodec": {
+        "widths": [8, 12, 16], "blocks": [1, 1], "n": 8, "z": 4, "features": 12,
+        "hidden": 12, "slices": [4, 12],
+    },
+}  # fmt: skip
+
+
+def lmbda_of(arch):
+    """One rate for the published architectures, a range for ours."""
+    return (0.001, 0.128) if arch == "tfcodec" else (0.01, 0.01)
+
+
+def flags(arch, **settings):
+    """Settings of a `TrainConfig` for a tiny training."""
+    low, high = lmbda_of(arch)
+    rate = {"lmbda": low} if low == high else {"lmbda_min": low, "lmbda_max": high}
+    options = json.dumps(OPTIONS[arch])
+    return {
+        "arch": arch, "options": options, "patch": 64, "batch": 4, "warmup": 5,
+        **rate, **settings,
+    }  # fmt: skip
+
+
+def photograph(height, width):
+    """uint8 [height, width, 3] of a photograph that scikit-image ships."""
+    from skimage import data
+
+    pixels = data.astronaut()
+    repeats = (-(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
+    return np.ascontiguousarray(np.tile(pixels, repeats)[:height, :width])
