@@ -8,7 +8,6 @@ the bit.  The coder's tables stay constants, as TensorFlow prepares them once th
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ LICENCE = "Apache-2.0"
 STORED_FROM = 1024
 
 
-def export(model, directory, *, config=None, figures=None, name=None) -> pathlib.Path:
+def export(model, directory, architecture, options=None, record=None) -> pathlib.Path:
     """Writes `model` to `directory`, replacing what is there only when all is well.
 
     The weights of `model` are rounded to half precision on the way, so that the model
@@ -38,9 +37,9 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
     Args:
         model: a `CompressionModel`, trained, averages in place.
         directory: becomes a SavedModel directory with `card.json`.
-        config: the `TrainConfig`, for the card.
-        figures: validation figures, for the card.
-        name: the model's name; by default that of its architecture.
+        architecture: name of the builder, for the card; the model's name, too.
+        options: the builder's arguments, for the card.
+        record: how it was trained, for the card.
 
     Returns:
         `directory`.
@@ -49,7 +48,7 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
         ValueError: a convolution is not exact, or an op is not stock.
     """
     directory = pathlib.Path(directory)
-    sums = {x.name: x.freeze() for x in model.exact_layers()}
+    sums = [x.freeze() for x in model.exact_layers()]
     round_weights(model)
     tables = rans.Tables.from_rows(model.coder.table_rows())
     frozen = {
@@ -57,12 +56,11 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
         for key, (function, signature) in model.graphs(tables).items()
     }
     check_stock(frozen.values())
-    settings = dataclasses.asdict(config) if config else {}
     card = {
-        "name": name or settings.get("arch", "model"),
+        "name": architecture,
         "fingerprint": fingerprint(frozen["decode"], frozen["synthesis"]),
-        "architecture": settings.get("arch"),
-        "options": config.builder_options() if config else {},
+        "architecture": architecture,
+        "options": options or {},
         "licence": LICENCE,
         "quality": None,
         "lmbda": model.lmbda[0],
@@ -71,12 +69,11 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
         "kmac_per_pixel": model.kmac_per_pixel(),
         "exactness": {
             "convolutions": len(sums),
-            "channels": int(sum(map(len, sums.values()))),
-            "largest_sum": int(max((s.max() for s in sums.values()), default=0)),
+            "channels": int(sum(map(len, sums))),
+            "largest_sum": int(max((s.max() for s in sums), default=0)),
             "limit": EXACT_LIMIT,
         },
-        "training": settings,
-        "figures": figures or {},
+        "training": record or {},
         "made_with": {"tensorflow": tf.__version__},
     }
     if model.variable_rate:
@@ -87,16 +84,11 @@ def export(model, directory, *, config=None, figures=None, name=None) -> pathlib
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     tf.saved_model.save(module, str(part), signatures=signatures)
-    write_card(part, card)
+    (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     if directory.exists():
         shutil.rmtree(directory)
     os.replace(part, directory)
     return directory
-
-
-def write_card(directory, card):
-    text = json.dumps(card, indent=1) + "\n"
-    (pathlib.Path(directory) / "card.json").write_text(text)
 
 
 def round_weights(model):
@@ -145,20 +137,24 @@ def check_stock(functions):
 
 
 def constants(graph):
-    """Yields (tensor name, array) of the constants of a GraphDef, in order."""
+    """Yields (tensor name, array) of the numeric constants of a GraphDef."""
     for node in graph.node:
-        if node.op == "Const":
+        if node.op == "Const" and node.attr["dtype"].type != tf.string.as_datatype_enum:
             yield f"{node.name}:0", tf.make_ndarray(node.attr["value"].tensor)
 
 
 def fingerprint(*functions) -> str:
-    """SHA-256 of all the numbers in the functions, in order: what decoding needs."""
-    digest = hashlib.sha256()
-    for function in functions:
-        for _, array in constants(function.graph):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    """SHA-256 of all the numbers in the functions: what decoding depends on.
+
+    Of their own digests, sorted, as the order of a graph's nodes is an accident.
+    """
+    digests = [
+        hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        for function in functions
+        for _, array in constants(function.graph)
+    ]
+    whole = b"".join(sorted(digest.digest() for digest in digests))
+    return hashlib.sha256(whole).hexdigest()
 
 
 def compact(array: np.ndarray) -> np.ndarray:

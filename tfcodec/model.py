@@ -33,7 +33,7 @@ class CompressionModel(tf.keras.Model):
     """
 
     def __init__(self, analysis, coder, synthesis, *, channels, stride, lmbda):
-        super().__init__()
+        super().__init__(autocast=False)  # Quality and seeds keep their types.
         self.analysis, self.coder, self.synthesis = analysis, coder, synthesis
         self.channels, self.stride, self.lmbda = channels, stride, lmbda
         self.variable_rate = lmbda[0] != lmbda[1]
@@ -62,22 +62,27 @@ class CompressionModel(tf.keras.Model):
             y_hat = self.inverse_gain(y_hat, quality)
         return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
 
-    def call(self, inputs, training=False):
-        """Returns x_hat [b, h, w, 3]; adds loss and metrics.
-
-        Args:
-            inputs: dict of `image`, uint8 [b, h, w, 3]; `quality`, float32 [b], 0 to 1;
-                in training also `seed`, int32 [b, 2].
-        """
+    def evaluate_images(self, inputs, training=False):
+        """Returns (x_hat [b, h, w, 3], bpp [b], mse [b]) of `inputs`, as `call` has."""
         x = tf.cast(inputs["image"], tf.float32)
         quality = inputs["quality"]
         y = self.scaled_latents(self.analyse(x), quality)
         y_hat, bits = self.coder(y, seeds=inputs["seed"] if training else None)
         x_hat = self.synthesise(y_hat, quality)
         pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        bpp, mse = bits / pixels, losses.mse(x, x_hat)
+        return x_hat, bits / pixels, losses.mse(x, x_hat)
+
+    def call(self, inputs, training=False):
+        """Returns x_hat [b, h, w, 3]; adds loss and metrics.
+
+        Args:
+            inputs: dict of `image`, uint8 [b, h, w, 3]; `quality`, float32 [b], 0 to 1;
+                in training also `seed`, int32 [b, 2].
+            training: whether noise stands in for rounding in the rate.
+        """
+        x_hat, bpp, mse = self.evaluate_images(inputs, training)
         cost = losses.rate_distortion(
-            bpp, mse, self.lmbda_at(quality), self.variable_rate
+            bpp, mse, self.lmbda_at(inputs["quality"]), self.variable_rate
         )
         self.add_loss(tf.reduce_mean(cost))
         self.add_metric(bpp, name="bpp")

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import architectures, data
+from tfcodec import architectures, data, losses
 
 
 def setting(default, help):
@@ -55,6 +55,7 @@ class TrainConfig:
         "float32", "Of transforms; or mixed_bfloat16, mixed_float16."
     )
     replicas: int = setting(1, "Devices to train on in step; 0 for every GPU.")
+    note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(0, "Seed of initial weights, data order and noise.")
     log_steps: int = setting(100, "Steps between entries in the log and TensorBoard.")
     validate_steps: int = setting(1000, "Steps between validations.")
@@ -90,7 +91,11 @@ class TrainConfig:
 
 
 # What may differ when a training resumes: it changes nothing that has been.
-MAY_CHANGE = {"steps", "log_steps", "validate_steps", "checkpoint_minutes", "replicas"}
+MAY_CHANGE = {
+    "steps", "replicas", "note", "log_steps", "validate_steps", "checkpoint_minutes"
+}  # fmt: skip
+# What a model card leaves out, as it says more of a computer than of a model.
+PRIVATE = {"images", "validation", "data_dir", "note"}
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -151,7 +156,8 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
     if path.exists():
         old = json.loads(path.read_text())
         new = dataclasses.asdict(config)
-        changed = [k for k in new if old.get(k) != new[k] and k not in MAY_CHANGE]
+        changed = [k for k in new if k in old and old[k] != new[k]]
+        changed = [k for k in changed if k not in MAY_CHANGE]
         if changed:
             raise ValueError(
                 f"{directory} is a training with other settings: "
@@ -200,11 +206,11 @@ def strategy_for(replicas: int):
 class Progress(tf.keras.callbacks.Callback):
     """Logs, checkpoints, validates; stops at a loss that is not finite."""
 
-    def __init__(self, config, directory, manager, validation):
+    def __init__(self, config, directory, manager, validation, seconds):
         super().__init__()
         self.config, self.manager, self.validation = config, manager, validation
         self.logs = tf.summary.create_file_writer(str(directory / "logs"))
-        self.best = None
+        self.seconds = seconds
 
     def on_train_begin(self, logs=None):
         self.step = int(inner_optimizer(self.model).iterations)
@@ -241,8 +247,9 @@ class Progress(tf.keras.callbacks.Callback):
                     f"step {self.step}: {variable.name} is not finite; the last good "
                     f"state is {self.manager.latest_checkpoint or 'the start'}"
                 )
-        self.manager.save(self.step)
+        self.seconds.assign_add(time.time() - self.saved)
         self.saved = time.time()
+        self.manager.save(self.step)
 
     def status(self):
         done = self.step - self.first
@@ -350,7 +357,7 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         logging.info("resumed from %s", manager.latest_checkpoint)
     step = int(inner_optimizer(model).iterations)
     if step < config.steps:
-        progress = Progress(config, directory, manager, validation)
+        progress = Progress(config, directory, manager, validation, seconds)
         model.fit(
             training(step * config.batch),
             steps_per_epoch=config.steps - step,
@@ -360,4 +367,34 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     inner_optimizer(model).swap_averages(model.trainable_variables)
     from tfcodec import export
 
-    return export.export(model, directory / "model", config=config)
+    settings = dataclasses.asdict(config).items()
+    record = {
+        "note": config.note,
+        "settings": {k: v for k, v in settings if k not in PRIVATE},
+        "steps": int(inner_optimizer(model).iterations),
+        "hours": round(float(seconds) / 3600, 2),
+        "figures": validation_figures(model, validation),
+    }
+    options = config.builder_options()
+    return export.export(model, directory / "model", config.arch, options, record)
+
+
+def validation_figures(model, validation) -> list[dict]:
+    """Returns mean estimated bpp and PSNR on the validation crops, by quality."""
+    function = tf.function(model.evaluate_images, reduce_retracing=True)
+    bpps, psnrs = [], []
+    for batch in validation:
+        _, bpp, mse = function(batch)
+        bpps.append(bpp.numpy())
+        psnrs.append(losses.psnr(mse).numpy())
+    rows = zip(data.VALIDATION_QUALITIES, np.mean(bpps, 0), np.mean(psnrs, 0))
+    if not model.variable_rate:
+        rows = list(rows)[:1]
+    return [
+        {
+            "quality": round(100 * quality) if model.variable_rate else None,
+            "bpp": round(float(bpp), 4),
+            "psnr": round(float(psnr), 3),
+        }
+        for quality, bpp, psnr in rows
+    ]

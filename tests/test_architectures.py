@@ -1,0 +1,162 @@
+"""Properties that every architecture has: trained for a moment, exported, used."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+from tests import tiny
+from tfcodec import architectures, bitstream, codec, export, registry, training
+from tfcodec.quality import fraction
+
+
+def batch_of(count=4, side=64, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = tiny.photograph(512, 512)
+    corners = rng.integers(0, 512 - side, [count, 2])
+    return {
+        "image": np.stack([pixels[r : r + side, c : c + side] for r, c in corners]),
+        "quality": rng.uniform(0, 1, count).astype(np.float32),
+        "seed": rng.integers(0, 2**31, [count, 2]).astype(np.int32),
+    }
+
+
+@pytest.fixture(scope="module", params=list(tiny.OPTIONS))
+def trained(request, tmp_path_factory):
+    """(model, exported directory, losses) of an architecture."""
+    arch = request.param
+    config = training.TrainConfig(**tiny.flags(arch, images="-", steps=120))
+    model = training.build(config)
+    dataset = tf.data.Dataset.range(120).map(
+        lambda i: {
+            k: tf.ensure_shape(v, s)
+            for (k, s), v in zip(
+                (("image", [4, 64, 64, 3]), ("quality", [4]), ("seed", [4, 2])),
+                tf.numpy_function(
+                    lambda n: tuple(batch_of(seed=n).values()),
+                    [i],
+                    [tf.uint8, tf.float32, tf.int32],
+                ),
+            )
+        }
+    )
+    losses = []
+
+    class Losses(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, step, logs=None):
+            losses.append(logs["loss"])
+            self.model.reset_metrics()
+
+    model.fit(dataset, verbose=0, callbacks=[Losses()])
+    directory = tmp_path_factory.mktemp(arch) / "model"
+    export.export(model, directory, arch, config.builder_options())
+    return model, directory, losses
+
+
+def forward(model, image, level):
+    """The forward pass of the trained model, as pixels and as bits."""
+    stride = model.stride
+    height, width = (-(-x // stride) * stride for x in image.shape[:2])
+    padding = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
+    padded = np.pad(image, padding, mode="edge")
+    quality = np.float32([fraction(level)])
+    x_hat, bpp, _ = model.evaluate_images({"image": padded[None], "quality": quality})
+    pixels = tf.cast(tf.clip_by_value(tf.round(x_hat[0]), 0, 255), tf.uint8).numpy()
+    return pixels[: image.shape[0], : image.shape[1]], float(bpp[0]) * height * width
+
+
+def test_training_lowers_the_loss(trained):
+    _, _, losses = trained
+    assert len(losses) == 120
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+@pytest.mark.parametrize("size", [(64, 128), (1, 1), (37, 101), (200, 3)])
+@pytest.mark.parametrize("level", [0, 63.21, 100])
+def test_decompressed_image_is_the_forward_pass(trained, size, level):
+    model, directory, _ = trained
+    image = tiny.photograph(*size)
+    data = codec.compress(image, level, directory)
+    decoded = codec.decompress(data, directory)
+    expected, _ = forward(model, image, level)
+    assert decoded.shape == image.shape
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_file_is_as_long_as_the_model_says(trained):
+    model, directory, _ = trained
+    image = tiny.photograph(512, 512)
+    _, bits = forward(model, image, 30)
+    # Lanes, header and escapes weigh more in so small a file than in a photograph's.
+    size = len(codec.compress(image, 30, directory))
+    assert bits / 8 < size < 1.02 * bits / 8 + 100
+
+
+def test_card_tells_what_the_model_is(trained):
+    model, directory, _ = trained
+    card = json.loads((directory / "card.json").read_text())
+    found = registry.Model.at(directory)
+    assert found.stride == model.stride
+    assert found.single_rate != model.variable_rate
+    assert len(bytes.fromhex(card["fingerprint"])) == 32
+    assert card["exactness"]["largest_sum"] < 2**24
+    assert card["exactness"]["convolutions"] == len(model.exact_layers())
+    assert set(card["kmac_per_pixel"]) >= {"analysis", "synthesis", "coder"}
+
+
+def test_fingerprint_follows_the_weights(trained, tmp_path):
+    model, directory, _ = trained
+    first = registry.Model.at(directory)
+    again = export.export(model, tmp_path / "again", first.name)
+    assert registry.Model.at(again).fingerprint == first.fingerprint
+    kernel = model.synthesis.trainable_variables[0]
+    before = kernel.numpy()
+    kernel.assign_add(tf.ones_like(kernel))
+    other = export.export(model, tmp_path / "other", first.name)
+    kernel.assign(before)
+    assert registry.Model.at(other).fingerprint != first.fingerprint
+
+
+def test_damaged_payload_is_refused(trained):
+    _, directory, _ = trained
+    image = tiny.photograph(64, 64)
+    header, (chunk,) = bitstream.unpack(codec.compress(image, 50, directory))
+    for payload in (b"", chunk.data[:-2], chunk.data + b"\0\0", b"\xff" * 99):
+        forged = bitstream.pack(header, [bitstream.Chunk(chunk.type, payload)])
+        with pytest.raises(bitstream.CorruptStream):
+            codec.decompress(forged, directory)
+
+
+def test_exported_model_runs_without_keras_and_tfc(trained, tmp_path):
+    """A file made here decodes in a process that cannot import either."""
+    _, directory, _ = trained
+    image = tiny.photograph(70, 90)
+    data = codec.compress(image, 50, directory)
+    (tmp_path / "a.tfc").write_bytes(data)
+    np.save(tmp_path / "a.npy", codec.decompress(data, directory))
+    script = f"""
+import pathlib, sys
+sys.modules["tensorflow_compression"] = sys.modules["keras"] = None
+import numpy as np, tfcodec
+folder = pathlib.Path({str(tmp_path)!r})
+decoded = tfcodec.decompress((folder / "a.tfc").read_bytes(), {str(directory)!r})
+np.testing.assert_array_equal(decoded, np.load(folder / "a.npy"))
+"""
+    root = pathlib.Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+def test_unknown_names_and_options_are_explained():
+    with pytest.raises(ValueError, match="there are bls2017"):
+        architectures.build("bls2018", (0.01, 0.01))
+    with pytest.raises(ValueError, match="width"):
+        architectures.build("bls2017", (0.01, 0.01), width=8)

@@ -1,0 +1,238 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+from PIL import Image
+
+from tests import tiny
+from tfcodec import codec, export, registry, training
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    pixels = tiny.photograph(200, 256)
+    for number in range(8):
+        Image.fromarray(np.roll(pixels, 32 * number, 1)).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def config_of(images, arch="tfcodec", **settings):
+    settings = {"log_steps": 5, "validate_steps": 20, **settings}
+    return training.TrainConfig(**tiny.flags(arch, images=images, **settings))
+
+
+def command(config, run):
+    flags = {k: v for k, v in vars(config).items() if v != ""}
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    return [sys.executable, str(ROOT / "train.py"), f"--run={run}", *arguments]
+
+
+def state_of(config, run):
+    """All variables of the last checkpoint: weights, optimizer, averages."""
+    model = training.build(config)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    path = tf.train.latest_checkpoint(str(run / "checkpoints"))
+    checkpoint.restore(path).assert_existing_objects_matched()
+    return [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
+
+
+def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
+    config = config_of(images, steps=40, checkpoint_minutes=0.0)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run in (whole, halves):
+        process = subprocess.Popen(
+            command(config, run), env=environment, stderr=subprocess.PIPE, text=True
+        )
+        killed = False
+        for line in process.stderr:
+            if run is halves and "step 20 of" in line and not killed:
+                process.send_signal(signal.SIGKILL)
+                killed = True
+        assert process.wait() == (-signal.SIGKILL if killed else 0)
+    assert not (halves / "model").exists()
+    done = subprocess.run(
+        command(config, halves), env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resumed from" in done.stderr
+    for a, b in zip(state_of(config, whole), state_of(config, halves)):
+        np.testing.assert_array_equal(a, b)
+    assert (
+        registry.Model.at(whole / "model").fingerprint
+        == registry.Model.at(halves / "model").fingerprint
+    )
+
+
+REPLICAS = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tests import test_training
+from tfcodec import training
+states = []
+for replicas in (1, 2):
+    config = test_training.config_of(
+        sys.argv[1], steps=1, replicas=replicas, warmup=0, clip=float(sys.argv[2]))
+    strategy = training.strategy_for(replicas)
+    with strategy.scope():
+        model = training.build(config)
+    assert strategy.num_replicas_in_sync == replicas
+    data, _ = training.datasets(config)
+    model.fit(data(0), steps_per_epoch=1, verbose=0)
+    # Averages and moments: the first moment is a tenth of the gradient, as clipped.
+    states.append([v.numpy() for v in model.optimizer.variables])
+assert len(states[0]) > 100
+for one, two in zip(*states):
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
+"""
+
+
+@pytest.mark.parametrize("clip", ["1.0", "1e9"])
+def test_step_on_two_replicas_is_the_step_on_one(images, clip):
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS, images, clip],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp_path):
+    good = config_of(images, steps=5, checkpoint_minutes=0.0)
+    training.train(good, tmp_path)
+    before = state_of(good, tmp_path)
+
+    class Bad(training.Schedule):
+        def __call__(self, step):
+            return super().__call__(step) * 1e30
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Schedule", Bad)
+        longer = config_of(images, steps=50, checkpoint_minutes=0.0)
+        with pytest.raises(FloatingPointError, match="last good state"):
+            training.train(longer, tmp_path)
+    assert all(np.all(np.isfinite(v)) for v in state_of(longer, tmp_path))
+    for a, b in zip(before, state_of(good, tmp_path)):
+        assert a.shape == b.shape
+
+
+def test_run_directory_tells_all_and_refuses_other_settings(images, tmp_path):
+    config = config_of(images, steps=20)
+    exported = training.train(config, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == vars(config)
+    card = registry.Model.at(exported).card
+    assert card["training"]["steps"] == 20
+    assert [row["quality"] for row in card["training"]["figures"]] == [
+        10, 30, 50, 70, 90
+    ]  # fmt: skip
+    image = tiny.photograph(80, 90)
+    data = codec.compress(image, 50, exported)
+    assert codec.decompress(data, exported).shape == image.shape
+    other = config_of(images, steps=20, learning_rate=0.5)
+    with pytest.raises(ValueError, match="learning_rate=0.001, not 0.5"):
+        training.train(other, tmp_path)
+
+
+def test_tensorboard_gets_scalars_and_images(images, tmp_path):
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    training.train(config_of(images, steps=20), tmp_path)
+    tags = {
+        value.tag
+        for file in (tmp_path / "logs").iterdir()
+        for event in summary_iterator(str(file))
+        for value in event.summary.value
+    }
+    assert {
+        "loss/train", "bpp/train", "psnr/train", "learning_rate",
+        "loss/validation", "bpp/validation", "psnr/validation", "reconstruction/0",
+    } <= tags  # fmt: skip
+
+
+def test_averages_follow_the_weights(images):
+    model = training.build(config_of(images, learning_rate=1e-2))
+    data, _ = training.datasets(config_of(images))
+    variables = model.trainable_variables
+    start = [v.numpy() for v in variables]
+    model.fit(data(0), steps_per_epoch=20, verbose=0)
+    end = [v.numpy() for v in variables]
+    training.inner_optimizer(model).swap_averages(variables)
+    averages = [v.numpy() for v in variables]
+    moved = sum(np.abs(a - b).sum() for a, b in zip(start, end))
+    behind = sum(np.abs(a - b).sum() for a, b in zip(averages, end))
+    assert 0 < behind < 0.8 * moved
+    training.inner_optimizer(model).swap_averages(variables)
+    for a, b in zip(variables, end):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_exports(images, tmp_path, precision):
+    exported = training.train(
+        config_of(images, arch="mbt2018-mean", steps=6, precision=precision), tmp_path
+    )
+    image = tiny.photograph(64, 64)
+    assert codec.decompress(codec.compress(image, 50, exported), exported).any()
+
+
+def test_schedule_warms_up_holds_and_falls():
+    schedule = training.Schedule(1.0, 10, 0.5, 100)
+    rates = np.array([float(schedule(step)) for step in range(101)])
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:50] == pytest.approx(1.0)
+    assert np.all(np.diff(rates[50:]) < 0)
+    assert rates[100] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"images": ""}, "--images or --dataset"),
+        ({"patch": 100}, "multiple of 64"),
+        ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
+        ({"options": "n=3"}, "JSON object"),
+        ({"steps": 0}, "--steps"),
+        ({"images": "/no/such/folder"}, "no .jpg"),
+        ({"replicas": 99}, "99"),
+    ],
+)
+def test_bad_settings_are_explained(images, tmp_path, settings, words):
+    config = config_of(images).__class__(**{**vars(config_of(images)), **settings})
+    with pytest.raises(ValueError, match=words):
+        training.train(config, tmp_path)
+
+
+def test_export_refuses_ops_that_a_stock_server_lacks(images, monkeypatch):
+    import tensorflow_compression as tfc
+
+    model = training.build(config_of(images))
+    graphs = model.graphs
+
+    def with_foreign(tables):
+        def coded(string):
+            handle = tfc.create_range_decoder(string[None], tf.constant([-12, 0, 4096]))
+            return {"a": tf.strings.as_string(tf.zeros([1])), "b": handle}
+
+        return {**graphs(tables), "bad": (coded, [tf.TensorSpec([], tf.string, "s")])}
+
+    monkeypatch.setattr(model, "graphs", with_foreign)
+    with pytest.raises(ValueError, match="CreateRangeDecoder"):
+        export.export(model, "unused", "tfcodec")
