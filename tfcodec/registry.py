@@ -32,7 +32,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="",
+        fingerprint="19ce89790f17309d",
         licence="Apache-2.0",
         description="photographs, every quality from one set of weights",
     ),

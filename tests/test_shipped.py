@@ -1,0 +1,112 @@
+"""The model that ships: on a photograph that no training saw."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("tensorflow")
+
+import tfcodec
+from tfcodec import metrics, registry
+
+if not registry.models():
+    pytest.skip("no shipped model in this checkout", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    with Image.open(pathlib.Path(__file__).parent / "photograph.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def curve(photograph):
+    """(quality, bytes, PSNR) over all qualities."""
+    rows = []
+    for quality in (0, 10, 25, 40, 50, 60, 75, 90, 100):
+        data = tfcodec.compress(photograph, quality)
+        rows.append(
+            (quality, len(data), metrics.psnr(photograph, tfcodec.decompress(data)))
+        )
+    return np.array(rows)
+
+
+def test_more_quality_is_more_bytes_and_more_psnr(curve):
+    assert np.all(np.diff(curve[:, 1]) > 0)
+    assert np.all(np.diff(curve[:, 2]) > 0)
+
+
+def test_a_hundredth_of_quality_is_a_step_of_its_own(photograph):
+    sizes = [len(tfcodec.compress(photograph, q)) for q in (50, 50.4, 50.8)]
+    assert sizes[0] < sizes[1] < sizes[2] < 1.05 * sizes[0]
+
+
+def test_better_than_jpeg_at_any_size_from_a_fifth_to_one_bit_per_pixel(
+    photograph, curve
+):
+    jpeg = []
+    for quality in range(4, 90, 3):
+        file = io.BytesIO()
+        image = Image.fromarray(photograph)
+        image.save(file, "JPEG", quality=quality, optimize=True)
+        with Image.open(file) as back:
+            jpeg.append(
+                (len(file.getvalue()), metrics.psnr(photograph, np.asarray(back)))
+            )
+    sizes, psnrs = np.array(jpeg).T
+    pixels = photograph.shape[0] * photograph.shape[1]
+    inside = [row for row in curve if 0.2 < row[1] * 8 / pixels < 1.0]
+    assert len(inside) >= 3
+    for _, size, psnr in inside:
+        assert psnr > np.interp(np.log(size), np.log(sizes), psnrs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (65, 3), (127, 129)])
+def test_any_size_comes_back_at_its_size(photograph, size):
+    image = photograph[: size[0], : size[1]]
+    back = tfcodec.decompress(tfcodec.compress(image, 90))
+    assert back.shape == image.shape
+    assert metrics.psnr(image, back) > 20
+
+
+def test_files_are_the_same_every_time(photograph):
+    assert tfcodec.compress(photograph, 37) == tfcodec.compress(photograph, 37)
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (np.zeros([8, 8, 3], np.float32), TypeError),
+        (np.zeros([8, 8], np.uint8), ValueError),
+        (np.zeros([8, 8, 4], np.uint8), ValueError),
+        (np.zeros([0, 8, 3], np.uint8), ValueError),
+    ],
+)
+def test_what_is_no_image_is_refused(image, error):
+    with pytest.raises(error):
+        tfcodec.compress(image)
+
+
+@pytest.mark.parametrize("quality", [-1, 101, float("nan"), "high"])
+def test_what_is_no_quality_is_refused(photograph, quality):
+    with pytest.raises(ValueError, match="quality"):
+        tfcodec.compress(photograph, quality)
+
+
+def test_flipped_bits_are_refused(photograph):
+    data = bytearray(tfcodec.compress(photograph[:64, :64], 20))
+    for position in range(0, len(data), 7):
+        data[position] ^= 1 << position % 8
+        with pytest.raises(tfcodec.StreamError):
+            tfcodec.decompress(bytes(data))
+        data[position] ^= 1 << position % 8
+
+
+def test_read_only_and_strided_arrays_are_taken(photograph):
+    view = photograph[::2, ::-2]
+    view.flags.writeable = False
+    contiguous = np.ascontiguousarray(view)
+    assert tfcodec.compress(view, 50) == tfcodec.compress(contiguous, 50)
