@@ -105,3 +105,23 @@ def test_gains_are_continuous_and_start_as_inverses():
 def test_residual_block_starts_as_the_identity():
     x = tf.random.stateless_normal([1, 8, 8, 6], [1, 2])
     np.testing.assert_array_equal(layers.Residual(6)(x), x)
+
+
+def test_cosines_are_orthonormal_and_begin_with_the_mean():
+    kernel = layers.cosines([16, 16, 3, 768]).numpy().reshape(768, 768)
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(768), atol=1e-5)
+    np.testing.assert_allclose(kernel[:, 0], 1 / np.sqrt(768), rtol=1e-5)
+
+
+def test_linear_path_starts_as_a_transform_and_its_inverse():
+    from tfcodec import architectures
+
+    model = architectures.build(
+        "tfcodec", (0.001, 0.1), widths=[8, 8, 192], slices=[192]
+    )
+    ramp = np.linspace(0, 255, 64)[:, None, None] + np.zeros([64, 64, 3])
+    image = tf.constant(ramp[None], tf.float32)
+    quality = tf.ones([1])
+    y = model.scaled_latents(model.analyse(image), quality)
+    back = model.synthesise(y, quality)
+    assert float(tf.reduce_mean(tf.abs(back - image))) < 3

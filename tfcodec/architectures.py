@@ -83,7 +83,7 @@ def tfcodec(
     lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, features=192, hidden=128,
     slices=(32, 32, 64, 128),
 ):  # fmt: skip
-    """Ours: cheap at high resolution, mean-scale hyperprior, four channel slices.
+    """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.
 
     Args:
         lmbda: (lowest, highest); a range makes one model for every quality.

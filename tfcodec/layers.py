@@ -83,6 +83,38 @@ class Residual(tf.keras.layers.Layer):
         return x + self.branch(x)
 
 
+class Sum(tf.keras.layers.Layer):
+    """Adds what several networks make of one input."""
+
+    def __init__(self, *branches, **kwargs):
+        super().__init__(**kwargs)
+        self.branches = list(branches)
+
+    def call(self, x):
+        return tf.add_n([branch(x) for branch in self.branches])
+
+
+def cosines(shape, dtype=None):
+    """Initial kernel [side, side, 3, n]: an orthonormal cosine transform of blocks.
+
+    Of luma and two differences of colour, the n lowest frequencies in order, those of
+    colour counted as three times as high.
+    """
+    side, _, _, n = shape
+    k, x = np.arange(side)[:, None], np.arange(side) + 0.5
+    basis = np.cos(np.pi * k * x / side) * np.sqrt(np.where(k > 0, 2, 1) / side)
+    colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
+    colours = colours / np.linalg.norm(colours, axis=1, keepdims=True)
+    order = sorted(
+        ((1 + u + v) * (3 if c else 1), c, u, v)
+        for c in range(3) for u in range(side) for v in range(side)
+    )[:n]  # fmt: skip
+    kernels = [
+        np.einsum("a,b,c->abc", basis[u], basis[v], colours[c]) for _, c, u, v in order
+    ]
+    return tf.constant(np.stack(kernels, -1), dtype or tf.float32)
+
+
 class QualityGain(tf.keras.layers.Layer):
     """Multiplies each channel by a gain that depends on quality, continuously.
 
