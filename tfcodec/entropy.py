@@ -163,22 +163,57 @@ def flat_int(value):
     return tf.cast(tf.reshape(value, [-1]), tf.int32)
 
 
-class Factorized(tf.keras.layers.Layer):
+class Coder(tf.keras.layers.Layer):
+    """What every coder has: rate, write and read, each an action on its one walk.
+
+    A subclass gives `encoder_inputs`, `walk`, `side_coder` and `table_rows`.
+    """
+
+    stride = 1  # of the side latents against y
+
+    def refine(self, y, features):
+        """Returns y_hat [b, h, w, c], what the synthesis takes; y in sixteenths."""
+        return y / UNIT
+
+    def call(self, y, seeds=None):
+        """Returns (y_hat, bits [b]) of y; with `seeds`, as in training."""
+        action = Estimate(self.side_coder, *self.encoder_inputs(y), seeds)
+        y_hat = self.refine(*self.walk(action))
+        return y_hat, action.bits
+
+    def compress(self, y, tables):
+        """Codes y [1, h, w, c]; returns a string. `tables` is a `rans.Tables`."""
+        writer = rans.Writer(tables)
+        self.walk(Write(self.side_coder, writer, *self.encoder_inputs(y)))
+        return writer.finish()
+
+    def decompress(self, string, height, width, tables):
+        """Returns (y in sixteenths, features, whether the string was sound).
+
+        Height and width are those of y.
+        """
+        reader = rans.Reader(tables, string)
+        side = self.side_coder
+        shape = [1, height // self.stride, width // self.stride, side.channels]
+        y, features = self.walk(Read(side, reader, tf.stack(shape)))
+        return y, features, reader.finish()
+
+
+class Factorized(Coder):
     """A learned distribution per channel: the whole coder, or the side part of one.
 
     Balle, Laparra, Simoncelli 2017, arXiv:1611.01704, with the densities of Balle et
     al. 2018, arXiv:1802.01436, section 6.1.
     """
 
-    stride = 1
-
     def __init__(self, channels: int, limit: int = LATENT_MAX, **kwargs):
         super().__init__(dtype=tf.float32, **kwargs)
         self.channels, self.limit = channels, limit
         self.prior = tfc.NoisyDeepFactorized(batch_shape=[channels])
 
-    def side_rows(self, shape):
-        return tf.reshape(tf.broadcast_to(tf.range(self.channels), shape), [-1])
+    @property
+    def side_coder(self):
+        return self
 
     def encoder_inputs(self, y):
         """Returns the side latents and the slices, which the encoder alone knows."""
@@ -188,33 +223,13 @@ class Factorized(tf.keras.layers.Layer):
         """Visits the latents; returns y in sixteenths, and features (here none)."""
         return code.side() * UNIT, None
 
-    def refine(self, y, features):
-        """Returns y_hat [b, h, w, c], what the synthesis takes."""
-        return y / UNIT
+    def side_rows(self, shape):
+        """Rows of the tables, one per channel, for latents of `shape`, flat."""
+        return tf.reshape(tf.broadcast_to(tf.range(self.channels), shape), [-1])
 
-    def call(self, y, seeds=None):
-        """Returns (y_hat, bits [b]) of y; with `seeds`, as in training."""
-        action = Estimate(self.side_coder, *self.encoder_inputs(y), seeds)
-        y_hat = self.refine(*self.walk(action))
-        return y_hat, action.bits
-
-    @property
-    def side_coder(self):
-        return self
-
-    def compress(self, y, tables):
-        """Codes y [1, h, w, c]; returns a string. `tables` is a `rans.Tables`."""
-        writer = rans.Writer(tables)
-        self.walk(Write(self.side_coder, writer, *self.encoder_inputs(y)))
-        return writer.finish()
-
-    def decompress(self, string, height, width, tables):
-        """Returns (y in sixteenths, features, whether the string was sound)."""
-        reader = rans.Reader(tables, string)
-        side = self.side_coder
-        shape = [1, height // self.stride, width // self.stride, side.channels]
-        y, features = self.walk(Read(side, reader, tf.stack(shape)))
-        return y, features, reader.finish()
+    def scale_rows(self, index):
+        """Rows of the tables for the normal distributions of `index`."""
+        return tf.cast(index, tf.int32) + self.channels
 
     def table_rows(self):
         """Returns the quantised tables, as `rans.Tables.from_rows` takes them."""
@@ -224,12 +239,8 @@ class Factorized(tf.keras.layers.Layer):
         )  # fmt: skip
         return rows_of(model)
 
-    def scale_rows(self, index):
-        """Rows of the tables for the normal distributions of `index`."""
-        return tf.cast(index, tf.int32) + self.channels
 
-
-class Conditional(Factorized):
+class Conditional(Coder):
     """Codes y slice by slice; z and the slices before give each slice's distribution.
 
     One slice and no means: the scale hyperprior of Balle et al. 2018, arXiv:1802.01436.
@@ -252,7 +263,7 @@ class Conditional(Factorized):
         self, hyper_analysis, hyper_synthesis, z_channels, slices, slice_nets,
         residual_nets=(), support=None, magnitudes=False, **kwargs,
     ):  # fmt: skip
-        tf.keras.layers.Layer.__init__(self, dtype=tf.float32, **kwargs)
+        super().__init__(dtype=tf.float32, **kwargs)
         self.z_coder = Factorized(z_channels, Z_MAX, name="z")
         self.hyper_analysis = hyper_analysis
         self.hyper_synthesis = hyper_synthesis
