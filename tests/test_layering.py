@@ -19,7 +19,8 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    bitstream tiling quality metrics rans registry codec pillow_plugin cli
+    bitstream tiling quality classical metrics rans registry codec evaluation
+    pillow_plugin cli
 """.split()
 
 # What answers before there are pixels to code.
