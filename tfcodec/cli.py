@@ -157,6 +157,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
     )
     command.add_argument(
+        "--report",
+        metavar="OUT.html",
+        type=pathlib.Path,
+        help="write a page of plots, tables and images side by side",
+    )
+    command.add_argument(
+        "--pictures",
+        metavar="N",
+        type=int,
+        default=3,
+        help="images to show in the report, the first N (default: %(default)s)",
+    )
+    command.add_argument(
         "--published",
         action="store_true",
         help="compare with published curves too; the images must be the Kodak set",
@@ -302,13 +315,14 @@ def models(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
-    from tfcodec import evaluation
+    from tfcodec import evaluation, report
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = evaluation.contestants(names)
     paths = evaluation.find_images(args.images)
-    if args.json:
-        check_output(args.json, args)
+    for output in (args.json, args.report):
+        if output:
+            check_output(output, args)
     for reason in missing:
         print(f"missing: {reason}", file=sys.stderr)
     known = []
@@ -328,6 +342,9 @@ def eval_(args: argparse.Namespace) -> None:
 
     with quiet_tensorflow():
         rows = evaluation.evaluate(paths, codecs, read_image, args.cache, progress)
+        if args.report:
+            chosen = paths[: max(0, args.pictures)]
+            pictures = report.pictures(chosen, codecs, read_image)
     means = evaluation.means(rows)
     curves = evaluation.curves(means, known)
     pairs = evaluation.pairs(curves) + evaluation.pairs(curves, "ms_ssim_db")
@@ -335,6 +352,9 @@ def eval_(args: argparse.Namespace) -> None:
     if args.json:
         with new_file(args.json) as file:
             file.write(json.dumps(found, indent=1, allow_nan=False).encode())
+    if args.report:
+        with new_file(args.report) as file:
+            file.write(report.page(found, curves, pictures).encode())
     print(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n")
     print(evaluation.table(means))
     for figure, name in (("psnr", "PSNR"), ("ms_ssim_db", "MS-SSIM")):
