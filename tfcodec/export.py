@@ -48,8 +48,8 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         ValueError: a convolution is not exact, or an op is not stock.
     """
     directory = pathlib.Path(directory)
-    sums = [x.freeze() for x in model.exact_layers()]
     round_weights(model)
+    sums = [x.freeze() for x in model.exact_layers()]
     tables = rans.Tables.from_rows(model.coder.table_rows())
     frozen = {
         key: Frozen(function, signature)

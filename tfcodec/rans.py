@@ -18,14 +18,13 @@ segment may depend on the values of the segments before it:
 
 The payload is a string of little-endian 16-bit units:
 
-    lanes (1) | escapes (2) | final states (2 per lane) | words | escapes (1 each)
+    lanes (1) | escapes (2) | states (2 per lane) | words | large escapes | escapes
 
-where a two-unit number has its low half first. Symbol i of a segment belongs to lane
-i % lanes, at step i // lanes. The decoder visits steps in order, and after each step
-the lanes whose state fell below 2^16 take the next words, in ascending order of lanes.
-
-The reader accepts what the writer would have written and nothing else. That is no
-checksum: a damaged payload may be that of another message, so a container needs one.
+where a two-unit number has its low half first. An escape is one byte, the last one
+padded to a unit with zero; 255 stands for the next large escape, of one unit. Symbol i
+of a segment belongs to lane i % lanes, at step i // lanes. The decoder visits steps in
+order, and after each step the lanes whose state fell below 2^16 take the next words, in
+ascending order of lanes.
 """
 
 from collections.abc import Sequence
@@ -36,9 +35,9 @@ import tensorflow as tf
 
 PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
 MAX_LANES = 1024
-# A lane costs about 3 bytes (its final state, less what that state holds). At 2 bits
-# per symbol, 3072 symbols take 768 bytes, so lanes add at most 0.4 %.
-SYMBOLS_PER_LANE = 3072
+# A lane costs about 3 bytes (its final state, less what that state holds). At 1 bit per
+# symbol, 8192 symbols take 1024 bytes, so lanes add at most 0.3 %.
+SYMBOLS_PER_LANE = 8192
 # With |offset| up to this, every value in [-8192, 8191] survives, in any row.
 MAX_OFFSET = 16384
 
@@ -46,6 +45,7 @@ _TOTAL = 1 << PRECISION
 _LOWEST = 1 << 16  # least state: where an encoder starts and a decoder ends
 _MAX_EXCESS = (1 << 15) - 1  # zigzagged, it still fits 16 bits
 _MAX_VALUE = 1 << 17  # beyond any value that a row can represent
+_LARGE = 255  # the byte of an escape that has a unit of its own
 _HEADER = 3  # units before the final states
 # Steps per loop iteration. Running an operation costs more than its arithmetic when
 # lanes are few: against one step per iteration, four are 1.6 times as fast at 32 lanes.
@@ -163,7 +163,10 @@ class Writer:
             header = [lanes, *_halves(tf.size(escapes))]
             states = tf.reshape(tf.stack(_halves(states), axis=1), [-1])
             coded = tf.cast(tf.concat([states, words], 0), tf.int32)
-            return _to_string(tf.concat([header, coded, escapes], 0))
+            large = tf.boolean_mask(escapes, escapes >= _LARGE)
+            small = tf.reshape(_pad(tf.minimum(escapes, _LARGE), 2, 0), [-1, 2])
+            small = small[:, 0] + tf.bitwise.left_shift(small[:, 1], 8)
+            return _to_string(tf.concat([header, coded, large, small], 0))
 
 
 class Reader:
@@ -196,10 +199,31 @@ class Reader:
             ok &= tf.reduce_all(states >= _LOWEST)
 
             escapes = _join(units[1:_HEADER])
-            well = escapes <= tf.cast(left, tf.int64)
+            well = (escapes + 1) // 2 <= tf.cast(left, tf.int64)
             escapes = tf.cast(tf.where(well, escapes, 0), tf.int32)
             ok &= well
-            self._words, self._escapes = tf.split(rest, [left - escapes, escapes])
+            left -= (escapes + 1) // 2
+            small = rest[left:]
+            small = tf.stack(
+                [tf.bitwise.bitwise_and(small, 0xFF), tf.bitwise.right_shift(small, 8)],
+                axis=1,
+            )
+            small = tf.reshape(small, [-1])
+            ok &= tf.reduce_all(small[escapes:] == 0)
+            small = small[:escapes]
+
+            large = small == _LARGE
+            count = tf.math.count_nonzero(large, dtype=tf.int32)
+            well = count <= left
+            ok &= well
+            left -= tf.where(well, count, 0)
+            # With one more, so that there is one to take when there should be.
+            values = tf.concat([rest[left:][:count], [_LARGE]], 0)
+            ok &= tf.reduce_all(values >= _LARGE)
+            order = tf.cumsum(tf.cast(large, tf.int32), exclusive=True)
+            order = tf.minimum(order, tf.size(values) - 1)
+            self._escapes = tf.where(large, tf.gather(values, order), small)
+            self._words = rest[:left]
 
             self._lanes = lanes
             self._states = tf.maximum(states, _LOWEST)

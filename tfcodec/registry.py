@@ -32,7 +32,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="19ce89790f17309d",
+        fingerprint="b68753faa84f6a6d",
         licence="Apache-2.0",
         description="photographs, every quality from one set of weights",
     ),
