@@ -14,12 +14,13 @@ TABLE = """
     bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
     registry codec
-    data export training evaluation pillow_plugin cli
+    data export training evaluation report pillow_plugin cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    bitstream tiling quality metrics rans registry codec pillow_plugin cli
+    bitstream tiling quality classical metrics rans registry codec evaluation
+    report pillow_plugin cli
 """.split()
 
 # What answers before there are pixels to code.

@@ -127,6 +127,56 @@ def test_bd_rate_is_scipys():
         assert metrics.bd_rate(*curves) == pytest.approx(expected, rel=1e-9)
 
 
+def test_bd_of_a_published_example():
+    # The example of the README of FAU-LMS/bjontegaard (two presets of libx265); the
+    # values are what that package, 1.3.0, gives for method="pchip", which it says
+    # agrees with the JCT-VC spreadsheet.
+    a = [9487.76, 4593.60, 2486.44, 1358.24], [40.037, 38.615, 36.845, 34.851]
+    b = [9787.80, 4469.00, 2451.52, 1356.24], [40.121, 38.651, 36.970, 34.987]
+    assert metrics.bd_rate(*a, *b) == pytest.approx(-4.417485350589045)
+    assert metrics.bd_psnr(*a, *b) == pytest.approx(0.11969278542479495)
+    # The example that comes with Anserw/Bjontegaard_metric, by the same package.
+    a = [686.76, 309.58, 157.11, 85.95], [40.28, 37.18, 34.24, 31.42]
+    b = [893.34, 407.8, 204.93, 112.75], [40.39, 37.21, 34.17, 31.24]
+    assert metrics.bd_rate(*a, *b) == pytest.approx(31.379878202397627)
+    assert metrics.bd_psnr(*a, *b) == pytest.approx(-1.183472404622454)
+
+
+def test_bd_psnr_of_a_raised_curve():
+    assert metrics.bd_psnr(RATES, PSNR, RATES, PSNR + 0.7) == pytest.approx(0.7)
+    with pytest.raises(ValueError, match="no rate in common"):
+        metrics.bd_psnr(RATES, PSNR, RATES * 100, PSNR)
+    with pytest.raises(ValueError, match="rate twice"):
+        metrics.bd_psnr(RATES, PSNR, [0.2, 0.2], [30, 31])
+
+
+@pytest.mark.parametrize("size", [(11, 11), (64, 81)])
+def test_ssim_is_tensorflows(size):
+    tf = pytest.importorskip("tensorflow")
+    a, b = photo(*size), photo(*size, 20)
+    expected = float(tf.image.ssim(a, b, 255))
+    assert metrics.ssim(a, b) == pytest.approx(expected, abs=1e-4)
+    assert metrics.ssim(a, a) == pytest.approx(1)
+    with pytest.raises(ValueError, match="11"):
+        metrics.ssim(a[:10], b[:10])
+
+
+def test_psnr_of_luma_and_chroma():
+    a = photo(40, 50)
+    assert metrics.psnr_ycbcr(a, a) == math.inf
+    grey = np.full((9, 9, 3), 100, np.uint8)
+    plain = metrics.psnr(grey, grey + 5)  # of luma alone: no chroma differs
+    assert metrics.psnr_ycbcr(grey, grey + 5) == pytest.approx(plain)
+    b = photo(40, 50, 9)
+    ycc = [
+        np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5],
+                  [0.5, -0.418688, -0.081312]]) @ x.reshape(-1, 3).T.astype(float)
+        for x in (a, b)
+    ]  # fmt: skip
+    y, cb, cr = (metrics.psnr(p, q) for p, q in zip(*ycc))
+    assert metrics.psnr_ycbcr(a, b) == pytest.approx((6 * y + cb + cr) / 8, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("rates", "psnr", "message"),
     [

@@ -1,4 +1,4 @@
-"""The command line: compress, decompress, info, models.
+"""The command line: compress, decompress, info, models, eval.
 
 One line on stdout says what was done. Diagnostics go to stderr; bad input is one line
 there and exit code 1, wrong usage exit code 2.
@@ -29,6 +29,11 @@ SAVE_OPTIONS = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
+
+# What `eval` compares by default.
+CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
+
+PROGRESS_SECONDS = 2
 
 # Lines of TensorFlow's start that say nothing to a user: information and warnings, in
 # both its formats, and the errors of a GPU build on a machine without a GPU. Releases
@@ -71,7 +76,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     def add(function, help):
         command = commands.add_parser(
-            function.__name__,
+            function.__name__.rstrip("_"),
             help=help,
             description=help[0].upper() + help[1:] + ".",
             allow_abbrev=False,
@@ -135,11 +140,55 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command = add(models, "list the shipped models")
     command.add_argument("--json", action="store_true", help="write JSON")
 
+    command = add(eval_, "compare codecs on images: size, quality, time, BD-rate")
+    command.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="files, folders and globs"
+    )
+    command.add_argument(
+        "--codecs",
+        default=CODECS,
+        metavar="NAME[:q=Q:Q...],...",
+        help="codecs, with commas between: a shipped model, a model directory, jpeg, "
+        "jpeg-444, jpeg2000 (q is its compression ratio), webp, avif, avif-444, jxl, "
+        "heic, png, webp-lossless; and the qualities to try (default: %(default)s, "
+        "each over a sweep of its own)",
+    )
+    command.add_argument(
+        "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
+    )
+    command.add_argument(
+        "--report",
+        metavar="OUT.html",
+        type=pathlib.Path,
+        help="write a page of plots, tables and images side by side",
+    )
+    command.add_argument(
+        "--pictures",
+        metavar="N",
+        type=int,
+        default=3,
+        help="images to show in the report, the first N (default: %(default)s)",
+    )
+    command.add_argument(
+        "--published",
+        action="store_true",
+        help="compare with published curves too; the images must be the Kodak set",
+    )
+    command.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="keep every result here, and do none again; what was stopped goes on",
+    )
+    command.add_argument(
+        "-f", "--force", action="store_true", help="overwrite OUT if it exists"
+    )
+
     args = parser.parse_args(argv[1:])
     if args.version:
         args.command = version
     elif not args.command:
-        parser.error("a command is needed: compress, decompress, info or models")
+        parser.error("a command is needed: compress, decompress, info, models, eval")
     return args
 
 
@@ -164,7 +213,7 @@ def main(args: argparse.Namespace) -> int:
 
 def describe(error: Exception, args: argparse.Namespace) -> str:
     """Returns what went wrong, in words for a user."""
-    if isinstance(error, bitstream.StreamError):
+    if isinstance(error, bitstream.StreamError) and "input" in args:
         return f"{args.input}: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -263,6 +312,60 @@ def models(args: argparse.Namespace) -> None:
         )
     if not found:
         print("no models in this installation", file=sys.stderr)
+
+
+def eval_(args: argparse.Namespace) -> None:
+    from tfcodec import evaluation, report
+
+    names = [name for name in args.codecs.split(",") if name]
+    codecs, missing = evaluation.contestants(names)
+    paths = evaluation.find_images(args.images)
+    for output in (args.json, args.report):
+        if output:
+            check_output(output, args)
+    for reason in missing:
+        print(f"missing: {reason}", file=sys.stderr)
+    known = []
+    if args.published:  # found out before the work is done
+        known = evaluation.published(
+            [evaluation.digest(read_image(path)) for path in paths]
+        )
+    last = -PROGRESS_SECONDS
+
+    def progress(done, total, left):
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= PROGRESS_SECONDS:
+            last = now
+            rest = "" if left is None else f", {left:.0f} s left"
+            print(f"{done} of {total} files{rest}", file=sys.stderr, flush=True)
+
+    with quiet_tensorflow():
+        rows = evaluation.evaluate(paths, codecs, read_image, args.cache, progress)
+        if args.report:
+            chosen = paths[: max(0, args.pictures)]
+            pictures = report.pictures(chosen, codecs, read_image)
+    means = evaluation.means(rows)
+    curves = evaluation.curves(means, known)
+    pairs = evaluation.pairs(curves) + evaluation.pairs(curves, "ms_ssim_db")
+    found = evaluation.document(rows, means, pairs, missing, known)
+    if args.json:
+        with new_file(args.json) as file:
+            file.write(json.dumps(found, indent=1, allow_nan=False).encode())
+    if args.report:
+        with new_file(args.report) as file:
+            file.write(report.page(found, curves, pictures).encode())
+    print(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n")
+    print(evaluation.table(means))
+    for figure, name in (("psnr", "PSNR"), ("ms_ssim_db", "MS-SSIM")):
+        chosen = [pair for pair in pairs if pair["figure"] == figure]
+        if chosen:
+            print(f"\nBD-rate by {name}, %: each line against each column.\n")
+            print(evaluation.pair_table(chosen))
+            print(f"\nBD-{name}, dB: each line against each column.\n")
+            print(evaluation.pair_table(chosen, "bd_quality"))
+    for reason in missing:
+        print(f"missing: {reason}")
 
 
 def version(args: argparse.Namespace) -> None:
@@ -369,7 +472,7 @@ def check_output(path: pathlib.Path, args: argparse.Namespace) -> None:
     """
     folder = os.path.dirname(os.path.realpath(path))
     if path.exists():
-        if path.samefile(args.input):
+        if "input" in args and path.samefile(args.input):
             raise ValueError(f"{path}: input and output are the same file")
         if path.is_dir():
             raise IsADirectoryError(

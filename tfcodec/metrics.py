@@ -1,4 +1,4 @@
-"""PSNR, MS-SSIM, bits per pixel and BD-rate (NumPy only).
+"""PSNR, SSIM, MS-SSIM, bits per pixel, BD-rate and BD-PSNR (NumPy only).
 
 Images are [height, width, channels] or [height, width], of 0 to 255 in any type.
 """
@@ -17,6 +17,15 @@ WINDOW /= WINDOW.sum()
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 # The smallest side of which the last scale still holds one window.
 SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
+
+# RGB to Y, Cb, Cr of JFIF (BT.601), without its offsets.
+YCBCR = np.array(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.299 / 1.772, -0.587 / 1.772, 0.886 / 1.772],
+        [0.701 / 1.402, -0.587 / 1.402, -0.114 / 1.402],
+    ]
+)
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,6 +46,46 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """
     error = mse(a, b)
     return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
+
+
+def psnr_ycbcr(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR of Y, Cb and Cr (BT.601, full range) in dB, weighted 6:1:1.
+
+    inf where all three planes are equal. A colour plane that is equal while another is
+    not, as in grey images, is left out of the mean.
+
+    Args:
+        a, b: RGB [height, width, 3].
+
+    Raises:
+        ValueError: as `mse`.
+    """
+    a, b = _pair(a, b)
+    errors = np.mean(np.square((a - b) @ YCBCR.T), (0, 1))
+    rest = errors > 1e-9  # what rounding leaves of equal planes is less
+    if not rest.any():
+        return float("inf")
+    values = 10 * np.log10(PEAK**2 / errors[rest])
+    return float(np.average(values, weights=np.array([6, 1, 1])[rest]))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity, -1 to 1, the mean over channels, as `tf.image.ssim`.
+
+    One scale of `ms_ssim`: the same window and constants.
+
+    Raises:
+        ValueError: as `mse`, or a side is under 11 pixels, too small for one window.
+    """
+    a, b = _pair(a, b)
+    if a.ndim == 2:
+        a, b = a[..., None], b[..., None]
+    if min(a.shape[:2]) < len(WINDOW):
+        raise ValueError(
+            f"SSIM needs {len(WINDOW)} pixels a side, not {a.shape[1]}x{a.shape[0]}"
+        )
+    luminance, contrast = _ssim_terms(a, b)
+    return float(np.mean(luminance * contrast))
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -108,12 +157,29 @@ def bd_rate(rates_a, psnr_a, rates_b, psnr_b) -> float:
             twice in one curve, a value not finite, or no quality in common.
     """
     curves = [_curve(rates_a, psnr_a), _curve(rates_b, psnr_b)]
-    low = max(quality[0] for quality, _ in curves)
-    high = min(quality[-1] for quality, _ in curves)
-    if low >= high:
-        raise ValueError("the curves have no quality in common")
-    area_a, area_b = (_pchip_integral(*curve, low, high) for curve in curves)
-    return float(100 * np.expm1((area_b - area_a) / (high - low)))
+    return float(100 * np.expm1(_mean_gap(curves, "quality")))
+
+
+def bd_psnr(rates_a, psnr_a, rates_b, psnr_b) -> float:
+    """Average quality of curve b above curve a at equal rate, in dB.
+
+    As `bd_rate`, with the axes changed: quality is interpolated over the logarithm of
+    rate, on the range of rates that both curves cover.
+
+    Returns:
+        dB; 0.5 says that b is better by half a decibel.
+
+    Raises:
+        ValueError: as `bd_rate`; or a rate twice in one curve, or no rate in common.
+    """
+    curves = []
+    for rates, quality in ((rates_a, psnr_a), (rates_b, psnr_b)):
+        quality, rates = _curve(rates, quality)
+        order = np.argsort(rates)
+        curves.append((rates[order], quality[order]))
+        if np.any(np.diff(rates[order]) <= 0):
+            raise ValueError("a curve has one rate twice")
+    return float(_mean_gap(curves, "rate"))
 
 
 def _pair(a, b):
@@ -164,6 +230,16 @@ def _curve(rates, qualities):
     if np.any(np.diff(qualities) <= 0):
         raise ValueError("a curve has one quality twice")
     return qualities, np.log(rates[order])
+
+
+def _mean_gap(curves, what):
+    """Mean of y of the second curve less that of the first where both have x."""
+    low = max(x[0] for x, _ in curves)
+    high = min(x[-1] for x, _ in curves)
+    if low >= high:
+        raise ValueError(f"the curves have no {what} in common")
+    area_a, area_b = (_pchip_integral(*curve, low, high) for curve in curves)
+    return (area_b - area_a) / (high - low)
 
 
 def _pchip_slopes(h, secants):

@@ -1,0 +1,86 @@
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from tests.test_metrics import photo
+from tfcodec import classical, metrics
+
+IMAGE = photo(64, 81)
+
+
+@pytest.fixture(params=classical.CODECS)
+def codec(request):
+    try:
+        return classical.find(request.param)
+    except classical.Missing as error:
+        pytest.skip(str(error))
+
+
+def test_a_file_comes_back_as_the_image(codec):
+    for quality in codec.sweep[-2:]:
+        image = codec.decompress(codec.compress(IMAGE, quality))
+        assert image.dtype == np.uint8
+        assert image.shape == IMAGE.shape
+        value = metrics.psnr(IMAGE, image)
+        assert value == math.inf if codec.key is None else 25 < value < math.inf
+
+
+def test_a_sweep_goes_from_small_to_large(codec):
+    sizes = [len(codec.compress(IMAGE, quality)) for quality in codec.sweep[::4]]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == len(sizes)
+
+
+def test_versions_and_settings_are_known(codec):
+    assert codec.version.startswith("Pillow ")
+    assert "None" not in codec.version
+    assert codec.name == next(k for k, v in classical.CODECS.items() if v is codec)
+
+
+def test_only_files_of_its_own_format_are_read(codec):
+    with pytest.raises(OSError, match="cannot identify"):
+        codec.decompress(b"not an image")
+
+
+def test_full_colour_costs_more_and_shows_more():
+    half, full = classical.find("jpeg"), classical.find("jpeg-444")
+    a, b = half.compress(IMAGE, 90), full.compress(IMAGE, 90)
+    assert len(a) < len(b)
+    assert metrics.psnr(IMAGE, half.decompress(a)) < metrics.psnr(
+        IMAGE, full.decompress(b)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "quality"),
+    [("jpeg", 0), ("jpeg", 101), ("jpeg", 50.5), ("jpeg", None), ("png", 5)]
+    + [("jpeg2000", 0), ("webp", math.nan)],
+)
+def test_quality_is_checked(name, quality):
+    with pytest.raises(ValueError, match=name):
+        classical.CODECS[name].compress(IMAGE, quality)
+
+
+@pytest.mark.parametrize("name", ["jxl", "heic"])
+def test_a_missing_package_is_named(name, monkeypatch):
+    codec = classical.CODECS[name]
+    monkeypatch.setitem(sys.modules, classical.MODULES[codec.plugin], None)
+    for use in (classical.find, lambda _: codec.compress(IMAGE, 50)):
+        with pytest.raises(classical.Missing, match=f"pip install {codec.plugin}"):
+            use(name)
+
+
+@pytest.mark.parametrize("name", ["webp", "avif", "jpeg2000"])
+def test_a_pillow_without_it_is_named(name, monkeypatch):
+    from PIL import features
+
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(classical.Missing, match=f"{name}: .*without.*pip install"):
+        classical.find(name)
+
+
+def test_unknown_codecs():
+    with pytest.raises(ValueError, match="'gif'; there are: jpeg, "):
+        classical.find("gif")

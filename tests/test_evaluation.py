@@ -1,0 +1,267 @@
+"""The comparison of codecs: rows, means, cache, command."""
+
+import json
+import math
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_cli import call, fails, folder, make_model  # noqa: F401
+from tests.test_metrics import photo
+from tfcodec import classical, cli, evaluation, metrics
+
+
+class Steps:
+    """A codec that quantises, counts its work, and breaks off when told."""
+
+    name, version, settings, sweep = "steps", "1", {"dither": False}, (2, 1)
+    done, last = 0, math.inf
+
+    def compress(self, image, quality):
+        if self.done >= self.last:
+            raise KeyboardInterrupt
+        self.done += 1
+        return classical.CODECS["png"].compress(image // quality * quality)
+
+    def decompress(self, data):
+        return classical.CODECS["png"].decompress(data)
+
+
+@pytest.fixture
+def images():
+    for i in range(2):
+        Image.fromarray(photo(40, 50 + i)).save(f"{i}.png")
+    return evaluation.find_images(["."])
+
+
+def rows_of(images, codec, **settings):
+    each = evaluation.Contestant(codec, codec.sweep)
+    return evaluation.evaluate(images, [each], cli.read_image, **settings)
+
+
+def timeless(rows):
+    times = evaluation.TIMES
+    return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+
+def test_a_row_is_of_the_file_as_written(images):
+    row = rows_of(images, Steps())[0]
+    image = cli.read_image(images[0])
+    data = Steps().compress(image, 2)
+    assert row["bytes"] == len(data)
+    assert row["bpp"] == 8 * len(data) / (40 * 50)
+    assert row["ratio"] == 40 * 50 * 3 / len(data)
+    assert row["psnr"] == metrics.psnr(image, image // 2 * 2)
+    assert row["ssim"] == metrics.ssim(image, image // 2 * 2)
+    assert row["ms_ssim"] is None  # too small an image
+    assert (row["width"], row["height"], row["quality"]) == (50, 40, 2)
+    assert (row["codec"], row["version"]) == ("steps", "1")
+    assert row["settings"] == {"dither": False}
+    assert row["encode_seconds"] > 0
+    assert row["decode_seconds"] > 0
+
+
+def test_equal_images_have_no_finite_psnr(images):
+    row = rows_of(images, Steps())[1]
+    assert row["lossless"]
+    assert row["psnr"] is row["psnr_ycbcr"] is row["ms_ssim_db"] is None
+    json.dumps(row, allow_nan=False)
+
+
+def test_means_are_of_values_per_image(images):
+    rows = rows_of(images, Steps())
+    coarse = [row for row in rows if row["quality"] == 2]
+    (mean,) = (m for m in evaluation.means(rows) if m["quality"] == 2)
+    assert mean["images"] == 2
+    for figure in ("bpp", "psnr", "ratio", "ssim"):
+        assert mean[figure] == pytest.approx(np.mean([row[figure] for row in coarse]))
+
+
+def test_results_are_kept_and_the_same(images):
+    codec = Steps()
+    rows = rows_of(images, codec, cache="kept")
+    done = codec.done
+    assert rows_of(images, codec, cache="kept") == rows  # times included
+    assert codec.done == done
+    assert timeless(rows_of(images, Steps())) == timeless(rows)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("version", "2"), ("settings", {}), ("name", "b")]
+)
+def test_another_codec_version_or_setting_is_another_result(images, key, value):
+    rows_of(images, Steps(), cache="kept")
+    other = Steps()
+    setattr(other, key, value)
+    rows_of(images, other, cache="kept")
+    assert other.done == 6  # two images, two qualities, two sizes to warm up
+
+
+def test_other_pixels_are_another_result_and_other_names_are_not(images):
+    rows_of(images, Steps(), cache="kept")
+    images[0].rename("renamed.png")
+    Image.fromarray(photo(40, 51) ^ 1).save("1.png")
+    codec = Steps()
+    rows_of(evaluation.find_images(["*.png"]), codec, cache="kept")
+    assert codec.done == 3
+
+
+def test_what_was_stopped_goes_on(images):
+    stopped, codec = Steps(), Steps()
+    stopped.last = 5
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(images, stopped, cache="kept")
+    rows = rows_of(images, codec, cache="kept")
+    assert codec.done == 2
+    assert timeless(rows) == timeless(rows_of(images, Steps()))
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"key": 1, "figures": {}}', "[]"])
+def test_a_damaged_cache_is_done_again(images, damage):
+    rows = rows_of(images, Steps(), cache="kept")
+    for entry in pathlib.Path("kept").iterdir():
+        entry.write_text(damage)
+    assert timeless(rows_of(images, Steps(), cache="kept")) == timeless(rows)
+
+
+def test_progress_counts_rows_and_seconds(images):
+    calls = []
+    rows_of(images, Steps(), progress=lambda *args: calls.append(args))
+    assert [call[:2] for call in calls] == [(i, 4) for i in (1, 2, 3, 4)]
+    assert calls[-1][2] == 0
+    assert all(left > 0 for _, _, left in calls[:-1])
+
+
+def test_files_folders_and_globs_are_found_once(images):
+    pathlib.Path("deep/er").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save("deep/er/2.JPG")
+    pathlib.Path("deep/notes.txt").write_text("no image")
+    found = evaluation.find_images(["0.png", "?.png", "deep", "./0.png"])
+    assert [path.name for path in found] == ["0.png", "1.png", "2.JPG"]
+    with pytest.raises(ValueError, match=r"no\*such: no images"):
+        evaluation.find_images(["0.png", "no*such"])
+
+
+def test_contestants_are_read():
+    each = evaluation.contestant("jpeg:q=10:50:10")
+    assert (each.name, each.qualities) == ("jpeg", (10, 50))
+    assert evaluation.contestant("webp").qualities == classical.CODECS["webp"].sweep
+    assert evaluation.contestant("tfcodec:q=12.5").qualities == (12.5,)
+    make_model(pathlib.Path("mine"), quality=None)
+    assert evaluation.contestant("./mine").qualities == (50,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nosuch", "shipped models are: tfcodec; other codecs are: jpeg"),
+        ("jpeg:q=a", "numbers"),
+        ("jpeg:q=", "numbers"),
+        ("jpeg:q=101", "jpeg must be from 1 to 100"),
+        ("png:q=5", "lossless"),
+        ("tfcodec:q=101", "from 0 to 100"),
+    ],
+)
+def test_bad_contestants_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        evaluation.contestants([text])
+
+
+def mean(codec, bpp, psnr):
+    return {"codec": codec, "bpp": bpp, "psnr": psnr, "ms_ssim_db": None}
+
+
+def test_every_pair_of_lossy_codecs_is_compared():
+    means = [
+        mean(codec, factor * 0.1 * 2**i, 30.0 + 3 * i)
+        for codec, factor in (("a", 1), ("b", 0.9))
+        for i in range(4)
+    ] + [mean("png", 14.0, None)]
+    known = [{"name": "k", "bpp": [1.0, 2], "psnr": [80.0, 90], "ms_ssim": None}]
+    curves = evaluation.curves(means, known)
+    found = {
+        (pair["codec"], pair["against"]): (pair["bd_rate"], pair["bd_quality"])
+        for pair in evaluation.pairs(curves)
+    }
+    assert len(found) == 6
+    assert found["b", "a"][0] == pytest.approx(-10)
+    assert found["b", "a"][1] == pytest.approx(-3 * math.log2(0.9))
+    assert found["a", "b"][0] == pytest.approx(100 / 9)
+    assert found["k", "a"][0] is None  # no quality in common
+    assert evaluation.pairs(curves, "ms_ssim_db") == []
+    table = evaluation.pair_table(evaluation.pairs(curves))
+    assert table.splitlines()[2].split() == ["[2]", "b", "-10.0", ".", "-"]
+
+
+def test_published_curves_say_where_they_are_from():
+    data = json.loads(evaluation.PUBLISHED.read_text("utf-8"))
+    names = [curve["name"] for curve in data["curves"]]
+    assert len(set(names)) == len(names)
+    for curve in data["curves"]:
+        assert curve["source"]
+        assert curve["averaging"]
+        assert len(curve["bpp"]) == len(curve["psnr"]) > 1
+        assert curve["bpp"] == sorted(curve["bpp"])
+    curves = evaluation.curves([], data["curves"])
+    pairs = evaluation.pairs(curves)
+    assert len(pairs) == len(names) * (len(names) - 1)
+
+
+def test_published_curves_are_of_all_their_images_and_no_others(images, tmp_path):
+    digests = [evaluation.digest(cli.read_image(path)) for path in images]
+    with pytest.raises(ValueError, match="all 24 images of Kodak"):
+        evaluation.published(digests)
+
+
+def test_the_command(images, capsys):
+    argv = ["eval", ".", "--codecs", "tfcodec:q=50,jpeg:q=20:90,webp:q=20:90,png"]
+    assert call(*argv, "--json", "out.json") == 0
+    out, err = capsys.readouterr()
+    assert "12 of 12 files" in err
+    assert "BD-rate by PSNR" in out
+    found = json.loads(pathlib.Path("out.json").read_text())
+    assert len(found["rows"]) == 12
+    assert {row["codec"] for row in found["rows"]} == {"tfcodec", "jpeg", "webp", "png"}
+    assert len(found["means"]) == 6
+    assert "exists; -f overwrites" in fails(capsys, *argv, "--json", "out.json")
+
+
+def test_the_same_command_prints_the_same(images, capsys):
+    argv = ["eval", ".", "--codecs", "jpeg:q=20:90,jpeg2000:q=8:4", "--cache", "kept"]
+    assert call(*argv) == 0
+    first = capsys.readouterr().out
+    assert call(*argv) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_a_missing_codec_is_named_and_the_others_go_on(images, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    assert call("eval", ".", "--codecs", "jpeg:q=20:90,jxl", "--json", "out.json") == 0
+    out, err = capsys.readouterr()
+    assert "missing: jxl: " in out
+    assert "pip install pillow-jxl-plugin" in err
+    assert "jxl" in json.loads(pathlib.Path("out.json").read_text())["missing"][0]
+    assert "pillow-jxl-plugin" in fails(capsys, "eval", ".", "--codecs", "jxl")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nosuch.png"], "nosuch.png: no images there"),
+        ([".", "--codecs", "nosuch"], "nosuch"),
+        ([".", "--codecs", "jpeg,jpeg:q=5"], "jpeg is named twice"),
+        ([".", "--codecs", ""], "no codecs"),
+        ([".", "--codecs", "jpeg", "--published"], "Kodak"),
+        ([".", "--codecs", "jpeg", "--json", "no/such.json"], "no/such.json"),
+    ],
+)
+def test_bad_input_is_one_line(images, capsys, argv, message):
+    assert message in fails(capsys, "eval", *argv)
+
+
+def test_a_damaged_image_is_named(capsys):
+    pathlib.Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    assert "bad.png" in fails(capsys, "eval", "bad.png", "--codecs", "jpeg:q=50")

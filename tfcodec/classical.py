@@ -1,0 +1,200 @@
+"""The codecs that people use, by way of Pillow, behind the same two methods as ours.
+
+`compress(image, quality)` returns a whole file, `decompress(data)` reads one. Each
+codec has its best plain settings, which its `settings` hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import io
+
+import numpy as np
+
+
+class Missing(ValueError):
+    """A codec that this installation lacks; the message says what to install."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pillow:
+    """A format that Pillow writes, alone or with a plugin.
+
+    Args:
+        name: what a user calls it.
+        form: Pillow's name of the format.
+        settings: arguments of `Image.save` beside quality.
+        sweep: default qualities, from small files to large.
+        key: the argument of `Image.save` that takes quality; None: lossless.
+        limits: lowest and highest quality.
+        feature: what Pillow must have been built with.
+        library: name by which Pillow tells the version of the library within.
+        plugin: package on PyPI that teaches Pillow the format.
+    """
+
+    name: str
+    form: str
+    settings: dict = dataclasses.field(default_factory=dict)
+    sweep: tuple = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+    key: str | None = "quality"
+    limits: tuple = (0, 100)
+    feature: str | None = None
+    library: str | None = None
+    plugin: str | None = None
+
+    @property
+    def version(self) -> str:
+        """All that decides the bytes of a file, as `Pillow 13.0.0, webp 1.6.0`."""
+        import PIL
+        from PIL import features
+
+        found = [f"Pillow {PIL.__version__}"]
+        if self.library:
+            found.append(f"{self.library} {features.version(self.library)}")
+        if self.plugin:
+            found.append(f"{self.plugin} {importlib.metadata.version(self.plugin)}")
+        if self.form == "HEIF":
+            about = _plugin(self.plugin).libheif_info()
+            found += [f"libheif {about['libheif']}", about["HEIF"]]
+        return ", ".join(found)
+
+    def missing(self) -> str:
+        """Returns why it cannot be used and what to install, or nothing."""
+        try:
+            from PIL import features
+        except ImportError:
+            return f"{self.name}: Pillow is not installed; pip install pillow"
+        if self.feature and not features.check(self.feature):
+            return (
+                f"{self.name}: this Pillow was built without {self.feature}; "
+                "pip install --upgrade pillow (12 or later has it)"
+            )
+        if self.plugin:
+            try:
+                plugin = _plugin(self.plugin)
+            except ImportError as error:
+                return f"{self.name}: {error}; pip install {self.plugin}"
+            if self.form == "HEIF" and not plugin.libheif_info().get("HEIF"):
+                return f"{self.name}: this {self.plugin} was built without an encoder"
+        return ""
+
+    def check(self, quality: float | None) -> float | None:
+        """Returns a quality as `compress` takes it; None for a lossless codec.
+
+        Raises:
+            ValueError: it is out of range, or a fraction where none is possible.
+        """
+        if self.key is None:
+            if quality is not None:
+                raise ValueError(f"{self.name} is lossless and takes no quality")
+            return None
+        low, high = self.limits
+        if quality is None or not low <= quality <= high:
+            raise ValueError(
+                f"quality of {self.name} must be from {low} to {high}, not {quality}"
+            )
+        if quality == int(quality):
+            return int(quality)
+        if self.key == "quality":
+            raise ValueError(f"quality of {self.name} must be whole, not {quality}")
+        return quality
+
+    def compress(self, image: np.ndarray, quality: float | None = None) -> bytes:
+        """Returns a whole file of uint8 [height, width, 3].
+
+        Raises:
+            Missing, ValueError: no such codec here, or no such quality.
+        """
+        from PIL import Image
+
+        quality = self.check(quality)
+        self._need()
+        arguments = dict(self.settings)
+        if self.key == "quality_layers":
+            arguments[self.key] = [quality]
+        elif self.key:
+            arguments[self.key] = quality
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, self.form, **arguments)
+        return file.getvalue()
+
+    def decompress(self, data: bytes) -> np.ndarray:
+        """Returns uint8 [height, width, 3] of a file.
+
+        Raises:
+            Missing: no such codec here.
+            OSError: no such file, or a damaged one.
+        """
+        from PIL import Image
+
+        self._need()
+        with Image.open(io.BytesIO(data), formats=[self.form]) as image:
+            return np.array(image.convert("RGB"))
+
+    def _need(self):
+        reason = self.missing()
+        if reason:
+            raise Missing(reason)
+
+
+def _plugin(package):
+    plugin = importlib.import_module(MODULES[package])
+    if package == "pillow-heif":
+        plugin.register_heif_opener()
+    return plugin
+
+
+MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
+
+_JPEG = {"form": "JPEG", "limits": (1, 100), "library": "libjpeg_turbo"}
+_WEBP = {"form": "WEBP", "feature": "webp", "library": "webp"}
+_AVIF = {"form": "AVIF", "feature": "avif", "library": "avif"}
+
+CODECS = {
+    codec.name: codec
+    for codec in (
+        Pillow("jpeg", settings={"subsampling": "4:2:0", "optimize": True}, **_JPEG),
+        Pillow(
+            "jpeg-444", settings={"subsampling": "4:4:4", "optimize": True}, **_JPEG
+        ),
+        Pillow(
+            "jpeg2000",
+            "JPEG2000",
+            # Pillow's defaults, no colour transform and 5/3 wavelets, cost 3 dB.
+            {"mct": 1, "irreversible": True, "quality_mode": "rates"},
+            sweep=(240, 120, 80, 48, 32, 24, 16, 12, 8),  # one part in so many
+            key="quality_layers",
+            limits=(1, 10000),
+            feature="jpg_2000",
+            library="jpg_2000",
+        ),
+        Pillow("webp", settings={"method": 6}, **_WEBP),
+        Pillow("avif", settings={"speed": 6, "subsampling": "4:2:0"}, **_AVIF),
+        Pillow("avif-444", settings={"speed": 6, "subsampling": "4:4:4"}, **_AVIF),
+        Pillow("jxl", "JXL", {"effort": 7}, plugin="pillow-jxl-plugin"),
+        Pillow("heic", "HEIF", {"chroma": 444}, plugin="pillow-heif"),
+        Pillow("png", "PNG", {"optimize": True}, sweep=(None,), key=None),
+        Pillow(
+            "webp-lossless",
+            settings={"lossless": True, "method": 6, "quality": 100},
+            sweep=(None,),
+            key=None,
+            **_WEBP,
+        ),
+    )
+}
+
+
+def find(name: str) -> Pillow:
+    """Returns a codec by name.
+
+    Raises:
+        ValueError: there is none of that name.
+        Missing: it is not installed; the message says what to install.
+    """
+    if name not in CODECS:
+        raise ValueError(f"no codec {name!r}; there are: {', '.join(CODECS)}")
+    CODECS[name]._need()
+    return CODECS[name]

@@ -1,0 +1,106 @@
+"""One HTML file of a comparison, that opens from disk and needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from tfcodec import metrics
+
+TEMPLATE = pathlib.Path(__file__).parent / "report.html"
+
+
+def closest(codec, qualities, image: np.ndarray, size: int):
+    """Returns quality and file of the size closest to `size` bytes.
+
+    Looks at `qualities`, then halves the whole numbers between the two whose files are
+    next to `size`.
+    """
+    files = {quality: codec.compress(image, quality) for quality in qualities}
+
+    def distance(quality):
+        return abs(len(files[quality]) - size)
+
+    above = [q for q in files if len(files[q]) >= size]
+    below = [q for q in files if len(files[q]) < size]
+    if above and below:
+        high, low = min(above, key=distance), min(below, key=distance)
+        while abs(high - low) > 1:
+            middle = int((high + low) // 2)
+            if middle in files:
+                break
+            files[middle] = codec.compress(image, middle)
+            if len(files[middle]) >= size:
+                high = middle
+            else:
+                low = middle
+    best = min(files, key=distance)
+    return best, files[best]
+
+
+def pictures(paths, contestants, read, bpp: float = 0.5, progress=None) -> list[dict]:
+    """Returns images with what each codec makes of them, at files of equal size.
+
+    The first lossy codec sets the size, by its file closest to `bpp` bits per pixel;
+    the others come as close to it as their qualities can.
+    """
+    lossy = [each for each in contestants if None not in each.codec.sweep]
+    result = []
+    for path in paths if lossy else ():
+        image = read(path)
+        height, width = image.shape[:2]
+        size = round(bpp * height * width / 8)
+        views = [{"codec": "original", "label": "original", "url": data_url(image)}]
+        for i, each in enumerate(lossy):
+            quality, data = closest(each.codec, each.codec.sweep, image, size)
+            if i == 0:
+                size = len(data)
+            decoded = each.codec.decompress(data)
+            label = (
+                f"{each.name} q {quality:g}, {len(data)} B, "
+                f"{metrics.bits_per_pixel(len(data), height, width):.3f} bpp, "
+                f"{metrics.psnr(image, decoded):.2f} dB"
+            )
+            views.append({"codec": each.name, "label": label, "url": data_url(decoded)})
+            if progress:
+                progress(len(result) * len(lossy) + i + 1, len(paths) * len(lossy))
+        name = pathlib.Path(path).name
+        result.append({"name": name, "width": width, "height": height, "views": views})
+    return result
+
+
+def data_url(image: np.ndarray) -> str:
+    """Returns uint8 [height, width, 3] as a `data:` URL of a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def page(document: dict, curves: dict, pictures_: list[dict]) -> str:
+    """Returns the HTML of what `evaluation.document` and `evaluation.curves` found."""
+    slim = {key: value for key, value in document.items() if key != "rows"}
+    versions = {row["codec"]: row for row in document["rows"]}
+    slim["codecs"] = [
+        {
+            "codec": name,
+            "version": row["version"],
+            "settings": row["settings"],
+            "megapixels": np.mean(
+                [
+                    r["width"] * r["height"] / 1e6
+                    for r in document["rows"]
+                    if r["codec"] == name
+                ]
+            ),
+        }
+        for name, row in versions.items()
+    ]
+    data = {**slim, "curves": curves, "pictures": pictures_}
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return TEMPLATE.read_text("utf-8").replace("@@DATA@@", text)
