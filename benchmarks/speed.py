@@ -27,7 +27,7 @@ def main(argv=None) -> int:
     if args.worker:
         print(json.dumps(work(args)))
         return 0
-    from tfcodec import classical, evaluation
+    from tfcodec import classical, cli, evaluation
 
     names, missing = [], []
     for name in args.codecs.split(","):
@@ -37,10 +37,11 @@ def main(argv=None) -> int:
         except classical.Missing as error:
             missing.append(str(error))
     results = []
-    for cores in cores_to_try():
-        for name in names:
-            print(f"{name}, {cores} cores", file=sys.stderr)
-            results += run(name, cores, args)
+    with cli.quiet_tensorflow():
+        for cores in cores_to_try():
+            for name in names:
+                print(f"{name}, {cores} cores", file=sys.stderr)
+                results += run(name, cores, args)
     print(table(results))
     for reason in missing:
         print(f"missing: {reason}")
@@ -90,10 +91,10 @@ def work(args) -> list[dict]:
     if hasattr(os, "sched_setaffinity"):  # before any library counts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfcodec import cli, evaluation
+    from tfcodec import cli, evaluation, files
 
     each = evaluation.contestant(args.codecs)
-    images = [cli.read_image(path) for path in evaluation.find_images(args.images)]
+    images = [cli.read_image(path) for path in files.find_images(args.images)]
     groups = [images]
     if args.megapixels:
         sizes = [float(word) for word in args.megapixels.split(",")]
@@ -106,6 +107,8 @@ def work(args) -> list[dict]:
 
 def measure(each, images, args, first) -> dict:
     """Medians over images and runs, after one of each image's size to warm up."""
+    from tfcodec import evaluation
+
     quality = each.qualities[0]
     encode, decode, size, pixels, seen = [], [], 0, 0, set()
     for image in images:
@@ -133,7 +136,7 @@ def measure(each, images, args, first) -> dict:
         "encode_megapixels_per_second": statistics.median(encode),
         "decode_megapixels_per_second": statistics.median(decode),
         "first_file_seconds": first,
-        "peak_mebibytes": peak(),
+        "peak_mebibytes": evaluation.peak(),
     }
 
 
@@ -145,16 +148,6 @@ def resized(image, megapixels):
     width = round(height * 1.5)
     repeats = (-(-height // image.shape[0]), -(-width // image.shape[1]), 1)
     return np.ascontiguousarray(np.tile(image, repeats)[:height, :width])
-
-
-def peak():
-    """Most memory that this process has held so far, in MiB; None if unknown."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def table(results) -> str:

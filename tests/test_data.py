@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ pytest.importorskip("tensorflow_compression")
 from PIL import Image
 
 from tests.tiny import photograph
-from tfcodec import data
+from tfcodec import data, files
 
 
 @pytest.fixture
@@ -38,23 +40,23 @@ def assert_same(a, b):
 
 
 def test_folders_and_globs_are_searched_to_any_depth(folder):
-    everything = data.list_images([str(folder)])
+    everything = files.find_images([str(folder)])
     assert len(everything) == 10
-    assert data.list_images([str(folder / "**" / "*.webp")]) == [
-        n for n in everything if n.endswith(".webp")
+    assert files.find_images([str(folder / "**" / "*.webp")]) == [
+        n for n in everything if n.suffix == ".webp"
     ]
     with pytest.raises(ValueError, match="nothing"):
-        data.list_images([str(folder / "nothing*")])
+        files.find_images([str(folder / "nothing*")])
 
 
 def test_small_and_broken_files_are_left_out_and_counted(folder, caplog):
-    paths = data.usable(data.list_images([str(folder)]), 64)
+    paths = data.usable(files.find_images([str(folder)]), 64)
     assert len(paths) == 7  # The truncated one opens; it fails when it is decoded.
     assert "1 smaller than 64 pixels, 2 unreadable" in caplog.text
 
 
 def test_truncated_file_is_replaced_while_training(folder, caplog):
-    paths = data.usable(data.list_images([str(folder)]), 64)
+    paths = data.usable(files.find_images([str(folder)]), 64)
     for batch in batches(data.training_set(paths, 64, 7, seed=0), 2):
         assert batch["image"].shape == (7, 64, 64, 3)
         assert all(x.std() > 1 for x in batch["image"])
@@ -63,7 +65,7 @@ def test_truncated_file_is_replaced_while_training(folder, caplog):
 
 
 def test_training_set_resumes_where_it_was(folder):
-    paths = data.usable(data.list_images([str(folder / "deep")]), 64)
+    paths = data.usable(files.find_images([str(folder / "deep")]), 64)
     whole = batches(data.training_set(paths, 64, 4, seed=3), 6)
     rest = batches(data.training_set(paths, 64, 4, seed=3, first=16), 2)
     for a, b in zip(whole[4:], rest):
@@ -73,7 +75,7 @@ def test_training_set_resumes_where_it_was(folder):
 
 
 def test_examples_vary_in_crop_quality_and_noise(folder):
-    paths = data.usable(data.list_images([str(folder / "deep")]), 64)[:1]
+    paths = data.usable(files.find_images([str(folder / "deep")]), 64)[:1]
     batch = batches(data.training_set(paths, 64, 32, seed=0), 1)[0]
     assert len({x.tobytes() for x in batch["image"]}) == 32
     assert len({x.tobytes() for x in batch["seed"]}) == 32
@@ -82,7 +84,7 @@ def test_examples_vary_in_crop_quality_and_noise(folder):
 
 
 def test_held_out_images_are_never_trained_on():
-    paths = [f"a/{n}.png" for n in range(1000)]
+    paths = [pathlib.Path(f"a/{n}.png") for n in range(1000)]
     training, validation = data.hold_out(paths)
     assert set(training) | set(validation) == set(paths)
     assert not set(training) & set(validation)
@@ -92,7 +94,7 @@ def test_held_out_images_are_never_trained_on():
 
 
 def test_validation_set_has_each_image_at_each_quality(folder):
-    paths = data.usable(data.list_images([str(folder / "deep")]), 64)
+    paths = data.usable(files.find_images([str(folder / "deep")]), 64)
     found = batches(data.validation_set(data.open_images(paths, 3), 64), 10)
     assert len(found) == 3
     for batch in found:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import sys
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder, make_model  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, cli, evaluation, metrics
+from tfcodec import classical, cli, evaluation, files, metrics
 
 
 class Steps:
@@ -34,7 +35,7 @@ class Steps:
 def images():
     for i in range(2):
         Image.fromarray(photo(40, 50 + i)).save(f"{i}.png")
-    return evaluation.find_images(["."])
+    return files.find_images(["."])
 
 
 def rows_of(images, codec, **settings):
@@ -43,7 +44,7 @@ def rows_of(images, codec, **settings):
 
 
 def timeless(rows):
-    times = evaluation.TIMES
+    times = evaluation.COSTS
     return [{k: v for k, v in row.items() if k not in times} for row in rows]
 
 
@@ -105,7 +106,7 @@ def test_other_pixels_are_another_result_and_other_names_are_not(images):
     images[0].rename("renamed.png")
     Image.fromarray(photo(40, 51) ^ 1).save("1.png")
     codec = Steps()
-    rows_of(evaluation.find_images(["*.png"]), codec, cache="kept")
+    rows_of(files.find_images(["*.png"]), codec, cache="kept")
     assert codec.done == 3
 
 
@@ -127,6 +128,68 @@ def test_a_damaged_cache_is_done_again(images, damage):
     assert timeless(rows_of(images, Steps(), cache="kept")) == timeless(rows)
 
 
+class Costly(Steps):
+    """Takes 300 MB to code, and ends its process at quality 2 if told."""
+
+    name, dies = "costly", False
+
+    def compress(self, image, quality):
+        if self.dies:
+            os._exit(1)
+        np.ones(300_000_000, np.uint8)
+        return super().compress(image, quality)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes_of_their_own_change_nothing_but_costs(images, jobs):
+    both = [evaluation.Contestant(codec, codec.sweep) for codec in (Steps(), Costly())]
+    here = evaluation.evaluate(images, both, cli.read_image)
+    calls = []
+    apart = evaluation.evaluate(
+        images, both, cli.read_image, "kept", lambda *a: calls.append(a), jobs
+    )
+    assert timeless(apart) == timeless(here)
+    assert [call[:2] for call in calls] == [(i, 8) for i in range(1, 9)]
+    if jobs > 1:
+        assert all(row[cost] is None for row in apart for cost in evaluation.COSTS)
+        again = evaluation.evaluate(images, both, cli.read_image, "kept")
+        assert all(row[cost] for row in again for cost in evaluation.COSTS[:2])
+        return
+    peaks = {row["codec"]: row["peak_mebibytes"] for row in apart}
+    if None not in peaks.values():
+        assert 0 < peaks["steps"] < peaks["costly"] - 200
+
+
+def test_a_codec_that_takes_its_process_along_is_named(images):
+    codec = Costly()
+    codec.dies = True
+    with pytest.raises(ChildProcessError, match=r"costly: its process died at 0\.png"):
+        rows_of(images, codec, jobs=1)
+
+
+def darkest(image, decoded):
+    assert image.dtype == decoded.dtype == np.uint8
+    return float(decoded.min())
+
+
+def test_a_metric_of_ones_own(images, capsys):
+    name = f"{__name__}:darkest"
+    rows = rows_of(images, Steps(), extra=[name])
+    image = cli.read_image(images[0])
+    assert rows[0]["metrics"] == {name: (image // 2 * 2).min()}
+    assert call("eval", ".", "--codecs", "jpeg:q=20", "--metric", name) == 0
+    assert name in capsys.readouterr().out
+    for bad in ("nothing", "no.such:thing", "math:nothing"):
+        assert "no metric" in fails(capsys, "eval", ".", "--metric", bad)
+
+
+def test_ssimulacra2(images):
+    pytest.importorskip("ssimulacra2")
+    rows = rows_of(images, Steps(), extra=["ssimulacra2"])
+    values = [row["metrics"]["ssimulacra2"] for row in rows]
+    assert 50 < values[0] < values[1] == pytest.approx(100)
+
+
 def test_progress_counts_rows_and_seconds(images):
     calls = []
     rows_of(images, Steps(), progress=lambda *args: calls.append(args))
@@ -139,10 +202,10 @@ def test_files_folders_and_globs_are_found_once(images):
     pathlib.Path("deep/er").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save("deep/er/2.JPG")
     pathlib.Path("deep/notes.txt").write_text("no image")
-    found = evaluation.find_images(["0.png", "?.png", "deep", "./0.png"])
+    found = files.find_images(["0.png", "?.png", "deep", "./0.png"])
     assert [path.name for path in found] == ["0.png", "1.png", "2.JPG"]
     with pytest.raises(ValueError, match=r"no\*such: no images"):
-        evaluation.find_images(["0.png", "no*such"])
+        files.find_images(["0.png", "no*such"])
 
 
 def test_contestants_are_read():

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    bitstream tiling quality classical metrics
+    files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
     registry codec
     data export training evaluation report pillow_plugin cli
@@ -19,12 +19,14 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    bitstream tiling quality classical metrics rans registry codec evaluation
+    files bitstream tiling quality classical metrics rans registry codec evaluation
     report pillow_plugin cli
 """.split()
 
 # What answers before there are pixels to code.
-QUICK = "bitstream tiling quality metrics registry codec pillow_plugin cli".split()
+QUICK = (
+    "files bitstream tiling quality metrics registry codec pillow_plugin cli".split()
+)
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
 

@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import pathlib
-import secrets
 import subprocess
 import sys
 import time
@@ -21,7 +20,8 @@ import traceback
 from absl import app
 from absl.flags import argparse_flags
 
-from tfcodec import __version__, bitstream, quality, registry
+from tfcodec import __version__, bitstream, files, quality, registry
+from tfcodec.files import new_file
 
 # How to write formats that lose something by default.
 SAVE_OPTIONS = {
@@ -43,7 +43,7 @@ NOISE = (
     r"[IW]\d{4} \d\d:\d\d:\d\d\.|[IW]0000 |"
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] |"
     r"To enable the following instructions: |"
-    r"E0000 .*(Unable to register cu|failed call to cuInit)"
+    r"(E0000|.*: E) .*(Unable to register cu|failed call to cuInit)"
 )
 # A process of its own, so that what TensorFlow says before it aborts still arrives.
 SIEVE = """
@@ -181,6 +181,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="keep every result here, and do none again; what was stopped goes on",
     )
     command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="code so many files at a time, without times and memory; one at a time "
+        "has them (default: %(default)s)",
+    )
+    command.add_argument(
+        "--metric",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="one more metric, may be given again: ssimulacra2 (needs the package of "
+        "that name), or module:function of two uint8 arrays [height, width, 3]",
+    )
+    command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
     )
 
@@ -190,6 +206,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     elif not args.command:
         parser.error("a command is needed: compress, decompress, info, models, eval")
     return args
+
+
+def positive(text: str) -> int:
+    """Reads a whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def main(args: argparse.Namespace) -> int:
@@ -319,10 +343,12 @@ def eval_(args: argparse.Namespace) -> None:
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = evaluation.contestants(names)
-    paths = evaluation.find_images(args.images)
+    paths = files.find_images(args.images)
     for output in (args.json, args.report):
         if output:
             check_output(output, args)
+    for text in args.metric:
+        evaluation.metric(text)
     for reason in missing:
         print(f"missing: {reason}", file=sys.stderr)
     known = []
@@ -341,7 +367,9 @@ def eval_(args: argparse.Namespace) -> None:
             print(f"{done} of {total} files{rest}", file=sys.stderr, flush=True)
 
     with quiet_tensorflow():
-        rows = evaluation.evaluate(paths, codecs, read_image, args.cache, progress)
+        rows = evaluation.evaluate(
+            paths, codecs, read_image, args.cache, progress, args.jobs, args.metric
+        )
         if args.report:
             chosen = paths[: max(0, args.pictures)]
             pictures = report.pictures(chosen, codecs, read_image)
@@ -488,31 +516,6 @@ def check_output(path: pathlib.Path, args: argparse.Namespace) -> None:
     ):
         if missing:
             raise OSError(problem, os.strerror(problem), os.fspath(path))
-
-
-@contextlib.contextmanager
-def new_file(path: pathlib.Path):
-    """Opens a file that takes the place of `path` when all is written, or leaves none.
-
-    Raises:
-        OSError: naming `path`, whatever file it came from.
-    """
-    target = os.path.realpath(path)
-    part = os.path.join(
-        os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"
-    )
-    try:
-        with open(part, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-        raise
 
 
 @contextlib.contextmanager

@@ -7,43 +7,22 @@ training that resumes at example `i` goes on as if it had not stopped.
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import pathlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # One file in this many is held out where no validation set is named.
 HOLD_OUT = 50
 VALIDATION_SIDE = 256
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def list_images(patterns: Sequence[str]) -> list[str]:
-    """Returns the image files of folders (searched to any depth) and globs, sorted.
-
-    Raises:
-        ValueError: a pattern matches nothing.
-    """
-    found: set[str] = set()
-    for pattern in patterns:
-        if pathlib.Path(pattern).is_dir():
-            names = (str(p) for p in pathlib.Path(pattern).rglob("*"))
-        else:
-            names = iter(glob.glob(pattern, recursive=True))
-        images = {n for n in names if n.lower().endswith(SUFFIXES)}
-        if not images:
-            raise ValueError(f"no {'/'.join(SUFFIXES)} image in {pattern!r}")
-        found |= images
-    return sorted(found)
-
-
-def usable(paths: Sequence[str], side: int) -> list[str]:
+def usable(paths: Sequence[Path], side: int) -> list[Path]:
     """Leaves out files that do not open as an image of at least `side` pixels a side.
 
     What is left out is counted in the log.
@@ -70,11 +49,11 @@ def usable(paths: Sequence[str], side: int) -> list[str]:
     return good
 
 
-def hold_out(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Splits into (training, validation) by a hash of the file name: for good."""
 
     def held(path):
-        digest = hashlib.sha256(pathlib.Path(path).name.encode()).digest()
+        digest = hashlib.sha256(path.name.encode()).digest()
         return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
 
     validation = [p for p in paths if held(p)] or list(paths[:1])
@@ -125,7 +104,7 @@ def _dataset(indexes, function, side, batch):
 
 
 def training_set(
-    paths: Sequence[str], side: int, batch: int, seed: int, first: int = 0
+    paths: Sequence[Path], side: int, batch: int, seed: int, first: int = 0
 ) -> tf.data.Dataset:
     """Endless batches of random crops of files, from example number `first` on.
 
@@ -193,7 +172,7 @@ def validation_set(images: Callable, side: int) -> tf.data.Dataset:
     )
 
 
-def open_images(paths: Sequence[str], count: int) -> Callable:
+def open_images(paths: Sequence[Path], count: int) -> Callable:
     """Returns a function that opens up to `count` files, evenly spread."""
     step = max(1, len(paths) // count)
 

@@ -7,28 +7,32 @@ file as it was written, decoded by reading it back.
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import platform
-import secrets
+import signal
 import tempfile
 import time
 
 import numpy as np
 
-from tfcodec import __version__, classical, metrics, registry
+from tfcodec import __version__, classical, files, metrics, registry
 
-SCHEMA = 1  # of a row; part of a cache entry's key
+SCHEMA = 2  # of a row; part of a cache entry's key
 SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
 PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 FIGURES = ("bpp", "ratio", "psnr", "psnr_ycbcr", "ssim", "ms_ssim", "ms_ssim_db")
-TIMES = ("encode_seconds", "decode_seconds")
+# What depends on the machine and on what else it does.
+COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
 
 
 class Ours:
@@ -142,62 +146,35 @@ def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
     return found, missing
 
 
-def find_images(patterns: list[str]) -> list[pathlib.Path]:
-    """Returns the files of paths, folders (to any depth) and globs, each once, sorted.
-
-    Raises:
-        ValueError: a pattern finds nothing.
-    """
-    import glob
-
-    found = set()
-    for pattern in patterns:
-        path = pathlib.Path(pattern)
-        if path.is_file():
-            here = [path]
-        elif path.is_dir():
-            here = [
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            ]
-        else:
-            names = glob.glob(str(pattern), recursive=True)
-            here = [file for file in map(pathlib.Path, names) if file.is_file()]
-        if not here:
-            raise ValueError(f"{pattern}: no images there")
-        found.update(here)
-    return sorted(found)
-
-
 def digest(image: np.ndarray) -> str:
     """SHA-256 of an image's size and pixels, in hexadecimal."""
     start = f"{image.shape[1]}x{image.shape[0]}\n".encode()
     return hashlib.sha256(start + image.tobytes()).hexdigest()
 
 
-def measure(codec, quality, image: np.ndarray, folder: str) -> dict:
+def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> dict:
     """Writes a file, reads it, and returns the figures of both.
 
-    A figure is None where it is infinite (equal images) or the image too small for it.
+    A figure is None where it is infinite (equal images), the image too small for it,
+    the system does not tell it, or, of `COSTS`, unless `timed`.
+
+    Args:
+        extra: more metrics, as `metric` takes them.
     """
     height, width = image.shape[:2]
-    path = os.path.join(folder, secrets.token_hex(8))
+    reset_peak()
     start = time.perf_counter()
     data = codec.compress(image, quality)
     encode_seconds = time.perf_counter() - start
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            data = file.read()
-    finally:
-        if os.path.exists(path):
-            os.unlink(path)
+    with tempfile.TemporaryDirectory(prefix="tfcodec-") as folder:
+        path = pathlib.Path(folder, "file")
+        path.write_bytes(data)
+        size = path.stat().st_size
+        data = path.read_bytes()
     start = time.perf_counter()
     decoded = codec.decompress(data)
     decode_seconds = time.perf_counter() - start
+    costs = (encode_seconds, decode_seconds, peak())
     similarity = _possible(metrics.ms_ssim, image, decoded)
     decibels = None if similarity is None else metrics.decibels(similarity)
     return {
@@ -210,16 +187,161 @@ def measure(codec, quality, image: np.ndarray, folder: str) -> dict:
         "ssim": _possible(metrics.ssim, image, decoded),
         "ms_ssim": similarity,
         "ms_ssim_db": None if np.array_equal(image, decoded) else _finite(decibels),
-        "encode_seconds": encode_seconds,
-        "decode_seconds": decode_seconds,
+        "metrics": {
+            text: _finite(float(metric(text)(image, decoded))) for text in extra
+        },
+        **dict(zip(COSTS, costs if timed else [None] * len(COSTS))),
     }
 
 
-def evaluate(paths, contestants_, read, cache=None, progress=None) -> list[dict]:
+def reset_peak():
+    """Lets `peak` begin again from what this process holds now (on Linux)."""
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> float | None:
+    """Most memory that this process has held at once, in MiB; None if unknown.
+
+    Since `reset_peak`, or where that is not possible, since it started.
+    """
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def metric(text: str):
+    """Returns a metric by name: a function of (image, decoded), both as Pillow has RGB.
+
+    Args:
+        text: `ssimulacra2` (of the package of that name: perceptual, 100 is
+            indistinguishable), or `module:function` of one's own, which gets two uint8
+            [height, width, 3] and returns a number.
+
+    Raises:
+        ValueError: there is no such function here.
+    """
+    if text == "ssimulacra2":
+        text = "tfcodec.evaluation:_ssimulacra2"
+    module, _, name = text.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+        if function is _ssimulacra2:
+            importlib.import_module("ssimulacra2")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"no metric {text!r} ({error}); it is ssimulacra2, from the package of "
+            "that name, or module:function"
+        ) from None
+    return function
+
+
+def _ssimulacra2(image, decoded):
+    import io
+
+    from PIL import Image
+    from ssimulacra2 import compute_ssimulacra2
+
+    # The package takes files.
+    both = io.BytesIO(), io.BytesIO()
+    for file, pixels in zip(both, (image, decoded)):
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return compute_ssimulacra2(*both)
+
+
+def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
+    """Returns a row for each quality of a contestant on one image, and seconds spent.
+
+    Args:
+        image: uint8 [height, width, 3].
+        sha256: its `digest`.
+        cache, extra: as `evaluate` has them.
+        timed: whether rows have times and memory.
+        warm: set that remembers which codec has coded which size, and so need not
+            code a file to warm up.
+    """
+    warm = set() if warm is None else warm
+    identity = {
+        "schema": SCHEMA,
+        "sha256": sha256,
+        "codec": each.name,
+        "version": each.codec.version,
+        "settings": each.codec.settings,
+    }
+    if extra:
+        identity["metrics"] = list(extra)
+    rows, spent = [], 0.0
+    for quality in each.qualities:
+        key = {**identity, "quality": quality}
+        figures = _recall(cache, key)
+        if figures is None or (timed and figures["encode_seconds"] is None):
+            start = time.perf_counter()
+            size = (each.name, each.codec.version, image.shape)
+            if timed and size not in warm:
+                each.codec.decompress(each.codec.compress(image, quality))
+                warm.add(size)
+            figures = measure(each.codec, quality, image, timed, extra)
+            _keep(cache, key, figures)
+            spent += time.perf_counter() - start
+        rows.append({**key, **figures})
+    return rows, spent
+
+
+class Here:
+    """An executor that runs what it is given in this process, at once."""
+
+    def submit(self, function, *args):
+        future = concurrent.futures.Future()
+        future.set_result(function(*args))
+        return future
+
+
+def _work(*args):
+    return rows_of(*args, warm=_WARM)
+
+
+_WARM: set = set()  # of a process of `evaluate`
+
+
+def _ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def processes(contestants_, jobs):
+    """Yields an executor for each contestant, by name: one all its own, or one for all.
+
+    One process a codec, so that its peak memory is its own; more than one job share a
+    pool of so many processes.
+    """
+    # Not forked: TensorFlow would not survive it.
+    context = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+
+        def pool(workers):
+            made = concurrent.futures.ProcessPoolExecutor(
+                workers, context, _ignore_interrupts
+            )
+            stack.callback(made.shutdown, cancel_futures=True)
+            return made
+
+        shared = pool(jobs) if jobs > 1 else None
+        yield {each.name: shared or pool(1) for each in contestants_}
+
+
+def evaluate(
+    paths, contestants_, read, cache=None, progress=None, jobs=0, extra=()
+) -> list[dict]:
     """Returns one row for each image, codec and quality, in that order.
 
-    One file is coded at a time, so that times are sound. Before a codec is timed on an
-    image of a new size, it codes one that is not.
+    Before a codec is timed on an image of a new size, it codes one that is not.
 
     Args:
         paths: of the images.
@@ -228,41 +350,56 @@ def evaluate(paths, contestants_, read, cache=None, progress=None) -> list[dict]
         cache: folder that keeps every row, by pixels, codec, version and settings;
             what it holds is not done again.
         progress: called with rows done, rows in all and seconds left (None: unknown).
+        jobs: 1: one file is coded at a time, so that times are sound, and each codec
+            in a process of its own; 0: the same, but all in this process; more: so
+            many processes, and rows without times and memory.
+        extra: more metrics, as `metric` takes them.
+
+    Raises:
+        ChildProcessError: a codec took its process with it.
     """
     total = len(paths) * sum(len(each.qualities) for each in contestants_)
-    rows, warm, spent, worked = [], set(), 0.0, 0
+    rows, spent, worked = [], 0.0, 0
     if cache is not None:
         pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="tfcodec-") as folder:
+    waiting = collections.deque()
+
+    def collect(most):
+        """Waits until at most so many tasks wait."""
+        nonlocal spent, worked
+        while len(waiting) > most:
+            where, each, future = waiting.popleft()
+            try:
+                found, seconds = future.result()
+            except concurrent.futures.process.BrokenProcessPool:
+                raise ChildProcessError(
+                    f"{each.name}: its process died at {where['image']}"
+                ) from None
+            spent += seconds
+            worked += len(found) if seconds else 0
+            for row in found:
+                rows.append({**where, **row})
+                if progress:
+                    left = spent / worked / max(1, jobs) if worked else None
+                    rest = left and left * (total - len(rows))
+                    progress(len(rows), total, rest)
+
+    with contextlib.ExitStack() as stack:
+        if jobs:
+            pools = stack.enter_context(processes(contestants_, jobs))
+        else:
+            pools = {each.name: Here() for each in contestants_}
+        work, warm = (_work, ()) if jobs else (rows_of, (set(),))
         for path in paths:
             image = read(path)
             sha256 = digest(image)
+            where = {"image": os.fspath(path)}
+            where.update(width=image.shape[1], height=image.shape[0])
             for each in contestants_:
-                identity = {
-                    "schema": SCHEMA,
-                    "sha256": sha256,
-                    "codec": each.name,
-                    "version": each.codec.version,
-                    "settings": each.codec.settings,
-                }
-                for quality in each.qualities:
-                    key = {**identity, "quality": quality}
-                    figures = _recall(cache, key)
-                    if figures is None:
-                        start = time.perf_counter()
-                        if (each.name, image.shape) not in warm:
-                            each.codec.decompress(each.codec.compress(image, quality))
-                            warm.add((each.name, image.shape))
-                        figures = measure(each.codec, quality, image, folder)
-                        _keep(cache, key, figures)
-                        spent += time.perf_counter() - start
-                        worked += 1
-                    size = {"width": image.shape[1], "height": image.shape[0]}
-                    where = {"image": os.fspath(path), **size, **key, **figures}
-                    rows.append(where)
-                    if progress:
-                        left = spent / worked * (total - len(rows)) if worked else None
-                        progress(len(rows), total, left)
+                args = (image, sha256, each, cache, jobs < 2, tuple(extra), *warm)
+                waiting.append((where, each, pools[each.name].submit(work, *args)))
+                collect(2 * jobs if jobs > 1 else 0)
+        collect(0)
     return rows
 
 
@@ -278,10 +415,12 @@ def means(rows: list[dict]) -> list[dict]:
     for (codec, quality), group in groups.items():
         mean = {"codec": codec, "quality": quality, "images": len(group)}
         mean["lossless"] = all(row["lossless"] for row in group)
-        for figure in (*FIGURES, *TIMES):
-            values = [row[figure] for row in group]
-            whole = all(value is not None for value in values)
-            mean[figure] = math.fsum(values) / len(values) if whole else None
+        for figure in (*FIGURES, *COSTS):
+            mean[figure] = _mean([row[figure] for row in group])
+        mean["metrics"] = {
+            name: _mean([row["metrics"][name] for row in group])
+            for name in group[0]["metrics"]
+        }
         result.append(mean)
     order = list(dict.fromkeys(row["codec"] for row in rows))
     return sorted(result, key=lambda m: (order.index(m["codec"]), m["bpp"]))
@@ -347,9 +486,10 @@ def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
 
 
 def table(means_: list[dict]) -> str:
-    """The means as text."""
+    """The means as text: dB, seconds, MiB of the process that coded."""
     head = ("codec", "quality", "bpp", "ratio", "PSNR", "6:1:1", "SSIM", "MS-SSIM")
-    lines = [(*head, "dB", "enc s", "dec s")]
+    extra = list(means_[0]["metrics"])
+    lines = [(*head, "dB", *extra, "enc s", "dec s", "MiB")]
     for mean in means_:
         quality = mean["quality"]
         decibels = "equal" if mean["lossless"] else "-"
@@ -364,8 +504,10 @@ def table(means_: list[dict]) -> str:
                 _number(mean["ssim"], 4),
                 _number(mean["ms_ssim"], 4),
                 _number(mean["ms_ssim_db"], 2, decibels),
-                f"{mean['encode_seconds']:.3f}",
-                f"{mean['decode_seconds']:.3f}",
+                *(_number(mean["metrics"][name], 4) for name in extra),
+                _number(mean["encode_seconds"], 3),
+                _number(mean["decode_seconds"], 3),
+                _number(mean["peak_mebibytes"], 0),
             )
         )
     return _columns(lines)
@@ -410,6 +552,11 @@ def _finite(value):
     return value if value is not None and math.isfinite(value) else None
 
 
+def _mean(values):
+    whole = all(value is not None for value in values)
+    return math.fsum(values) / len(values) if whole else None
+
+
 def _possible(function, *args):
     try:
         return function(*args)
@@ -452,7 +599,5 @@ def _recall(cache, key):
 
 def _keep(cache, key, figures):
     if cache is not None:
-        path = _entry(cache, key)
-        part = path.with_suffix(f".{secrets.token_hex(4)}.part")
-        part.write_text(json.dumps({"key": key, "figures": figures}), "utf-8")
-        os.replace(part, path)
+        with files.new_file(_entry(cache, key)) as file:
+            file.write(json.dumps({"key": key, "figures": figures}).encode())

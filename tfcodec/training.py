@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import architectures, data, losses
+from tfcodec import architectures, data, files, losses
 
 
 def setting(default, help):
@@ -139,12 +139,6 @@ class Adam(tf.keras.optimizers.Adam):
             average.assign(value)
 
 
-def write_atomically(path: pathlib.Path, text: str):
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def prepare_directory(config: TrainConfig, directory: pathlib.Path):
     """Writes `config.json`, or holds `config` against the one that is there.
 
@@ -163,7 +157,8 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
                 f"{directory} is a training with other settings: "
                 + ", ".join(f"{k}={old.get(k)!r}, not {new[k]!r}" for k in changed)
             )
-    write_atomically(path, json.dumps(dataclasses.asdict(config), indent=1) + "\n")
+    with files.new_file(path) as file:
+        file.write(json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
 
 
 def build(config: TrainConfig) -> tf.keras.Model:
@@ -307,7 +302,7 @@ def datasets(config: TrainConfig):
         if not config.validation:
             return training, data.validation_set(held, side)
     else:
-        paths = data.list_images(config.images.split(","))
+        paths = files.find_images(config.images.split(","))
         if not config.validation:
             paths, held_paths = data.hold_out(paths)
         paths = data.usable(paths, config.patch)
@@ -319,7 +314,7 @@ def datasets(config: TrainConfig):
             )
 
     if config.validation:
-        held_paths = data.list_images(config.validation.split(","))
+        held_paths = files.find_images(config.validation.split(","))
         both = set(held_paths) & set(paths if config.images else ())
         if both:
             raise ValueError(f"{len(both)} images to validate on are trained on too")

@@ -1,0 +1,64 @@
+"""Finding images, and writing files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import pathlib
+import secrets
+from collections.abc import Sequence
+
+# What counts as an image in a folder; a file that is named may have any suffix.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
+
+
+def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+    """Returns the files of paths, folders (to any depth) and globs, each once, sorted.
+
+    Raises:
+        ValueError: a pattern finds nothing.
+    """
+    found = set()
+    for pattern in patterns:
+        path = pathlib.Path(pattern)
+        if path.is_file():
+            here = [path]
+        elif path.is_dir():
+            here = [
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in SUFFIXES and file.is_file()
+            ]
+        else:
+            names = glob.glob(str(pattern), recursive=True)
+            here = [file for file in map(pathlib.Path, names) if file.is_file()]
+        if not here:
+            raise ValueError(f"{pattern}: no images there")
+        found.update(here)
+    return sorted(found)
+
+
+@contextlib.contextmanager
+def new_file(path: str | os.PathLike):
+    """Opens a file that takes the place of `path` when all is written, or leaves none.
+
+    Raises:
+        OSError: naming `path`, whatever file it came from.
+    """
+    target = os.path.realpath(path)
+    part = os.path.join(
+        os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"
+    )
+    try:
+        with open(part, "x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
