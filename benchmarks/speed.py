@@ -19,7 +19,10 @@ import subprocess
 import sys
 import time
 
-CODECS = "tfcodec:q=50,avif:q=50,jxl:q=75,webp:q=75,jpeg:q=75"
+CODECS = (
+    "tfcodec:q=50,avif:q=50,jxl:q=75,webp:q=75,jpeg:q=75,"
+    "compressai-bmshj2018-hyperprior,compressai-mbt2018-mean,tfc-bmshj2018"
+)
 
 
 def main(argv=None) -> int:
@@ -27,21 +30,17 @@ def main(argv=None) -> int:
     if args.worker:
         print(json.dumps(work(args)))
         return 0
-    from tfcodec import classical, cli, evaluation
+    from tfcodec import cli
 
-    names, missing = [], []
-    for name in args.codecs.split(","):
-        try:
-            evaluation.contestant(name)
-            names.append(name)
-        except classical.Missing as error:
-            missing.append(str(error))
-    results = []
+    results, missing = [], {}
     with cli.quiet_tensorflow():
         for cores in cores_to_try():
-            for name in names:
+            for name in args.codecs.split(","):
                 print(f"{name}, {cores} cores", file=sys.stderr)
-                results += run(name, cores, args)
+                found = run(name, cores, args)
+                results += found["results"]
+                missing[found["missing"]] = True
+    missing = [reason for reason in missing if reason]
     print(table(results))
     for reason in missing:
         print(f"missing: {reason}")
@@ -59,7 +58,10 @@ def parse(argv):
     )
     parser.add_argument("images", nargs="+", help="files, folders and globs")
     parser.add_argument(
-        "--codecs", default=CODECS, help="as for `eval` (default: %(default)s)"
+        "--codecs",
+        default=CODECS,
+        help="as for `eval`, and other learned codecs with random weights "
+        "(default: %(default)s)",
     )
     parser.add_argument("--runs", type=int, default=3, help="default: %(default)s")
     parser.add_argument(
@@ -77,8 +79,8 @@ def cores_to_try() -> list[int]:
     return sorted({1, len(os.sched_getaffinity(0))})
 
 
-def run(name, cores, args) -> list[dict]:
-    """Measures one codec in a process of its own."""
+def run(name, cores, args) -> dict:
+    """Measures one codec in a process of its own; see `work`."""
     command = [sys.executable, "-m", "benchmarks.speed", *args.images]
     command += [f"--codecs={name}", f"--runs={args.runs}", f"--worker={cores}"]
     command += [f"--megapixels={args.megapixels}"]
@@ -86,14 +88,25 @@ def run(name, cores, args) -> list[dict]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def work(args) -> list[dict]:
-    """Measures a codec, in this process, on as many cores as `args.worker`."""
+def work(args) -> dict:
+    """Measures a codec, in this process, on as many cores as `args.worker`.
+
+    Returns:
+        dict of `results`, and of `missing`, why there are none.
+    """
     if hasattr(os, "sched_setaffinity"):  # before any library counts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tfcodec import cli, evaluation, files
+    from benchmarks import peers
+    from tfcodec import classical, cli, evaluation, files
 
-    each = evaluation.contestant(args.codecs)
+    try:
+        if args.codecs in peers.PEERS:
+            each = evaluation.Contestant(peers.PEERS[args.codecs](), (None,))
+        else:
+            each = evaluation.contestant(args.codecs)
+    except classical.Missing as error:
+        return {"results": [], "missing": str(error)}
     images = [cli.read_image(path) for path in files.find_images(args.images)]
     groups = [images]
     if args.megapixels:
@@ -102,7 +115,8 @@ def work(args) -> list[dict]:
     start = time.perf_counter()
     each.codec.decompress(each.codec.compress(groups[0][0], each.qualities[0]))
     first = time.perf_counter() - start
-    return [measure(each, group, args, first) for group in groups]
+    results = [measure(each, group, args, first) for group in groups]
+    return {"results": results, "missing": None}
 
 
 def measure(each, images, args, first) -> dict:
@@ -132,7 +146,8 @@ def measure(each, images, args, first) -> dict:
         "quality": quality,
         "cores": args.worker,
         "megapixels": pixels / len(images) / 1e6,
-        "bpp": 8 * size / pixels,
+        # Of random weights' files, the size says nothing.
+        "bpp": 8 * size / pixels if quality is not None else None,
         "encode_megapixels_per_second": statistics.median(encode),
         "decode_megapixels_per_second": statistics.median(decode),
         "first_file_seconds": first,
@@ -163,7 +178,7 @@ def table(results) -> str:
         )
         first = base.setdefault(key, speeds)
         cells = [r["codec"], str(r["cores"]), f"{r['megapixels']:.2f}"]
-        cells.append(f"{r['bpp']:.3f}")
+        cells.append("-" if r["bpp"] is None else f"{r['bpp']:.3f}")
         for speed, other in zip(speeds, first):
             cells += [f"{speed:.2f}", f"{speed / other:.2f}"]
         cells.append(f"{r['first_file_seconds']:.2f}")

@@ -175,7 +175,10 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
     decoded = codec.decompress(data)
     decode_seconds = time.perf_counter() - start
     costs = (encode_seconds, decode_seconds, peak())
-    similarity = _possible(metrics.ms_ssim, image, decoded)
+    ssim, similarity = _possible(metrics.similarities, image, decoded) or (
+        _possible(metrics.ssim, image, decoded),
+        None,
+    )
     decibels = None if similarity is None else metrics.decibels(similarity)
     return {
         "bytes": size,
@@ -184,7 +187,7 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         "lossless": bool(np.array_equal(image, decoded)),
         "psnr": _finite(metrics.psnr(image, decoded)),
         "psnr_ycbcr": _finite(metrics.psnr_ycbcr(image, decoded)),
-        "ssim": _possible(metrics.ssim, image, decoded),
+        "ssim": ssim,
         "ms_ssim": similarity,
         "ms_ssim_db": None if np.array_equal(image, decoded) else _finite(decibels),
         "metrics": {

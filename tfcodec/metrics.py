@@ -14,6 +14,8 @@ PEAK = 255.0
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 WINDOW /= WINDOW.sum()
+# Its sums for 32 neighbours at once: row i holds the window from column i on.
+BAND = np.stack([np.pad(WINDOW, (i, 31 - i)) for i in range(32)])
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 # The smallest side of which the last scale still holds one window.
 SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
@@ -77,15 +79,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         ValueError: as `mse`, or a side is under 11 pixels, too small for one window.
     """
-    a, b = _pair(a, b)
-    if a.ndim == 2:
-        a, b = a[..., None], b[..., None]
-    if min(a.shape[:2]) < len(WINDOW):
-        raise ValueError(
-            f"SSIM needs {len(WINDOW)} pixels a side, not {a.shape[1]}x{a.shape[0]}"
-        )
-    luminance, contrast = _ssim_terms(a, b)
-    return float(np.mean(luminance * contrast))
+    return _ssim(next(_scales(a, b, 1)))
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -98,23 +92,17 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         ValueError: as `mse`, or a side is under 161 pixels, too small for five scales.
     """
-    a, b = _pair(a, b)
-    if a.ndim == 2:
-        a, b = a[..., None], b[..., None]
-    if min(a.shape[:2]) < SMALLEST_SIDE:
-        raise ValueError(
-            f"MS-SSIM needs {SMALLEST_SIDE} pixels a side for five scales, "
-            f"not {a.shape[1]}x{a.shape[0]}"
-        )
-    result = np.ones(a.shape[2])
-    for scale, weight in enumerate(SCALE_WEIGHTS):
-        if scale:
-            a, b = _halve(a), _halve(b)
-        luminance, contrast = _ssim_terms(a, b)
-        last = scale == len(SCALE_WEIGHTS) - 1
-        term = luminance * contrast if last else contrast
-        result *= np.maximum(term.mean((0, 1)), 0) ** weight
-    return float(result.mean())
+    return _ms_ssim(list(_scales(a, b)))
+
+
+def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Returns (`ssim`, `ms_ssim`) in the time of the second.
+
+    Raises:
+        ValueError: as `ms_ssim`.
+    """
+    terms = list(_scales(a, b))
+    return _ssim(terms[0]), _ms_ssim(terms)
 
 
 def ms_ssim_db(a: np.ndarray, b: np.ndarray) -> float:
@@ -193,11 +181,49 @@ def _pair(a, b):
 
 def _blur(image):
     """Weighted mean under each whole window: [h, w, c] to [h - 10, w - 10, c]."""
+    margin, block = len(WINDOW) - 1, len(BAND)
     for _ in range(2):  # rows, turn, columns, turn back
-        rows = image.shape[0] - len(WINDOW) + 1
-        image = sum(w * image[i : i + rows] for i, w in enumerate(WINDOW))
-        image = image.swapaxes(0, 1)
+        image = np.ascontiguousarray(image)
+        flat = image.reshape(len(image), -1)
+        rows = len(image) - margin
+        means = np.empty((rows, flat.shape[1]))
+        for i in range(0, rows, block):  # as products of matrices, the fastest way
+            n = min(block, rows - i)
+            np.matmul(
+                BAND[:n, : n + margin], flat[i : i + n + margin], out=means[i : i + n]
+            )
+        image = means.reshape(rows, *image.shape[1:]).swapaxes(0, 1)
     return image
+
+
+def _scales(a, b, count=len(SCALE_WEIGHTS)):
+    """Yields luminance and contrast-structure terms of each scale, [h, w, c]."""
+    a, b = _pair(a, b)
+    if a.ndim == 2:
+        a, b = a[..., None], b[..., None]
+    name, side = ("SSIM", len(WINDOW)) if count == 1 else ("MS-SSIM", SMALLEST_SIDE)
+    if min(a.shape[:2]) < side:
+        raise ValueError(
+            f"{name} needs {side} pixels a side, not {a.shape[1]}x{a.shape[0]}"
+        )
+    for scale in range(count):
+        if scale:
+            a, b = _halve(a), _halve(b)
+        yield _ssim_terms(a, b)
+
+
+def _ssim(terms):
+    luminance, contrast = terms
+    return float(np.mean(luminance * contrast))
+
+
+def _ms_ssim(scales):
+    result = 1.0
+    for scale, (luminance, contrast) in enumerate(scales):
+        last = scale == len(SCALE_WEIGHTS) - 1
+        term = luminance * contrast if last else contrast
+        result *= np.maximum(term.mean((0, 1)), 0) ** SCALE_WEIGHTS[scale]
+    return float(np.mean(result))
 
 
 def _ssim_terms(a, b):
