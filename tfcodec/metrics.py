@@ -92,7 +92,7 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         ValueError: as `mse`, or a side is under 161 pixels, too small for five scales.
     """
-    return _ms_ssim(list(_scales(a, b)))
+    return _ms_ssim(list(_scales(a, b, len(SCALE_WEIGHTS))))
 
 
 def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -101,7 +101,7 @@ def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Raises:
         ValueError: as `ms_ssim`.
     """
-    terms = list(_scales(a, b))
+    terms = list(_scales(a, b, len(SCALE_WEIGHTS)))
     return _ssim(terms[0]), _ms_ssim(terms)
 
 
@@ -196,7 +196,7 @@ def _blur(image):
     return image
 
 
-def _scales(a, b, count=len(SCALE_WEIGHTS)):
+def _scales(a, b, count):
     """Yields luminance and contrast-structure terms of each scale, [h, w, c]."""
     a, b = _pair(a, b)
     if a.ndim == 2:
