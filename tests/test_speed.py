@@ -44,7 +44,6 @@ def test_peers_code_and_decode(name):
     try:
         peer = peers.PEERS[name]()
     except classical.Missing as error:
-        assert "pip install" in str(error)
         pytest.skip(str(error))
     image = photo(50, 70)
     decoded = peer.decompress(peer.compress(image))
