@@ -76,6 +76,33 @@ def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
     )
 
 
+def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
+    first = training.train(config_of(images, steps=10), tmp_path / "first")
+    still = config_of(images, steps=1, init=str(first), learning_rate=0.0)
+    second = training.train(still, tmp_path / "second")
+    cards = [registry.Model.at(path).card for path in (first, second)]
+    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    assert cards[1]["training"]["began_from"] == {
+        "fingerprint": cards[0]["fingerprint"],
+        "training": cards[0]["training"],
+    }
+    assert str(tmp_path) not in json.dumps(cards)
+    other = config_of(images, "bls2017", init=str(first))
+    with pytest.raises(ValueError, match="another architecture"):
+        training.train(other, tmp_path / "third")
+
+
+def test_half_precision_is_for_training_alone(images, tmp_path):
+    config = config_of(images, steps=2, precision="mixed_bfloat16")
+    path = training.train(config, tmp_path)
+    loaded = tf.saved_model.load(str(path))
+    for name in ("analysis", "synthesis"):
+        graph = loaded.signatures[name].graph.as_graph_def()
+        bodies = [graph.node, *(f.node_def for f in graph.library.function)]
+        nodes = [n for body in bodies for n in body if n.op.startswith("Conv2D")]
+        assert {tf.as_dtype(n.attr["T"].type) for n in nodes} == {tf.float32}
+
+
 REPLICAS = """
 import sys
 import numpy as np

@@ -81,6 +81,8 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         card["lmbda"] = None
     module = Store()
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
+    # All that `load_weights` needs; what the functions hold too is stored once.
+    module.weights = [module.value(array) for array in training_weights(model)]
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     tf.saved_model.save(module, str(part), signatures=signatures)
@@ -89,6 +91,30 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         shutil.rmtree(directory)
     os.replace(part, directory)
     return directory
+
+
+def training_weights(model) -> list[np.ndarray]:
+    """Returns the weights of a frozen model in order; exact kernels as integers."""
+    exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
+    return [exact.get(v.ref(), v.numpy()) for v in model.trainable_variables]
+
+
+def load_weights(model, directory):
+    """Gives `model` the weights of an exported model of the same architecture.
+
+    Raises:
+        ValueError: the architectures differ, or the model has no weights to train.
+    """
+    weights = getattr(tf.saved_model.load(str(directory)), "weights", None)
+    if weights is None:
+        raise ValueError(f"{directory} holds no weights to go on from")
+    variables = model.trainable_variables
+    if [w.shape for w in weights] != [v.shape for v in variables]:
+        raise ValueError(f"{directory} is a model of another architecture")
+    exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
+    for variable, weight in zip(variables, weights):
+        scale = exact.get(variable.ref(), 1.0)
+        variable.assign(weight.numpy().astype(np.float32) / scale)
 
 
 def round_weights(model):

@@ -84,14 +84,14 @@ class Residual(tf.keras.layers.Layer):
 
 
 class Sum(tf.keras.layers.Layer):
-    """Adds what several networks make of one input."""
+    """Adds, in float32, what several networks make of one input."""
 
     def __init__(self, *branches, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(dtype=tf.float32, **kwargs)
         self.branches = list(branches)
 
     def call(self, x):
-        return tf.add_n([branch(x) for branch in self.branches])
+        return tf.add_n([tf.cast(branch(x), tf.float32) for branch in self.branches])
 
 
 def cosines(shape, dtype=None):
@@ -257,7 +257,8 @@ class ExactConv(tf.keras.layers.Layer):
         Raises:
             ValueError: it is not below 2**24, so that float32 would not be exact.
         """
-        self.frozen = tuple(w.numpy() for w in self.integer_weights())
+        # Minus zero becomes zero: a fingerprint is of bytes.
+        self.frozen = tuple(w.numpy() + 0.0 for w in self.integer_weights())
         kernel, bias = (w.astype(np.int64) for w in self.frozen)
         largest = np.abs(kernel).sum((0, 1, 2)) * self.input_max + np.abs(bias)
         if largest.max() >= EXACT_LIMIT or np.abs(kernel).max() > WEIGHT_MAX:

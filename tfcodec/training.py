@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import architectures, data, files, losses
+from tfcodec import architectures, data, export, files, losses, registry
 
 
 def setting(default, help):
@@ -46,6 +46,9 @@ class TrainConfig:
     steps: int = setting(1_000_000, "Optimizer steps in all, resumed ones included.")
     batch: int = setting(8, "Patches a step.")
     patch: int = setting(256, "Side of a patch in pixels, a multiple of 64.")
+    init: str = setting(
+        "", "Model to go on from, a shipped name or a directory: weights alone."
+    )
     learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
     hold: float = setting(0.3, "Part of the steps before the cosine fall begins.")
@@ -79,6 +82,17 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1")
         self.builder_options()
+        start = self.start()
+        if start and (
+            start.card["architecture"] != self.arch
+            or start.card["options"] != self.builder_options()
+            or start.single_rate != (low == high)
+        ):
+            raise ValueError(f"--init={self.init} is a model of another architecture")
+
+    def start(self) -> registry.Model | None:
+        """The model to go on from, if there is one."""
+        return registry.resolve(self.init) if self.init else None
 
     def builder_options(self) -> dict:
         try:
@@ -95,7 +109,7 @@ MAY_CHANGE = {
     "steps", "replicas", "note", "log_steps", "validate_steps", "checkpoint_minutes"
 }  # fmt: skip
 # What a model card leaves out, as it says more of a computer than of a model.
-PRIVATE = {"images", "validation", "data_dir", "note"}
+PRIVATE = {"images", "validation", "data_dir", "init", "note"}
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -161,14 +175,23 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
         file.write(json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
 
 
-def build(config: TrainConfig) -> tf.keras.Model:
-    """Returns the compiled model, with optimizer state made. Call it under a scope."""
-    tf.keras.mixed_precision.set_global_policy(config.precision)
+def network(config: TrainConfig, precision: str) -> tf.keras.Model:
+    """Returns the model as it is before any training."""
+    tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
     model = architectures.build(
         config.arch, config.lmbda_range(), **config.builder_options()
     )
     tf.keras.mixed_precision.set_global_policy("float32")
+    return model
+
+
+def build(config: TrainConfig) -> tf.keras.Model:
+    """Returns the compiled model, with optimizer state made. Call it under a scope."""
+    model = network(config, config.precision)
+    start = config.start()
+    if start:
+        export.load_weights(model, start.path)
     optimizer = Adam(
         Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
         global_clipnorm=config.clip,
@@ -360,18 +383,25 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
             callbacks=[progress],
         )
     inner_optimizer(model).swap_averages(model.trainable_variables)
-    from tfcodec import export
-
+    whole = network(config, "float32")  # Half precision is for training alone.
+    for variable, trained in zip(whole.trainable_variables, model.trainable_variables):
+        variable.assign(trained)
+    start = config.start()
     settings = dataclasses.asdict(config).items()
     record = {
         "note": config.note,
         "settings": {k: v for k, v in settings if k not in PRIVATE},
         "steps": int(inner_optimizer(model).iterations),
         "hours": round(float(seconds) / 3600, 2),
-        "figures": validation_figures(model, validation),
+        "figures": validation_figures(whole, validation),
     }
+    if start:
+        record["began_from"] = {
+            "fingerprint": start.card["fingerprint"],
+            "training": start.card["training"],
+        }
     options = config.builder_options()
-    return export.export(model, directory / "model", config.arch, options, record)
+    return export.export(whole, directory / "model", config.arch, options, record)
 
 
 def validation_figures(model, validation) -> list[dict]:

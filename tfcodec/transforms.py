@@ -140,7 +140,10 @@ def analysis_tfcodec(widths, blocks):
         *[Residual(m) for _ in range(blocks[1])],
         name="detail",
     )
-    linear = conv(m, 16, 16, use_bias=False, kernel_initializer=cosines)
+    # In float32 even where the rest trains in half precision: its sums are large.
+    linear = conv(
+        m, 16, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32
+    )
     return stack(Sum(linear, detail), name="analysis")
 
 
@@ -163,6 +166,7 @@ def synthesis_tfcodec(widths, blocks):
         name="detail",
     )
     linear = tf.keras.layers.Conv2DTranspose(
-        3, 16, 16, padding="same", use_bias=False, kernel_initializer=cosines
-    )
+        3, 16, 16, padding="same", use_bias=False, kernel_initializer=cosines,
+        dtype=tf.float32,
+    )  # fmt: skip
     return stack(Sum(linear, detail), name="synthesis")
