@@ -61,3 +61,24 @@ def test_tables_are_those_of_tfc_and_code_as_well_as_its_range_coder():
     )
     theirs = sum(map(len, np.ravel(theirs.numpy())))
     assert ours < 1.01 * theirs
+
+
+def test_quantising_costs_least_of_the_integers_on_either_side():
+    rng = np.random.default_rng(0)
+    residual = tf.constant(rng.normal(size=20_000) * 3, tf.float32)
+    index = tf.constant(rng.integers(0, entropy.SCALES, 20_000), tf.float32)
+
+    def cost(value):
+        error = tf.square(residual - value)
+        return entropy.normal_bits(value, index) + entropy.ERROR_BITS * error
+
+    chosen = entropy.quantised(residual, index)
+    low, high = tf.floor(residual), tf.math.ceil(residual)
+    assert np.all((chosen == low) | (chosen == high))
+    best = np.minimum(cost(low), cost(high))
+    near = np.abs(residual) < entropy.THRESHOLDS
+    np.testing.assert_allclose(cost(chosen)[near], best[near], atol=1e-3)
+    assert np.mean(chosen != np.round(residual)) > 0.01
+    assert not np.any(entropy.quantised(tf.constant([0.4, -0.4]), index[:2]))
+    far = tf.constant([1e9, -1e9])
+    assert list(entropy.quantised(far, index[:2])) == [8191, -8191]
