@@ -89,9 +89,8 @@ class Codec:
 
 @functools.lru_cache(maxsize=4)
 def _loaded(path: str, fingerprint: bytes) -> Codec:
-    model = registry.resolve(path)
-    assert model.fingerprint == fingerprint
-    return Codec(model)
+    # Loaded again where a directory holds another model than it did.
+    return Codec(registry.Model.at(path))
 
 
 def load(model: str | os.PathLike = DEFAULT_MODEL) -> Codec:

@@ -184,9 +184,8 @@ def fingerprint(*functions) -> str:
 
 
 def compact(array: np.ndarray) -> np.ndarray:
-    """Returns `array` in the smallest type that holds each of its values."""
-    kinds = {"f": (np.int8, np.float16), "i": (np.int8, np.int16)}
-    for kind in kinds.get(array.dtype.kind, ()):
+    """Returns a float array in the smallest type that holds each of its values."""
+    for kind in (np.int8, np.float16):
         with np.errstate(over="ignore", invalid="ignore"):
             smaller = array.astype(kind)
         if np.array_equal(smaller.astype(array.dtype), array):

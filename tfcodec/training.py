@@ -239,10 +239,7 @@ class Progress(tf.keras.callbacks.Callback):
         self.step += 1
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
-            raise FloatingPointError(
-                f"step {self.step}: the loss is not finite; the last good state is "
-                f"{self.manager.latest_checkpoint or 'the start'}"
-            )
+            self.fail("the loss")
         if self.step % self.config.log_steps == 0:
             self.record("train", logs)
             self.model.reset_metrics()
@@ -257,14 +254,17 @@ class Progress(tf.keras.callbacks.Callback):
         self.save()
         self.logs.flush()
 
+    def fail(self, what):
+        raise FloatingPointError(
+            f"step {self.step}: {what} is not finite; the last good state is "
+            f"{self.manager.latest_checkpoint or 'the start'}"
+        )
+
     def save(self):
         """Writes a checkpoint, unless a weight is not finite."""
         for variable in self.model.trainable_variables:
             if not np.all(np.isfinite(variable.numpy())):
-                raise FloatingPointError(
-                    f"step {self.step}: {variable.name} is not finite; the last good "
-                    f"state is {self.manager.latest_checkpoint or 'the start'}"
-                )
+                self.fail(variable.name)
         self.seconds.assign_add(time.time() - self.saved)
         self.saved = time.time()
         self.manager.save(self.step)
