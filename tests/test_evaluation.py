@@ -4,7 +4,9 @@ import json
 import math
 import os
 import pathlib
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -140,6 +142,16 @@ class Costly(Steps):
         return super().compress(image, quality)
 
 
+class Endless(Steps):
+    """Says which process it is in, and never ends."""
+
+    def compress(self, image, quality):
+        pathlib.Path("pid.part").write_text(str(os.getpid()))
+        os.replace("pid.part", "pid")
+        while True:
+            time.sleep(1)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes_of_their_own_change_nothing_but_costs(images, jobs):
     both = [evaluation.Contestant(codec, codec.sweep) for codec in (Steps(), Costly())]
@@ -165,6 +177,31 @@ def test_a_codec_that_takes_its_process_along_is_named(images):
     codec.dies = True
     with pytest.raises(ChildProcessError, match=r"costly: its process died at 0\.png"):
         rows_of(images, codec, jobs=1)
+
+
+def test_processes_end_with_the_first(images, tmp_path):
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from tests.test_evaluation import *\n"
+        "if __name__ == '__main__': rows_of(['0.png'], Endless(), jobs=1)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    root = str(pathlib.Path(__file__).parents[1])
+    with subprocess.Popen([sys.executable, str(script), root]) as first:
+        deadline = time.monotonic() + 60
+        while not pathlib.Path("pid").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        worker = int(pathlib.Path("pid").read_text())
+        first.kill()
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker goes on without its parent")
 
 
 def darkest(image, decoded):
@@ -290,6 +327,19 @@ def test_the_command(images, capsys):
     assert {row["codec"] for row in found["rows"]} == {"tfcodec", "jpeg", "webp", "png"}
     assert len(found["means"]) == 6
     assert "exists; -f overwrites" in fails(capsys, *argv, "--json", "out.json")
+
+
+def test_the_command_ends_by_itself(images):
+    """With TensorFlow's noise kept from stderr, and processes that hold stderr open."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    root = pathlib.Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, root / "compress.py", "eval", ".", "--codecs", "jpeg:q=50"],
+        env=environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "2 of 2 files" in done.stderr
+    assert "jpeg" in done.stdout
 
 
 def test_the_same_command_prints_the_same(images, capsys):

@@ -51,6 +51,8 @@ import re, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 noise = re.compile(sys.argv[1].encode())
 for line in sys.stdin.buffer:
+    if line == b"\\0\\n":
+        break
     if not noise.match(line):
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
@@ -542,5 +544,7 @@ def quiet_tensorflow():
             yield
         finally:
             sys.stderr.flush()
+            # The end, though a process started meanwhile may hold the pipe open.
+            os.write(2, b"\0\n")
             os.dup2(stderr, 2)
             os.close(stderr)

@@ -15,12 +15,13 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import multiprocessing
+import multiprocessing.connection
 import os
 import pathlib
 import platform
 import signal
 import tempfile
+import threading
 import time
 
 import numpy as np
@@ -313,8 +314,16 @@ def _work(*args):
 _WARM: set = set()  # of a process of `evaluate`
 
 
-def _ignore_interrupts():
+def _begin():
+    """Leaves interrupts to the first process, and ends with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    first = multiprocessing.parent_process().sentinel
+
+    def follow():
+        multiprocessing.connection.wait([first])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -329,9 +338,7 @@ def processes(contestants_, jobs):
     with contextlib.ExitStack() as stack:
 
         def pool(workers):
-            made = concurrent.futures.ProcessPoolExecutor(
-                workers, context, _ignore_interrupts
-            )
+            made = concurrent.futures.ProcessPoolExecutor(workers, context, _begin)
             stack.callback(made.shutdown, cancel_futures=True)
             return made
 
