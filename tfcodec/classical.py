@@ -53,6 +53,8 @@ class Pillow:
         found = [f"Pillow {PIL.__version__}"]
         if self.library:
             found.append(f"{self.library} {features.version(self.library)}")
+        if self.form == "AVIF":
+            found += _avif_encoder()
         if self.plugin:
             found.append(f"{self.plugin} {importlib.metadata.version(self.plugin)}")
         if self.form == "HEIF":
@@ -137,6 +139,17 @@ class Pillow:
         reason = self.missing()
         if reason:
             raise Missing(reason)
+
+
+def _avif_encoder() -> list[str]:
+    """Name and version of the encoder below libavif, where Pillow tells them."""
+    try:
+        from PIL import _avif
+
+        parts = _avif.codec_versions().split(", ")
+    except (ImportError, AttributeError):
+        return []
+    return [part.replace(" [enc]:", " ") for part in parts if "[enc]" in part]
 
 
 def _plugin(package):
