@@ -139,12 +139,13 @@ class Estimate:
         residual = y - mean / UNIT
         coded = tf.cast(index > SKIPPED, tf.float32)
         if self.seeds is None:
-            perturbed = quantised(residual, index) * coded
+            whole = perturbed = quantised(residual, index) * coded
         else:
+            # Trained with `quantised` too, latents learn to escape it, at a loss.
+            whole = rounded(residual, LATENT_MAX) * coded
             perturbed = residual + uniform_noise(residual, self.seeds, 1 + k)
         self.bits += sum_bits(normal_bits(perturbed, index))
-        whole = quantised(residual, index) * coded * UNIT + mean
-        return straight_through(whole, y * UNIT)
+        return straight_through(whole * UNIT + mean, y * UNIT)
 
 
 class Write:
