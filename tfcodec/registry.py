@@ -32,7 +32,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="b68753faa84f6a6d",
+        fingerprint="8c8a58a151dbafee",
         licence="Apache-2.0",
         description="photographs, every quality from one set of weights",
     ),
