@@ -139,12 +139,13 @@ class Estimate:
         residual = y - mean / UNIT
         coded = tf.cast(index > SKIPPED, tf.float32)
         if self.seeds is None:
-            whole = perturbed = quantised(residual, index) * coded
+            whole = quantised(residual, index) * coded
+            self.bits += sum_bits(normal_bits(whole, index) * coded)
         else:
             # Trained with `quantised` too, latents learn to escape it, at a loss.
             whole = rounded(residual, LATENT_MAX) * coded
-            perturbed = residual + uniform_noise(residual, self.seeds, 1 + k)
-        self.bits += sum_bits(normal_bits(perturbed, index))
+            noisy = residual + uniform_noise(residual, self.seeds, 1 + k)
+            self.bits += sum_bits(normal_bits(noisy, index))
         return straight_through(whole * UNIT + mean, y * UNIT)
 
 
