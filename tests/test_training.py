@@ -92,17 +92,6 @@ def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
         training.train(other, tmp_path / "third")
 
 
-def test_half_precision_is_for_training_alone(images, tmp_path):
-    config = config_of(images, steps=2, precision="mixed_bfloat16")
-    path = training.train(config, tmp_path)
-    loaded = tf.saved_model.load(str(path))
-    for name in ("analysis", "synthesis"):
-        graph = loaded.signatures[name].graph.as_graph_def()
-        bodies = [graph.node, *(f.node_def for f in graph.library.function)]
-        nodes = [n for body in bodies for n in body if n.op.startswith("Conv2D")]
-        assert {tf.as_dtype(n.attr["T"].type) for n in nodes} == {tf.float32}
-
-
 REPLICAS = """
 import sys
 import numpy as np
@@ -218,6 +207,13 @@ def test_mixed_precision_trains_and_exports(images, tmp_path, precision):
     )
     image = tiny.photograph(64, 64)
     assert codec.decompress(codec.compress(image, 50, exported), exported).any()
+    # Half precision is for training alone.
+    loaded = tf.saved_model.load(str(exported))
+    for name in ("analysis", "synthesis"):
+        graph = loaded.signatures[name].graph.as_graph_def()
+        bodies = [graph.node, *(f.node_def for f in graph.library.function)]
+        nodes = [n for body in bodies for n in body if n.op.startswith("Conv2D")]
+        assert {tf.as_dtype(n.attr["T"].type) for n in nodes} == {tf.float32}
 
 
 def test_schedule_warms_up_holds_and_falls():
@@ -237,7 +233,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
         ({"options": "n=3"}, "JSON object"),
         ({"steps": 0}, "--steps"),
-        ({"images": "/no/such/folder"}, "no .jpg"),
+        ({"images": "/no/such/folder"}, "no images there"),
         ({"replicas": 99}, "99"),
     ],
 )

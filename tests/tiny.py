@@ -34,7 +34,7 @@ def flags(arch, **settings):
     options = json.dumps(OPTIONS[arch])
     return {
         "arch": arch, "options": options, "patch": 64, "batch": 4, "warmup": 5,
-        **rate, **settings,
+        "learning_rate": 1e-3, **rate, **settings,
     }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class TrainConfig:
     init: str = setting(
         "", "Model to go on from, a shipped name or a directory: weights alone."
     )
-    learning_rate: float = setting(1e-3, "Peak learning rate of Adam.")
+    learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
     hold: float = setting(0.3, "Part of the steps before the cosine fall begins.")
     clip: float = setting(1.0, "Largest global norm of the gradient.")
