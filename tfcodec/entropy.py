@@ -38,7 +38,7 @@ UNIT = 2.0**MEAN_BITS
 # chooses between two integers; and the largest integer with a threshold of its own.
 ERROR_BITS, THRESHOLDS = 24.0, 8
 # A latent whose table has an index up to this, a deviation of 0.23, is not coded: it is
-# its mean, nearly always, and coders have a third less to do.
+# its mean, nearly always, and coders have less to do.
 SKIPPED = 6
 
 
@@ -119,7 +119,7 @@ class Estimate:
 
     In training the rate is that of latents with uniform noise, while what is returned
     is rounded, with straight-through gradients (mixed quantisation: Minnen, Singh 2020,
-    arXiv:2007.08739).  Without seeds both are rounded.
+    arXiv:2007.08739).  Without seeds both are `quantised`.
     """
 
     def __init__(self, coder, side, slices, seeds=None):
@@ -129,8 +129,8 @@ class Estimate:
     def side(self):
         z = self.side_values
         whole = rounded(z, self.coder.limit)
-        noisy = None if self.seeds is None else z + uniform_noise(z, self.seeds, 0)
-        nats = self.coder.prior.log_prob(whole if noisy is None else noisy)
+        coded = whole if self.seeds is None else z + uniform_noise(z, self.seeds, 0)
+        nats = self.coder.prior.log_prob(coded)
         self.bits += sum_bits(nats / -math.log(2))
         return straight_through(whole, z)
 

@@ -383,9 +383,13 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
             callbacks=[progress],
         )
     inner_optimizer(model).swap_averages(model.trainable_variables)
-    whole = network(config, "float32")  # Half precision is for training alone.
-    for variable, trained in zip(whole.trainable_variables, model.trainable_variables):
-        variable.assign(trained)
+    whole = model
+    if config.precision != "float32":  # Half precision is for training alone.
+        whole = network(config, "float32")
+        for variable, trained in zip(
+            whole.trainable_variables, model.trainable_variables
+        ):
+            variable.assign(trained)
     start = config.start()
     settings = dataclasses.asdict(config).items()
     record = {
