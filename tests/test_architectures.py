@@ -13,7 +13,16 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import architectures, bitstream, codec, export, registry, training
+from tfcodec import (
+    architectures,
+    bitstream,
+    codec,
+    export,
+    metrics,
+    registry,
+    tiling,
+    training,
+)
 from tfcodec.quality import fraction
 
 
@@ -60,16 +69,19 @@ def trained(request, tmp_path_factory):
     return model, directory, losses
 
 
-def forward(model, image, level):
-    """The forward pass of the trained model, as pixels and as bits."""
-    stride = model.stride
-    height, width = (-(-x // stride) * stride for x in image.shape[:2])
-    padding = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
-    padded = np.pad(image, padding, mode="edge")
-    quality = np.float32([fraction(level)])
-    x_hat, bpp, _ = model.evaluate_images({"image": padded[None], "quality": quality})
-    pixels = tf.cast(tf.clip_by_value(tf.round(x_hat[0]), 0, 255), tf.uint8).numpy()
-    return pixels[: image.shape[0], : image.shape[1]], float(bpp[0]) * height * width
+def forward(model, directory, image, level):
+    """The forward pass of the trained model, as pixels and as bits.
+
+    From the latents of the exported analysis: another order of sums in it rounds one
+    latent in a million to another integer, which is no error.
+    """
+    padded = tf.constant(tiling.pad(image, model.stride))
+    y = codec.load(directory).parts["analysis"](image=padded)["y"]
+    quality = tf.constant([fraction(level)], tf.float32)
+    y_hat, bits = model.coder(model.scaled_latents(y, quality))
+    x_hat = model.synthesise(y_hat, quality)[0]
+    pixels = tf.cast(tf.clip_by_value(tf.round(x_hat), 0, 255), tf.uint8).numpy()
+    return pixels[: image.shape[0], : image.shape[1]], float(bits[0])
 
 
 def test_training_lowers_the_loss(trained):
@@ -88,7 +100,7 @@ def test_decompressed_image_is_the_forward_pass(trained, size, level):
     image = tiny.photograph(*size)
     data = codec.compress(image, level, directory)
     decoded = codec.decompress(data, directory)
-    expected, _ = forward(model, image, level)
+    expected, _ = forward(model, directory, image, level)
     assert decoded.shape == image.shape
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, expected)
@@ -97,11 +109,53 @@ def test_decompressed_image_is_the_forward_pass(trained, size, level):
 def test_file_is_as_long_as_the_model_says(trained):
     model, directory, _ = trained
     image = tiny.photograph(512, 512)
-    _, bits = forward(model, image, 30)
+    _, bits = forward(model, directory, image, 30)
     # Lanes, header and the escapes of so short a training weigh more than in a
     # photograph's file.
     size = len(codec.compress(image, 30, directory))
     assert bits / 8 < size < 1.06 * bits / 8 + 100
+
+
+def test_effort_lowers_the_cost_and_leaves_the_decoder_alone(trained):
+    model, directory, _ = trained
+    image = tiny.photograph(192, 192)
+    level = 60 if model.variable_rate else 50
+    lmbda = float(model.lmbda_at(tf.constant(fraction(level))))
+    told, costs = [], []
+    for effort in (0, 4):
+        data = codec.compress(
+            image, level, directory, effort, lambda *done: told.append(done)
+        )
+        mse = 255**2 / 10 ** (
+            metrics.psnr(image, codec.decompress(data, directory)) / 10
+        )
+        costs.append(8 * len(data) + lmbda * mse * image.shape[0] * image.shape[1])
+    assert costs[1] < costs[0]
+    assert told == [(step, 7) for step in range(7)]
+    with pytest.raises(ValueError, match="effort"):
+        codec.compress(image, level, directory, 10)
+
+
+def test_calibration_fits_the_rate_to_the_latents(trained):
+    model, _, _ = trained
+    before = model.coder.quantiser
+    if before is None:
+        pytest.skip("has no tables of deviations")
+    batches = [batch_of(8, seed=seed) for seed in range(1000, 1006)]
+
+    def bits():
+        return sum(
+            float(tf.reduce_sum(model.evaluate_images(inputs)[1])) for inputs in batches
+        )
+
+    costs = [bits()]
+    model.calibrate(batches)
+    costs.append(bits())
+    rows = model.coder.table_rows()
+    model.coder.quantiser = before
+    assert costs[1] < costs[0]
+    assert all(frequency.sum() == 4096 for frequency, _ in rows)
+    assert [len(f) for f, _ in rows] == [len(f) for f, _ in model.coder.table_rows()]
 
 
 def test_card_tells_what_the_model_is(trained):

@@ -17,7 +17,7 @@ OPTIONS = {
     },
     "tfcodec": {
         "widths": [8, 12, 16], "blocks": [1, 1], "n": 8, "z": 4, "features": 12,
-        "hidden": 12, "slices": [4, 12],
+        "hidden": 12, "slices": [3, 4, 9], "pyramid": 8,
     },
 }  # fmt: skip
 

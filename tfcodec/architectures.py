@@ -8,7 +8,7 @@ decode on every machine.
 from __future__ import annotations
 
 from tfcodec import transforms as t
-from tfcodec.entropy import SCALES, Conditional, Factorized
+from tfcodec.entropy import PYRAMID, SCALES, Conditional, Factorized
 from tfcodec.model import CompressionModel
 
 
@@ -81,7 +81,7 @@ def ms2020(
 
 def tfcodec(
     lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, features=192, hidden=128,
-    slices=(32, 32, 64, 128),
+    slices=(3, 13, 16, 32, 64, 128), pyramid=48,
 ):  # fmt: skip
     """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.
 
@@ -91,11 +91,17 @@ def tfcodec(
         blocks: residual blocks at 1/8 and 1/16.
         n, z: channels of the hyper analysis and of z.
         features, hidden: channels of the hyper synthesis and of the slice networks.
-        slices: latents of each slice, in coding order.
+        slices: latents of each slice, in coding order; the first, of the means of luma
+            and colours, from coarse to fine.
+        pyramid: channels of the networks of that.
     """
     coder = Conditional(
         t.hyper_analysis(n, z), t.hyper_synthesis((n, features, features)), z, slices,
         _slices((hidden, hidden), (3, 1, 1), slices),
+        pyramid_nets=[
+            t.slice_net((pyramid,), (1, 1), slices[0], scales=SCALES, index=f"0_{k}")
+            for k in range(len(PYRAMID))
+        ],
     )  # fmt: skip
     return CompressionModel(
         t.analysis_tfcodec(widths, blocks), coder, t.synthesis_tfcodec(widths, blocks),

@@ -34,6 +34,7 @@ SAVE_OPTIONS = {
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
 PROGRESS_SECONDS = 2
+BAR = 30  # characters
 
 # Lines of TensorFlow's start that say nothing to a user: information and warnings, in
 # both its formats, and the errors of a GPU build on a machine without a GPU. Releases
@@ -116,6 +117,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="a shipped model, or a model directory (default: %(default)s)",
     )
     command.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="0..9",
+        help="improve the file step by step, which takes longer; to decompress takes "
+        "no longer (default: %(default)s)",
+    )
+    command.add_argument(
         "-v",
         "--verbose",
         action="store_true",
@@ -149,7 +158,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument(
         "--codecs",
         default=CODECS,
-        metavar="NAME[:q=Q:Q...],...",
+        metavar="NAME[:effort=N][:q=Q:Q...],...",
         help="codecs, with commas between: a shipped model, a model directory, jpeg, "
         "jpeg-444, jpeg2000 (q is its compression ratio), webp, avif, avif-444, jxl, "
         "heic, png, webp-lossless; and the qualities to try (default: %(default)s, "
@@ -251,17 +260,19 @@ def describe(error: Exception, args: argparse.Namespace) -> str:
 
 
 def compress(args: argparse.Namespace) -> None:
+    from tfcodec import codec, metrics
+
     level = quality.check(args.quality)
+    codec.steps_of(args.effort)
     model = registry.resolve(args.model)
     image = read_image(args.input)
     output = args.output or args.input.with_suffix(bitstream.SUFFIX)
     check_output(output, args)
     height, width = image.shape[:2]
-    with quiet_tensorflow():
-        from tfcodec import codec, metrics
-
+    with quiet_tensorflow() as stderr:
         start = time.perf_counter()
-        data = codec.compress(image, level, args.model)
+        with Progress(stderr, "steps") as progress:
+            data = codec.compress(image, level, args.model, args.effort, progress)
         seconds = time.perf_counter() - start
         with new_file(output) as file:
             file.write(data)
@@ -358,17 +369,7 @@ def eval_(args: argparse.Namespace) -> None:
         known = evaluation.published(
             [evaluation.digest(read_image(path)) for path in paths]
         )
-    last = -PROGRESS_SECONDS
-
-    def progress(done, total, left):
-        nonlocal last
-        now = time.monotonic()
-        if done == total or now - last >= PROGRESS_SECONDS:
-            last = now
-            rest = "" if left is None else f", {left:.0f} s left"
-            print(f"{done} of {total} files{rest}", file=sys.stderr, flush=True)
-
-    with quiet_tensorflow():
+    with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
         rows = evaluation.evaluate(
             paths, codecs, read_image, args.cache, progress, args.jobs, args.metric
         )
@@ -520,20 +521,63 @@ def check_output(path: pathlib.Path, args: argparse.Namespace) -> None:
             raise OSError(problem, os.strerror(problem), os.fspath(path))
 
 
+class Progress:
+    """Says how far a work is: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        stream: where.
+        unit: what is counted, in the plural.
+    """
+
+    def __init__(self, stream, unit: str):
+        self.stream, self.unit = stream, unit
+        self.terminal = stream is not None and stream.isatty()
+        self.began = self.last = None
+
+    def __call__(self, done: int, total: int, left: float | None = None) -> None:
+        """`left` is in seconds; by default as the work has gone so far."""
+        if self.stream is None:
+            return
+        now = time.monotonic()
+        if self.began is None:
+            self.began, self.first = now, done
+        elif done > self.first and left is None:
+            left = (now - self.began) / (done - self.first) * (total - done)
+        wait = 0.1 if self.terminal else PROGRESS_SECONDS
+        if self.last is not None and done < total and now - self.last < wait:
+            return
+        self.last = now
+        text = f"{done} of {total} {self.unit}"
+        if left is not None and done < total:
+            text += f", {left:.0f} s left"
+        if self.terminal:
+            filled = BAR * done // total
+            text = f"\r[{'=' * filled:{BAR}}] {text}\033[K"
+        print(text, end="" if self.terminal else "\n", file=self.stream, flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.terminal and self.last is not None:
+            print("\r\033[K", end="", file=self.stream, flush=True)
+
+
 @contextlib.contextmanager
 def quiet_tensorflow():
     """Keeps the log lines of TensorFlow's start from stderr, and nothing else.
 
-    Does nothing where the user has chosen a log level, or has no stderr.
+    Gives a stream that leads to stderr at once; none where there is no stderr. Does
+    nothing else where the user has chosen a log level.
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
-        yield
+        yield sys.stderr
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         stderr = os.dup(2)
     except OSError:
-        yield
+        yield None
         return
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", SIEVE, NOISE], stdin=subprocess.PIPE
@@ -541,7 +585,8 @@ def quiet_tensorflow():
         os.dup2(sieve.stdin.fileno(), 2)
         sieve.stdin.close()
         try:
-            yield
+            with open(stderr, "w", closefd=False) as direct:
+                yield direct
         finally:
             sys.stderr.flush()
             # The end, though a process started meanwhile may hold the pipe open.

@@ -35,8 +35,15 @@ LATENT_MAX = 8191
 Z_MAX = 127
 UNIT = 2.0**MEAN_BITS
 # Bits that one unit of squared error in a latent is worth to the encoder, when it
-# chooses between two integers; and the largest integer with a threshold of its own.
-ERROR_BITS, THRESHOLDS = 24.0, 8
+# chooses between two integers: what a bit is worth at high rates, where an error's
+# variance is a twelfth and falls to a quarter of it with each bit more.
+ERROR_BITS = 6 / math.log(2)
+# A quantiser's histograms: bins of 1 / BINS up to LEVELS + 1/2; beyond, it rounds.
+LEVELS, BINS = 8, 32
+# Of a magnitude: a slot for each sign.
+LEAST_SHARE = 2.0 / 2**rans.PRECISION
+# Of a value that a table lacks, besides its escape.
+ESCAPE_BITS = 8
 # A latent whose table has an index up to this, a deviation of 0.23, is not coded: it is
 # its mean, nearly always, and coders have less to do.
 SKIPPED = 6
@@ -88,30 +95,91 @@ def rounded(value, limit):
     return tf.clip_by_value(tf.round(value), -limit, limit)
 
 
-@functools.lru_cache
-def thresholds() -> np.ndarray:
-    """Distances above k - 1/2 at which k beats k - 1, [SCALES, THRESHOLDS + 1]."""
-    k = np.arange(THRESHOLDS + 1, dtype=np.float32)[None]
-    index = np.arange(SCALES, dtype=np.float32)[:, None]
-    with tf.init_scope():
-        bits = normal_bits(k, index).numpy()
-    dearer = np.maximum(np.diff(bits, axis=1, prepend=bits[:, :1]), 0)
-    return dearer / (2 * ERROR_BITS)
+class Quantiser:
+    """How a residual, a latent less its mean, becomes an integer and a value again.
 
+    For each table and each magnitude k of an integer it holds the bits that k costs,
+    the point in k's interval that stands for all of it, and how far above k - 1/2 the
+    interval begins.  An encoder takes the integer of least bits + error_bits * error**2
+    (rate-distortion optimised quantisation, as video encoders have it); the point is
+    the mean of what falls there.  Both follow from a histogram of residuals, by turns:
+    entropy-constrained scalar quantisation (Chou, Lookabaugh, Gray 1989).
 
-def quantised(residual, index):
-    """Rounds, but to the smaller integer where the bits saved outweigh the error.
+    Args:
+        fine: [SCALES, (LEVELS + 1/2) * BINS + 1], float64: magnitudes of residuals in
+            bins of 1 / BINS, those beyond in the last.
+        error_bits: bits that one unit of squared error is worth; none to round.
 
-    Rate-distortion optimised quantisation, as video encoders have it, of one latent at
-    a time: it minimises bits + ERROR_BITS * error**2, and a decoder need not know.
+    Attributes:
+        cost, shift, extra: [SCALES, LEVELS + 1], float32; `shift` is point less k.
+        share: [SCALES, LEVELS + 1], probability of each magnitude.
     """
-    magnitude = tf.abs(residual)
-    whole = tf.minimum(tf.round(magnitude), LATENT_MAX)
-    row = tf.cast(index, tf.int32) * (THRESHOLDS + 1)
-    column = tf.cast(tf.minimum(whole, THRESHOLDS), tf.int32)
-    extra = tf.gather(tf.constant(thresholds().ravel()), row + column)
-    whole -= tf.cast(magnitude < whole - 0.5 + extra, tf.float32)
-    return tf.sign(residual) * tf.maximum(whole, 0.0)
+
+    def __init__(self, fine, error_bits=None):
+        total, fine = fine.sum(1, keepdims=True), fine[:, :-1]
+        middle = (np.arange(fine.shape[1]) + 0.5) / BINS
+        k = np.arange(LEVELS + 1)
+        escapes = k > np.array([-offset for _, offset in normal_rows()])[:, None]
+        low = np.tile(np.maximum(k - 0.5, 0), (SCALES, 1))
+        for _ in range(30 if error_bits else 1):
+            above = middle >= low[:, :, None]
+            inside = fine[:, None] * (above & ~np.roll(above, -1, 1))
+            inside[:, -1] = fine * above[:, -1]
+            mass = inside.sum(-1)
+            mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
+            # Nought stands for itself: its sign is not known.
+            point = np.where((mass > 0) & (k > 0), mean, k)
+            share = np.maximum(mass / total, LEAST_SHARE)
+            cost = -np.log2(share) + (k > 0)
+            far = 1 - np.where(escapes, 0, mass / total).sum(1, keepdims=True)
+            dear = ESCAPE_BITS - np.log2(np.maximum(far, LEAST_SHARE / 2))
+            cost = np.where(escapes, dear, cost)
+            if error_bits:
+                dearer = np.maximum(np.diff(cost), 0)
+                gap = np.diff(point)
+                begin = point[:, :-1] + gap / 2 + dearer / (2 * error_bits * gap)
+                low[:, 1:] = np.maximum(begin, k[1:] - 0.5)
+        self.share = share
+        self.cost = cost.astype(np.float32)
+        self.shift = (point - k).astype(np.float32)
+        self.extra = (low - np.maximum(k - 0.5, 0)).astype(np.float32)
+
+    def entry(self, table, magnitude, index):
+        """Looks `table` [SCALES, LEVELS + 1] up at magnitudes and indexes."""
+        column = tf.cast(tf.minimum(magnitude, LEVELS), tf.int32)
+        row = tf.cast(index, tf.int32) * (LEVELS + 1)
+        return tf.gather(tf.constant(table.ravel()), row + column)
+
+    def quantise(self, residual, index):
+        magnitude = tf.abs(residual)
+        whole = tf.minimum(tf.round(magnitude), LATENT_MAX)
+        begin = whole - 0.5 + self.entry(self.extra, whole, index)
+        whole -= tf.cast(magnitude < begin, tf.float32)
+        return tf.sign(residual) * tf.maximum(whole, 0.0)
+
+    def bits(self, whole, index):
+        """Bits of integers; far out, where nothing was counted, those of a normal."""
+        magnitude = tf.abs(whole)
+        near = self.entry(self.cost, magnitude, index)
+        return tf.where(magnitude < LEVELS, near, normal_bits(whole, index))
+
+    def dequantise(self, whole, index):
+        return whole + tf.sign(whole) * self.entry(self.shift, tf.abs(whole), index)
+
+
+@functools.lru_cache
+def normal_histogram() -> np.ndarray:
+    """Mass of the normal distributions in the bins of a `Quantiser`'s histogram."""
+    edges = np.arange(round((LEVELS + 0.5) * BINS) + 1, dtype=np.float32) / BINS
+    with tf.init_scope():
+        scale = scale_fn(np.arange(SCALES, dtype=np.float32))[:, None] * math.sqrt(2)
+        mass = np.diff(tf.math.erf(edges / scale).numpy().astype(np.float64), append=1)
+        return np.maximum(mass, 0)
+
+
+@functools.lru_cache
+def normal_quantiser(error_bits=None) -> Quantiser:
+    return Quantiser(normal_histogram(), error_bits)
 
 
 class Estimate:
@@ -119,12 +187,13 @@ class Estimate:
 
     In training the rate is that of latents with uniform noise, while what is returned
     is rounded, with straight-through gradients (mixed quantisation: Minnen, Singh 2020,
-    arXiv:2007.08739).  Without seeds both are `quantised`.
+    arXiv:2007.08739).  Without seeds both are what `Write` codes, and the gradient of
+    the bits is what a latent does, as a context, to the bits of others.
     """
 
-    def __init__(self, coder, side, slices, seeds=None):
+    def __init__(self, coder, side, slices, quantiser=None, seeds=None):
         self.coder, self.side_values, self.slices = coder, side, slices
-        self.seeds, self.bits = seeds, 0.0
+        self.quantiser, self.seeds, self.bits = quantiser, seeds, 0.0
 
     def side(self):
         z = self.side_values
@@ -134,36 +203,56 @@ class Estimate:
         self.bits += sum_bits(nats / -math.log(2))
         return straight_through(whole, z)
 
-    def slice(self, k, index, mean):
+    def slice(self, k, index, mean, where=1.0):
         y = self.slices[k]
         residual = y - mean / UNIT
-        coded = tf.cast(index > SKIPPED, tf.float32)
+        coded = tf.cast(index > SKIPPED, tf.float32) * where
         if self.seeds is None:
-            whole = quantised(residual, index) * coded
-            self.bits += sum_bits(normal_bits(whole, index) * coded)
+            whole = self.quantiser.quantise(residual, index) * coded
+            bits = self.quantiser.bits(whole, index)
+            others = straight_through(whole, tf.stop_gradient(y) - mean / UNIT)
+            bits = straight_through(bits, normal_bits(others, index))
+            self.bits += sum_bits(bits * coded)
         else:
-            # Trained with `quantised` too, latents learn to escape it, at a loss.
+            # With the encoder's choices here, latents learn to escape them, at a loss.
             whole = rounded(residual, LATENT_MAX) * coded
             noisy = residual + uniform_noise(residual, self.seeds, 1 + k)
-            self.bits += sum_bits(normal_bits(noisy, index))
+            self.bits += sum_bits(normal_bits(noisy, index) * where)
         return straight_through(whole * UNIT + mean, y * UNIT)
+
+
+class Record(Estimate):
+    """`Estimate` that keeps what it sees of residuals, as `Quantiser` histograms."""
+
+    def slice(self, k, index, mean, where=1.0):
+        residual = tf.abs(self.slices[k] - mean / UNIT)
+        column = tf.minimum(residual * BINS, float(normal_histogram().shape[1] - 1))
+        coded = tf.cast(index > SKIPPED, tf.float32) * where
+        row = tf.cast(index, tf.int32) * normal_histogram().shape[1]
+        cells = tf.boolean_mask(row + tf.cast(column, tf.int32), coded > 0)
+        counts = tf.math.bincount(
+            cells, minlength=normal_histogram().size, dtype=tf.float32
+        )
+        self.counts = getattr(self, "counts", 0.0) + counts
+        return super().slice(k, index, mean, where)
 
 
 class Write:
     """Codes one image's latents, shapes [1, h, w, c], with a `rans.Writer`."""
 
-    def __init__(self, coder, writer, side, slices):
+    def __init__(self, coder, writer, side, slices, quantiser=None):
         self.coder, self.writer = coder, writer
-        self.side_values, self.slices = side, slices
+        self.side_values, self.slices, self.quantiser = side, slices, quantiser
 
     def side(self):
         z = rounded(finite(self.side_values), self.coder.limit)
         self.writer.write(self.coder.side_rows(tf.shape(z)), flat_int(z))
         return z
 
-    def slice(self, k, index, mean):
-        residual = quantised(finite(self.slices[k]) - mean / UNIT, index)
-        coded = index > SKIPPED
+    def slice(self, k, index, mean, where=1.0):
+        residual = finite(self.slices[k]) - mean / UNIT
+        residual = self.quantiser.quantise(residual, index)
+        coded = index * where > SKIPPED
         rows = self.coder.scale_rows(tf.boolean_mask(index, coded))
         self.writer.write(rows, flat_int(tf.boolean_mask(residual, coded)))
         return tf.where(coded, residual, 0.0) * UNIT + mean
@@ -180,11 +269,11 @@ class Read:
         z = tf.reshape(tf.cast(z, tf.float32), self.shape)
         return tf.clip_by_value(z, -self.coder.limit, self.coder.limit)
 
-    def slice(self, k, index, mean):
-        where = tf.where(index > SKIPPED)
-        values = self.reader.read(self.coder.scale_rows(tf.gather_nd(index, where)))
+    def slice(self, k, index, mean, where=1.0):
+        coded = tf.where(index * where > SKIPPED)
+        values = self.reader.read(self.coder.scale_rows(tf.gather_nd(index, coded)))
         values = tf.clip_by_value(values, -LATENT_MAX, LATENT_MAX)
-        residual = tf.scatter_nd(where, values, tf.shape(index, tf.int64))
+        residual = tf.scatter_nd(coded, values, tf.shape(index, tf.int64))
         return tf.cast(residual, tf.float32) * UNIT + mean
 
 
@@ -203,33 +292,40 @@ class Coder(tf.keras.layers.Layer):
     """
 
     stride = 1  # of the side latents against y
+    quantiser = None  # of latents with a table of their own each
 
-    def refine(self, y, features):
+    def refine(self, y, known, quantiser):
         """Returns y_hat [b, h, w, c], what the synthesis takes; y in sixteenths."""
         return y / UNIT
 
     def call(self, y, seeds=None):
         """Returns (y_hat, bits [b]) of y; with `seeds`, as in training."""
-        action = Estimate(self.side_coder, *self.encoder_inputs(y), seeds)
-        y_hat = self.refine(*self.walk(action))
+        quantiser = self.quantiser if seeds is None else normal_quantiser()
+        inputs = self.encoder_inputs(y)
+        action = Estimate(self.side_coder, *inputs, quantiser, seeds)
+        y_hat = self.refine(*self.walk(action), quantiser)
         return y_hat, action.bits
+
+    def calibrate(self, latents):
+        """Fits tables and quantiser to y [b, h, w, channels], an iterable of them."""
 
     def compress(self, y, tables):
         """Codes y [1, h, w, c]; returns a string. `tables` is a `rans.Tables`."""
         writer = rans.Writer(tables)
-        self.walk(Write(self.side_coder, writer, *self.encoder_inputs(y)))
+        inputs = self.encoder_inputs(y)
+        self.walk(Write(self.side_coder, writer, *inputs, self.quantiser))
         return writer.finish()
 
     def decompress(self, string, height, width, tables):
-        """Returns (y in sixteenths, features, whether the string was sound).
+        """Returns (y in sixteenths, y_hat, whether the string was sound).
 
         Height and width are those of y.
         """
         reader = rans.Reader(tables, string)
         side = self.side_coder
         shape = [1, height // self.stride, width // self.stride, side.channels]
-        y, features = self.walk(Read(side, reader, tf.stack(shape)))
-        return y, features, reader.finish()
+        y, known = self.walk(Read(side, reader, tf.stack(shape)))
+        return y, self.refine(y, known, self.quantiser), reader.finish()
 
 
 class Factorized(Coder):
@@ -253,7 +349,7 @@ class Factorized(Coder):
         return y, []
 
     def walk(self, code):
-        """Visits the latents; returns y in sixteenths, and features (here none)."""
+        """Visits the latents; returns y in sixteenths, and what `refine` needs."""
         return code.side() * UNIT, None
 
     def side_rows(self, shape):
@@ -280,6 +376,11 @@ class Conditional(Coder):
     With means: Minnen, Balle, Toderici 2018, arXiv:1809.02736. Several slices: Minnen,
     Singh 2020, arXiv:2007.08739.
 
+    With `pyramid_nets` the first slice, of the lowest frequencies, is coded from coarse
+    to fine: first one latent in 4x4, each of the rest when four around it are known,
+    which predict it, as in interlaced lossless coders.  (The hyperprior alone leaves
+    neighbours with a correlation of 0.7 there.)
+
     Args:
         hyper_analysis, hyper_synthesis: networks; the second an exact one.
         z_channels: channels of z.
@@ -288,13 +389,15 @@ class Conditional(Coder):
         residual_nets: float networks of the latent residual prediction, or none.
         support: the largest number of slices that a network sees.
         magnitudes: the hyper analysis sees |y| (scale hyperprior).
+        pyramid_nets: none, or one for each step of `PYRAMID`: from features and
+            differences of neighbours to (index, what to add to their mean).
     """
 
     stride = 4
 
     def __init__(
         self, hyper_analysis, hyper_synthesis, z_channels, slices, slice_nets,
-        residual_nets=(), support=None, magnitudes=False, **kwargs,
+        residual_nets=(), support=None, magnitudes=False, pyramid_nets=(), **kwargs,
     ):  # fmt: skip
         super().__init__(dtype=tf.float32, **kwargs)
         self.z_coder = Factorized(z_channels, Z_MAX, name="z")
@@ -303,8 +406,10 @@ class Conditional(Coder):
         self.slices = tuple(slices)
         self.slice_nets = list(slice_nets)
         self.residual_nets = list(residual_nets)
+        self.pyramid_nets = list(pyramid_nets)
         self.support = len(self.slices) if support is None else support
         self.magnitudes = magnitudes
+        self.quantiser = normal_quantiser(ERROR_BITS)
 
     @property
     def side_coder(self):
@@ -316,19 +421,56 @@ class Conditional(Coder):
 
     def walk(self, code):
         features = self.hyper_synthesis(code.side())
-        done = []
+        done, contexts = [], []
         for k, net in enumerate(self.slice_nets):
-            context = [exact_context(y) for y in done[: self.support]]
-            parameters = net(tf.concat([features, *context], -1))
-            if parameters.shape[-1] == self.slices[k]:
-                index, mean = parameters, tf.zeros_like(parameters)
+            seen = tf.concat([features, *contexts[: self.support]], -1)
+            index, mean = self.parameters(net(seen), k)
+            if k == 0 and self.pyramid_nets:
+                y, index, mean = self.pyramid(code, features, index, mean)
+                contexts.append(differences(y, y, 1, CROSS))
             else:
-                index, mean = tf.split(parameters, 2, -1)
-            done.append(code.slice(k, index, mean))
-        return tf.concat(done, -1), features
+                y = code.slice(k, index, mean)
+                contexts.append(exact_context(y))
+            done.append((y, index, mean))
+        y, index, mean = (tf.concat(parts, -1) for parts in zip(*done))
+        return y, (features, index, mean)
 
-    def refine(self, y, features):
-        y_hat = y / UNIT
+    def parameters(self, output, k):
+        """Takes a network's output apart: (table index, mean in sixteenths)."""
+        if output.shape[-1] == self.slices[k]:
+            return output, tf.zeros_like(output)
+        return tf.split(output, 2, -1)
+
+    def pyramid(self, code, features, index, mean):
+        """Codes slice 0 from coarse to fine; returns (y, index, mean).
+
+        `index` and `mean` are for the coarsest latents.
+        """
+        rows, columns = (tf.range(n)[:, None] for n in tf.unstack(tf.shape(mean)[1:3]))
+        columns = tf.transpose(columns)
+        where = lattice((rows % 4 == 0) & (columns % 4 == 0))
+        y = code.slice(0, index, mean, where) * where
+        index, mean = index * where, mean * where
+        for net, (distance, around) in zip(self.pyramid_nets, PYRAMID):
+            odd = [x % (2 * distance) == distance for x in (rows, columns)]
+            if around is CROSS:
+                grid = (rows % distance == 0) & (columns % distance == 0)
+                where = lattice(grid & (odd[0] ^ odd[1]))
+            else:
+                where = lattice(odd[0] & odd[1])
+            guess = neighbour_mean(y, distance, around)
+            seen = differences(y, guess, distance, around)
+            own, more = self.parameters(net(tf.concat([features, seen], -1)), 0)
+            own_mean = guess + more
+            y += code.slice(0, own, own_mean, where) * where
+            index += own * where
+            mean += own_mean * where
+        return y, index, mean
+
+    def refine(self, y, known, quantiser):
+        features, index, mean = known
+        whole = tf.stop_gradient((y - mean) / UNIT)
+        y_hat = y / UNIT + (quantiser.dequantise(whole, index) - whole)
         if not self.residual_nets:
             return y_hat
         features /= 2.0**ACTIVATION_BITS
@@ -339,8 +481,67 @@ class Conditional(Coder):
             refined.append(own + 0.5 * tf.cast(net(tf.concat(support, -1)), tf.float32))
         return tf.concat(refined, -1)
 
+    def calibrate(self, latents):
+        @tf.function(reduce_retracing=True)
+        def record(y):
+            action = Record(self.side_coder, *self.encoder_inputs(y), self.quantiser)
+            self.walk(action)
+            return action.counts
+
+        normal = normal_histogram()
+        counts = sum((record(y).numpy().astype(np.float64) for y in latents), 0.0)
+        # A normal distribution counts as much as this many latents.
+        self.quantiser = Quantiser(
+            np.reshape(counts, normal.shape) + 200 * normal, ERROR_BITS
+        )
+
     def table_rows(self):
-        return self.z_coder.table_rows() + rows_of(scale_model())
+        rows = zip(normal_rows(), self.quantiser.share)
+        return self.z_coder.table_rows() + [
+            (fitted(frequency, offset, share), offset)
+            for (frequency, offset), share in rows
+        ]
+
+
+# Neighbours, as steps (rows, columns), that a step of the pyramid predicts from.
+CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+# (distance, neighbours) of the steps, from coarse to fine.
+PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
+
+
+def lattice(mask):
+    """[h, w] boolean to [1, h, w, 1] of ones and noughts."""
+    return tf.cast(mask, tf.float32)[None, :, :, None]
+
+
+def neighbours(value, distance, around):
+    """The four latents around each of [b, h, w, c], nought beyond the edges."""
+    d = distance
+    padded = tf.pad(value, [[0, 0], [d, d], [d, d], [0, 0]])
+    height, width = tf.unstack(tf.shape(value)[1:3])
+    return [
+        padded[:, d + d * i : d + d * i + height, d + d * j : d + d * j + width]
+        for i, j in around
+    ]
+
+
+def neighbour_mean(y, distance, around):
+    """Mean of the latents around, of those within the image: integers, rounded down."""
+    inside = tf.add_n(neighbours(tf.ones_like(y[:1, :, :, :1]), distance, around))
+    total = tf.add_n(neighbours(y, distance, around))
+    # In int32, as a quotient in float32 need not be the same everywhere.
+    whole = tf.cast(total, tf.int32) // tf.cast(tf.maximum(inside, 1), tf.int32)
+    return straight_through(tf.cast(whole, tf.float32), total / tf.maximum(inside, 1))
+
+
+def differences(y, centre, distance, around):
+    """Contexts: what the four latents around are more than `centre`, [b, h, w, 4c]."""
+    inside = neighbours(tf.ones_like(y[:1, :, :, :1]), distance, around)
+    values = neighbours(y, distance, around)
+    return tf.concat(
+        [exact_context((v - centre) * i) for v, i in zip(values, inside)], -1
+    )
 
 
 def exact_context(y):
@@ -357,6 +558,28 @@ def scale_model():
         tfc.NoisyNormal, (SCALES,), {"loc": lambda _: 0.0, "scale": scale_fn},
         coding_rank=3, channel_axis=None, compression=True, tail_mass=TAIL_MASS,
     )  # fmt: skip
+
+
+def fitted(frequency, offset, share):
+    """A row with the probabilities `share` of magnitudes 0..LEVELS in place of its own.
+
+    What the row had beyond, the escape included, shares what is left.
+    """
+    magnitude = np.abs(np.arange(len(frequency)) + offset)
+    magnitude[-1] = LEVELS + 1
+    near = magnitude <= LEVELS
+    wanted = frequency / frequency.sum()
+    wanted[near] = (share / np.where(np.arange(LEVELS + 1) > 0, 2, 1))[magnitude[near]]
+    wanted[~near] *= max(1 - wanted[near].sum(), 0) / wanted[~near].sum()
+    cdf = tfc.pmf_to_quantized_cdf(wanted.astype(np.float32), rans.PRECISION)
+    return np.diff(cdf.numpy())
+
+
+@functools.lru_cache
+def normal_rows():
+    """The rows of the normal distributions, as TFC makes them."""
+    with tf.init_scope():
+        return rows_of(scale_model())
 
 
 def rows_of(model):

@@ -37,20 +37,28 @@ COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
 
 
 class Ours:
-    """A shipped model or a model directory, behind the two methods.
+    """A shipped model or a model directory at an effort, behind the two methods.
+
+    Args:
+        text: `NAME_OR_DIR` or `NAME_OR_DIR:effort=0..9`.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model or effort.
     """
 
-    def __init__(self, model: str):
+    def __init__(self, text: str):
+        model, colon, effort = text.partition(":effort=")
         found = registry.resolve(model)
-        self.model = model
+        if colon and effort not in tuple("0123456789"):
+            raise ValueError(f"{text!r}: effort is a whole number from 0 to 9")
+        self.model, self.effort = model, int(effort or 0)
         # Two directories may hold models of one name: those are called by their paths.
-        self.name = model
+        self.name = text
         self.sweep = (50,) if found.single_rate else SWEEP
         self.single_rate = found.single_rate
         self.settings = {"fingerprint": found.fingerprint.hex()}
+        if self.effort:
+            self.settings["effort"] = self.effort
 
     @property
     def version(self) -> str:
@@ -78,7 +86,7 @@ class Ours:
     def compress(self, image: np.ndarray, quality: float) -> bytes:
         from tfcodec import codec
 
-        return codec.compress(image, quality, model=self.model)
+        return codec.compress(image, quality, self.model, self.effort)
 
     def decompress(self, data: bytes) -> np.ndarray:
         from tfcodec import codec
@@ -99,7 +107,7 @@ class Contestant:
 
 
 def contestant(text: str) -> Contestant:
-    """Reads `NAME_OR_DIR` or `NAME_OR_DIR:q=10:30:50`.
+    """Reads `NAME_OR_DIR`, `NAME_OR_DIR:q=10:30:50`, `NAME_OR_DIR:effort=3:q=10:30`.
 
     Raises:
         classical.Missing: a codec that is not installed.

@@ -97,8 +97,8 @@ class Sum(tf.keras.layers.Layer):
 def cosines(shape, dtype=None):
     """Initial kernel [side, side, 3, n]: an orthonormal cosine transform of blocks.
 
-    Of luma and two differences of colour, the n lowest frequencies in order, those of
-    colour counted as three times as high.
+    Of luma and two differences of colour: first the three means, then the n - 3 lowest
+    frequencies in order, those of colour counted as three times as high.
     """
     side, _, _, n = shape
     k, x = np.arange(side)[:, None], np.arange(side) + 0.5
@@ -106,7 +106,7 @@ def cosines(shape, dtype=None):
     colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
     colours = colours / np.linalg.norm(colours, axis=1, keepdims=True)
     order = sorted(
-        ((1 + u + v) * (3 if c else 1), c, u, v)
+        ((u + v > 0) * (1 + u + v) * (3 if c else 1), c, u, v)
         for c in range(3) for u in range(side) for v in range(side)
     )[:n]  # fmt: skip
     kernels = [

@@ -108,6 +108,8 @@ class TrainConfig:
 MAY_CHANGE = {
     "steps", "replicas", "note", "log_steps", "validate_steps", "checkpoint_minutes"
 }  # fmt: skip
+# Batches that the tables of a trained model are fitted to.
+CALIBRATION_STEPS = 200
 # What a model card leaves out, as it says more of a computer than of a model.
 PRIVATE = {"images", "validation", "data_dir", "init", "note"}
 
@@ -390,6 +392,9 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
             whole.trainable_variables, model.trainable_variables
         ):
             variable.assign(trained)
+    # To patches that training would have gone on with.
+    patches = training(config.steps * config.batch)
+    whole.calibrate(patches.take(min(config.steps, CALIBRATION_STEPS)))
     start = config.start()
     settings = dataclasses.asdict(config).items()
     record = {
