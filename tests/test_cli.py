@@ -1,6 +1,7 @@
 """The command line and the registry, with a lossless stand-in for the codec."""
 
 import errno
+import io
 import json
 import os
 import pathlib
@@ -34,8 +35,10 @@ def stand_in():
     """A module with the verbs of `codec`, that deflates."""
     module = types.ModuleType("tfcodec.codec")
 
-    def compress(image, quality=50, model="tfcodec"):
+    def compress(image, quality=50, model="tfcodec", effort=0, progress=None):
         assert image.dtype == np.uint8
+        for step in range(steps_of(effort)):
+            progress(step, steps_of(effort))
         assert image.shape[2] == 3
         height, width = image.shape[:2]
         fingerprint = registry.resolve(model).fingerprint
@@ -64,7 +67,13 @@ def stand_in():
             "chunks": [{"type": c.type, "bytes": len(c.data)} for c in chunks],
         }
 
+    def steps_of(effort):
+        if effort not in range(10):
+            raise ValueError("effort must be a whole number from 0 to 9")
+        return effort * effort
+
     module.compress, module.decompress, module.info = compress, decompress, info
+    module.steps_of = steps_of
     return module
 
 
@@ -507,6 +516,37 @@ def test_compress_py():
     assert shim("--verbosity=1", "models").returncode == 0
 
 
+def test_effort_is_passed_on_and_its_progress_told(image, capsys):
+    assert call("compress", "in.png", "a.tfc") == 0
+    assert capsys.readouterr().err == ""
+    assert call("compress", "in.png", "b.tfc", "--effort", 3) == 0
+    assert capsys.readouterr().err == "0 of 9 steps\n"
+    assert "0 to 9" in fails(capsys, "compress", "in.png", "c.tfc", "--effort", 10)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
+    clock = [0.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    with cli.Progress(stream, "steps") as progress:
+        for step in range(6):
+            progress(step, 5)
+            clock[0] += 1.5
+    told = stream.getvalue()
+    if not terminal:
+        wanted = ["0 of 5 steps", "2 of 5 steps, 4 s left", "4 of 5 steps, 2 s left"]
+        assert told.splitlines() == [*wanted, "5 of 5 steps"]
+        return
+    bars = told.split("\r")[1:]
+    assert len(bars) == 7
+    assert bars[0].startswith("[" + " " * cli.BAR + "] 0 of 5 steps")
+    assert bars[2].startswith("[" + "=" * 12 + " " * 18 + "] 2 of 5 steps, 4 s left")
+    assert bars[-1] == "\033[K"  # The line is left empty.
+    cli.Progress(None, "steps")(0, 5)
+
+
 def test_quiet_start_hides_noise_and_nothing_else():
     lines = [
         "WARNING: All log messages before absl::InitializeLog() is called are written",
@@ -520,7 +560,8 @@ def test_quiet_start_hides_noise_and_nothing_else():
         "2026-11-21 10:12:11.236065: F tensorflow/core: The library needs AVX",
     ]
     code = (
-        "import os, sys\nfrom tfcodec import cli\nwith cli.quiet_tensorflow():\n"
+        "import os, sys\nfrom tfcodec import cli\nwith cli.quiet_tensorflow() as err:\n"
+        "    print('I at once', file=err, flush=True)\n"
         f"    os.write(2, {chr(10).join([*lines, '']).encode()!r})\n"
         "    if len(sys.argv) > 1: os.abort()\n"
         "print('after', file=sys.stderr)"
@@ -533,11 +574,11 @@ def test_quiet_start_hides_noise_and_nothing_else():
             text=True,
             env={**env, "PYTHONPATH": str(ROOT)},
         )
-        assert result.stderr.splitlines() == lines[6:] + last
+        assert result.stderr.splitlines() == ["I at once", *lines[6:], *last]
     chosen = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         env={**env, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "0"},
     )
-    assert chosen.stderr.splitlines() == [*lines, "after"]
+    assert chosen.stderr.splitlines() == ["I at once", *lines, "after"]

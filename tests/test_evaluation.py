@@ -252,6 +252,10 @@ def test_contestants_are_read():
     assert evaluation.contestant("tfcodec:q=12.5").qualities == (12.5,)
     make_model(pathlib.Path("mine"), quality=None)
     assert evaluation.contestant("./mine").qualities == (50,)
+    slow = evaluation.contestant("tfcodec:effort=3:q=12.5:50")
+    assert (slow.name, slow.qualities) == ("tfcodec:effort=3", (12.5, 50))
+    assert slow.codec.effort == 3
+    assert slow.codec.settings != evaluation.contestant("tfcodec").codec.settings
 
 
 @pytest.mark.parametrize(
@@ -263,6 +267,8 @@ def test_contestants_are_read():
         ("jpeg:q=101", "jpeg must be from 1 to 100"),
         ("png:q=5", "lossless"),
         ("tfcodec:q=101", "from 0 to 100"),
+        ("tfcodec:effort=10", "effort is a whole number"),
+        ("tfcodec:effort=", "effort is a whole number"),
     ],
 )
 def test_bad_contestants_are_named(text, message):

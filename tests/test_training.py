@@ -49,7 +49,7 @@ def state_of(config, run):
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
-    config = config_of(images, steps=40, checkpoint_minutes=0.0)
+    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     for run in (whole, halves):
@@ -58,7 +58,7 @@ def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
         )
         killed = False
         for line in process.stderr:
-            if run is halves and "step 20 of" in line and not killed:
+            if run is halves and "step 10 of" in line and not killed:
                 process.send_signal(signal.SIGKILL)
                 killed = True
         assert process.wait() == (-signal.SIGKILL if killed else 0)
@@ -77,11 +77,14 @@ def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
 
 
 def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
-    first = training.train(config_of(images, steps=10), tmp_path / "first")
-    still = config_of(images, steps=1, init=str(first), learning_rate=0.0)
+    arch = "bmshj2018-hyperprior"
+    first = training.train(config_of(images, arch, steps=10), tmp_path / "first")
+    still = config_of(images, arch, steps=1, init=str(first), learning_rate=0.0)
     second = training.train(still, tmp_path / "second")
     cards = [registry.Model.at(path).card for path in (first, second)]
-    assert cards[0]["fingerprint"] == cards[1]["fingerprint"]
+    weights = [tf.saved_model.load(str(path)).weights for path in (first, second)]
+    for a, b in zip(*weights):
+        np.testing.assert_array_equal(a, b)
     assert cards[1]["training"]["began_from"] == {
         "fingerprint": cards[0]["fingerprint"],
         "training": cards[0]["training"],
@@ -101,38 +104,39 @@ tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tests import test_training
 from tfcodec import training
-states = []
-for replicas in (1, 2):
-    config = test_training.config_of(
-        sys.argv[1], steps=1, replicas=replicas, warmup=0, clip=float(sys.argv[2]))
-    strategy = training.strategy_for(replicas)
-    with strategy.scope():
-        model = training.build(config)
-    assert strategy.num_replicas_in_sync == replicas
-    data, _ = training.datasets(config)
-    model.fit(data(0), steps_per_epoch=1, verbose=0)
-    # Averages and moments: the first moment is a tenth of the gradient, as clipped.
-    states.append([v.numpy() for v in model.optimizer.variables])
-assert len(states[0]) > 100
-for one, two in zip(*states):
-    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
+for clip in (1.0, 1e9):
+    states = []
+    for replicas in (1, 2):
+        config = test_training.config_of(
+            sys.argv[1], "mbt2018-mean", steps=1, replicas=replicas, warmup=0,
+            clip=clip)
+        strategy = training.strategy_for(replicas)
+        with strategy.scope():
+            model = training.build(config)
+        assert strategy.num_replicas_in_sync == replicas
+        data, _ = training.datasets(config)
+        model.fit(data(0), steps_per_epoch=1, verbose=0)
+        # Averages and moments: the first moment is a tenth of the gradient, as clipped.
+        states.append([v.numpy() for v in model.optimizer.variables])
+    assert len(states[0]) > 100
+    for one, two in zip(*states):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 """
 
 
-@pytest.mark.parametrize("clip", ["1.0", "1e9"])
-def test_step_on_two_replicas_is_the_step_on_one(images, clip):
+def test_step_on_two_replicas_is_the_step_on_one(images):
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, images, clip],
+        [sys.executable, "-c", REPLICAS, images],
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp_path):
-    good = config_of(images, steps=5, checkpoint_minutes=0.0)
+    good = config_of(images, "bls2017", steps=5, checkpoint_minutes=0.0)
     training.train(good, tmp_path)
     before = state_of(good, tmp_path)
 
@@ -142,7 +146,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "Schedule", Bad)
-        longer = config_of(images, steps=50, checkpoint_minutes=0.0)
+        longer = config_of(images, "bls2017", steps=50, checkpoint_minutes=0.0)
         with pytest.raises(FloatingPointError, match="last good state"):
             training.train(longer, tmp_path)
     assert all(np.all(np.isfinite(v)) for v in state_of(longer, tmp_path))
