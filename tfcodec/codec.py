@@ -81,7 +81,10 @@ class Codec:
         for step in range(steps + 1):
             if progress:
                 progress(step, steps + 1)
-            result = self.parts["improve"](image=image, y=y, quality=fraction)
+            damping = self.tf.constant(0.3 / (1 + 0.1 * step), self.tf.float32)
+            result = self.parts["improve"](
+                image=image, y=y, quality=fraction, damping=damping
+            )
             if result["cost"] < least:
                 best, least = y, float(result["cost"])
             y = result["y"]

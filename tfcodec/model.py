@@ -16,8 +16,6 @@ from tfcodec.layers import ExactConv, QualityGain
 CENTRE, SCALE = 127.5, 25.5
 # At this lambda the step size that rate and distortion ask for is about one unit.
 UNIT_LMBDA = 0.01
-# Of a step of `improve`.
-DAMPING = 0.2
 
 
 class CompressionModel(tf.keras.Model):
@@ -92,7 +90,7 @@ class CompressionModel(tf.keras.Model):
         self.add_metric(losses.psnr(mse), name="psnr")
         return x_hat
 
-    def improve(self, x, y, quality):
+    def improve(self, x, y, quality, damping):
         """Moves the latents of images some way to where they cost least.
 
         At high rates the least of bits + lambda error, both in bits, lies where the
@@ -106,6 +104,7 @@ class CompressionModel(tf.keras.Model):
             x: pixels [b, h, w, 3].
             y: latents before the gain, as of `analyse`, or of a call before.
             quality: [b].
+            damping: the part of a whole step to go, 0.3 at first.
 
         Returns:
             (y, better or nearly so; cost [b] in bits of the y that was given).
@@ -121,7 +120,7 @@ class CompressionModel(tf.keras.Model):
         slope = tf.clip_by_value(tape.gradient(half, y_gained), -20.0, 20.0)
         target = y_hat - slope / (2 * ERROR_BITS)
         gain = self.scaled_latents(tf.ones_like(y), quality)
-        return y + DAMPING * (target / gain - y), bits + error
+        return y + damping * (target / gain - y), bits + error
 
     def calibrate(self, batches):
         """Fits the coder's tables and quantiser to batches of `call`'s inputs."""
@@ -173,8 +172,8 @@ class CompressionModel(tf.keras.Model):
                 )  # fmt: skip
             return {"y": tf.cast(y, tf.int32), "y_hat": y_hat, "sound": sound}
 
-        def improve(image, y, quality):
-            y, cost = self.improve(image[None], y, quality[None])
+        def improve(image, y, quality, damping):
+            y, cost = self.improve(image[None], y, quality[None], damping)
             return {"y": y, "cost": cost[0]}
 
         def synthesis(y_hat, quality):
@@ -197,7 +196,12 @@ class CompressionModel(tf.keras.Model):
             ),
             "improve": (
                 improve,
-                [image, tf.TensorSpec(latents, tf.float32, "y"), quality],
+                [
+                    image,
+                    tf.TensorSpec(latents, tf.float32, "y"),
+                    quality,
+                    tf.TensorSpec([], tf.float32, "damping"),
+                ],
             ),
             "synthesis": (
                 synthesis,
