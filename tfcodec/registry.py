@@ -32,7 +32,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="8c8a58a151dbafee",
+        fingerprint="5d95d34652a191a7",
         licence="Apache-2.0",
         description="photographs, every quality from one set of weights",
     ),
