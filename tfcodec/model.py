@@ -97,8 +97,8 @@ class CompressionModel(tf.keras.Model):
         error has the curvature 2 * ERROR_BITS in every latent, so that a Newton step of
         the decoder's own error from the decoded latents is just a division.  The step
         takes half of what latents do to each other's bits into account, and is damped,
-        as rounding makes it coarse.  A few steps do what hundreds of stochastic Gumbel
-        annealing do (Yang, Bamler, Mandt 2020, arXiv:2006.04240).
+        as rounding makes it coarse.  Stochastic Gumbel annealing (Yang, Bamler, Mandt
+        2020, arXiv:2006.04240) has the same aim, and takes far more steps.
 
         Args:
             x: pixels [b, h, w, 3].
