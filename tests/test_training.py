@@ -95,6 +95,32 @@ def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
         training.train(other, tmp_path / "third")
 
 
+def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_path):
+    def settings(blocks, **more):
+        options = json.dumps({**tiny.OPTIONS["tfcodec"], "blocks": blocks})
+        return config_of(images, "tfcodec", options=options, seed=3, **more)
+
+    shallow = training.build(settings([0, 0]))
+    for variable in shallow.trainable_variables:  # As training would: nothing is zero.
+        variable.assign_add(0.01 * tf.random.stateless_normal(variable.shape, (1, 2)))
+    start = tmp_path / "start"
+    export.export(
+        shallow, start, "tfcodec", json.loads(settings([0, 0]).options), {"note": ""}
+    )
+    deep = training.build(settings([1, 1], init=str(start)))
+    assert len(deep.trainable_variables) > len(shallow.trainable_variables)
+    batch = {
+        "image": tiny.photograph(64, 64)[None],
+        "quality": np.float32([0.5]),
+        "seed": np.int32([[1, 2]]),
+    }
+    # Weights are exported rounded to float16, which `shallow` is too by now.
+    np.testing.assert_allclose(deep(batch), shallow(batch), atol=1e-2)
+    settings([1, 1], init=str(start)).check()
+    with pytest.raises(ValueError, match="another architecture"):
+        settings([1, 1], init=str(start), lmbda=0.01).check()
+
+
 REPLICAS = """
 import sys
 import numpy as np

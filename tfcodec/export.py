@@ -23,7 +23,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from tensorflow.python.grappler import tf_optimizer
 
 from tfcodec import rans
-from tfcodec.layers import EXACT_LIMIT
+from tfcodec.layers import EXACT_LIMIT, Residual
 
 LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
@@ -104,6 +104,9 @@ def training_weights(model) -> list[np.ndarray]:
 def load_weights(model, directory):
     """Gives `model` the weights of an exported model of the same architecture.
 
+    Where that one has no residual blocks, those of `model` stay what they are at first,
+    the identity.
+
     Raises:
         ValueError: the architectures differ, or the model has no weights to train.
     """
@@ -111,6 +114,10 @@ def load_weights(model, directory):
     if weights is None:
         raise ValueError(f"{directory} holds no weights to go on from")
     variables = model.trainable_variables
+    if len(weights) < len(variables):
+        blocks = [x for x in model.submodules if isinstance(x, Residual)]
+        new = {v.ref() for block in blocks for v in block.trainable_variables}
+        variables = [v for v in variables if v.ref() not in new]
     if [w.shape for w in weights] != [v.shape for v in variables]:
         raise ValueError(f"{directory} is a model of another architecture")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}

@@ -83,9 +83,12 @@ class TrainConfig:
                 raise ValueError(f"--{name} must be at least 1")
         self.builder_options()
         start = self.start()
+        options = [self.builder_options(), start.card["options"] if start else {}]
+        # A model may have residual blocks that the one it begins from has not.
+        rest = [{k: v for k, v in x.items() if k != "blocks"} for x in options]
         if start and (
             start.card["architecture"] != self.arch
-            or start.card["options"] != self.builder_options()
+            or rest[0] != rest[1]
             or start.single_rate != (low == high)
         ):
             raise ValueError(f"--init={self.init} is a model of another architecture")
