@@ -8,6 +8,8 @@ import pytest
 
 from tfcodec import bitstream
 from tfcodec.bitstream import (
+    ALPHA,
+    ALPHA_TILE,
     EXIF,
     ICC,
     TILE,
@@ -90,8 +92,8 @@ def test_a_photograph_costs_at_most_32_bytes(size, cost):
         {"quality": -0.01},
         {"quality": 100.01},
         {"quality": float("nan")},
-        {"layout": 1},
-        {"tile": 1},
+        {"layout": 4},
+        {"tile": 16},
     ],
 )
 def test_pack_refuses_fields_out_of_range(change):
@@ -107,11 +109,13 @@ def test_pack_refuses_fields_out_of_range(change):
         [TILE_CHUNK, TILE_CHUNK],
         [TILE_CHUNK, Chunk(0, b"")],
         [TILE_CHUNK, Chunk(256, b"")],
-        [TILE_CHUNK, Chunk(2, b"")],
+        [TILE_CHUNK, Chunk(4, b"")],
+        [TILE_CHUNK, Chunk(ALPHA, b"")],
+        [TILE_CHUNK, Chunk(ICC, b""), Chunk(ICC, b"")],
     ],
 )
 def test_pack_refuses_chunks_that_no_reader_takes(chunks):
-    with pytest.raises(ValueError, match="chunk"):
+    with pytest.raises(ValueError, match="chunk|tiles"):
         pack(HEADER, chunks)
 
 
@@ -144,7 +148,7 @@ def test_bytes_after_the_tile_are_refused():
 
 
 def test_no_tile_is_corrupt():
-    with pytest.raises(CorruptStream, match="no coded pixels"):
+    with pytest.raises(CorruptStream, match="0 of 1 tiles"):
         unpack(raw(fields(), [(ICC, b"a")]))
 
 
@@ -152,7 +156,7 @@ def test_unknown_chunks():
     header, chunks = unpack(raw(fields(), [(0xF0, b"future"), (TILE, b"a")]))
     assert (header.width, header.height) == (5, 7)
     assert chunks == [Chunk(TILE, b"a")]
-    for kind in (0, 2, 0x7F):
+    for kind in (0, 4, 0x7F):
         with pytest.raises(UnsupportedStream, match=f"chunk type {kind}"):
             unpack(raw(fields(), [(kind, b"future"), (TILE, b"a")]))
 
@@ -183,8 +187,8 @@ def test_a_header_too_short_is_corrupt(size):
         ({"width": b"\xff\xff\xff\xff\xff\x01"}, CorruptStream, "32 bits"),
         ({"width": b"\xff\xff\xff\xff\x0f"}, UnsupportedStream, "limit"),
         ({"quality": 10001}, CorruptStream, "quality"),
-        ({"layout": 1}, UnsupportedStream, "colour layout 1"),
-        ({"layout": 0x20}, UnsupportedStream, "tile layout 2"),
+        ({"layout": 4}, UnsupportedStream, "colour layout 4"),
+        ({"layout": 2}, CorruptStream, "0 alpha chunks and 0 alpha tiles"),
     ],
 )
 def test_fields_out_of_range(change, error, message):
@@ -255,6 +259,55 @@ def test_a_length_beyond_the_file_allocates_nothing():
     data = raw(fields(), [])
     with pytest.raises(CorruptStream, match="truncated"):
         unpack(data + b"\x01" + bitstream.varint(2**32 - 1) + bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "tile", "count"),
+    [
+        (64, 64, 1, 1),
+        (65, 64, 1, 2),
+        (130, 70, 1, 6),
+        (4000, 3000, 5, 12),
+        (9, 9, 0, 1),
+    ],
+)
+def test_an_image_has_all_its_tiles(width, height, tile, count):
+    header = dataclasses.replace(HEADER, width=width, height=height, tile=tile)
+    assert header.tiles == count
+    chunks = [Chunk(TILE, bytes([k])) for k in range(count)]
+    data = pack(header, [*chunks, Chunk(XMP, b"x")])
+    assert unpack(data) == (header, [Chunk(XMP, b"x"), *chunks])
+    for wrong in (chunks[1:], [*chunks, TILE_CHUNK]):
+        with pytest.raises(ValueError, match="tiles"):
+            pack(header, wrong)
+    with pytest.raises(CorruptStream):
+        unpack(data[: -len(chunks[-1].data) - 6])
+
+
+def test_alpha_is_one_chunk_or_as_many_as_tiles():
+    header = dataclasses.replace(HEADER, tile=4, layout=bitstream.RGBA)  # 2x1 tiles
+    tiles = [TILE_CHUNK, TILE_CHUNK]
+    for alpha in ([Chunk(ALPHA, b"a")], [Chunk(ALPHA_TILE, b"a")] * 2):
+        assert unpack(pack(header, tiles + alpha)) == (header, alpha + tiles)
+    for alpha in ([], [Chunk(ALPHA, b"")] * 2, [Chunk(ALPHA_TILE, b"")]):
+        with pytest.raises(ValueError, match="alpha"):
+            pack(header, tiles + alpha)
+
+
+def test_metadata_goes_there_and_back_within_its_limit():
+    given = {"icc_profile": os.urandom(3000), "exif": bytes(5000), "xmp": None}
+    chunks = bitstream.metadata_chunks(given)
+    del given["xmp"]
+    assert bitstream.metadata(chunks) == given
+    assert bitstream.metadata(chunks, Limits(metadata=5000)) == given
+    with pytest.raises(UnsupportedStream, match="EXIF: over the limit of 4999"):
+        bitstream.metadata(chunks, Limits(metadata=4999))
+    with pytest.raises(ValueError, match="no such metadata: iptc"):
+        bitstream.metadata_chunks({"iptc": b""})
+    whole = chunks[0].data
+    for damaged in (b"", whole[:-1], whole + b"x", b"x" + whole):
+        with pytest.raises(CorruptStream, match="damaged ICC profile"):
+            bitstream.metadata([Chunk(ICC, damaged)])
 
 
 def test_varint():

@@ -14,7 +14,8 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder, make_model  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, cli, evaluation, files, metrics
+from tfcodec import classical, evaluation, files, metrics
+from tfcodec.images import read_rgb
 
 
 class Steps:
@@ -42,7 +43,7 @@ def images():
 
 def rows_of(images, codec, **settings):
     each = evaluation.Contestant(codec, codec.sweep)
-    return evaluation.evaluate(images, [each], cli.read_image, **settings)
+    return evaluation.evaluate(images, [each], read_rgb, **settings)
 
 
 def timeless(rows):
@@ -52,7 +53,7 @@ def timeless(rows):
 
 def test_a_row_is_of_the_file_as_written(images):
     row = rows_of(images, Steps())[0]
-    image = cli.read_image(images[0])
+    image = read_rgb(images[0])
     data = Steps().compress(image, 2)
     assert row["bytes"] == len(data)
     assert row["bpp"] == 8 * len(data) / (40 * 50)
@@ -155,16 +156,16 @@ class Endless(Steps):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes_of_their_own_change_nothing_but_costs(images, jobs):
     both = [evaluation.Contestant(codec, codec.sweep) for codec in (Steps(), Costly())]
-    here = evaluation.evaluate(images, both, cli.read_image)
+    here = evaluation.evaluate(images, both, read_rgb)
     calls = []
     apart = evaluation.evaluate(
-        images, both, cli.read_image, "kept", lambda *a: calls.append(a), jobs
+        images, both, read_rgb, "kept", lambda *a: calls.append(a), jobs
     )
     assert timeless(apart) == timeless(here)
     assert [call[:2] for call in calls] == [(i, 8) for i in range(1, 9)]
     if jobs > 1:
         assert all(row[cost] is None for row in apart for cost in evaluation.COSTS)
-        again = evaluation.evaluate(images, both, cli.read_image, "kept")
+        again = evaluation.evaluate(images, both, read_rgb, "kept")
         assert all(row[cost] for row in again for cost in evaluation.COSTS[:2])
         return
     peaks = {row["codec"]: row["peak_mebibytes"] for row in apart}
@@ -212,7 +213,7 @@ def darkest(image, decoded):
 def test_a_metric_of_ones_own(images, capsys):
     name = f"{__name__}:darkest"
     rows = rows_of(images, Steps(), extra=[name])
-    image = cli.read_image(images[0])
+    image = read_rgb(images[0])
     assert rows[0]["metrics"] == {name: (image // 2 * 2).min()}
     assert call("eval", ".", "--codecs", "jpeg:q=20", "--metric", name) == 0
     assert name in capsys.readouterr().out
@@ -317,7 +318,7 @@ def test_published_curves_say_where_they_are_from():
 
 
 def test_published_curves_are_of_all_their_images_and_no_others(images, tmp_path):
-    digests = [evaluation.digest(cli.read_image(path)) for path in images]
+    digests = [evaluation.digest(read_rgb(path)) for path in images]
     with pytest.raises(ValueError, match="all 24 images of Kodak"):
         evaluation.published(digests)
 

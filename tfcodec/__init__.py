@@ -19,28 +19,50 @@ if TYPE_CHECKING:
         StreamError,
         UnsupportedStream,
     )
-    from tfcodec.codec import compress, decompress, info
+    from tfcodec.codec import (
+        compress,
+        compress_batch,
+        decode_tensor,
+        decompress,
+        decompress_batch,
+        encode_tensor,
+        info,
+        metadata,
+    )
+    from tfcodec.quality import OutOfReach
 
 __version__ = "0.1.0"
 __all__ = [
     "CorruptStream",
     "Limits",
+    "OutOfReach",
     "StreamError",
     "UnsupportedStream",
     "__version__",
     "compress",
+    "compress_batch",
+    "decode_tensor",
     "decompress",
+    "decompress_batch",
+    "encode_tensor",
     "info",
+    "metadata",
 ]
 
 _HOME = {
     "CorruptStream": "bitstream",
     "Limits": "bitstream",
+    "OutOfReach": "quality",
     "StreamError": "bitstream",
     "UnsupportedStream": "bitstream",
     "compress": "codec",
+    "compress_batch": "codec",
+    "decode_tensor": "codec",
     "decompress": "codec",
+    "decompress_batch": "codec",
+    "encode_tensor": "codec",
     "info": "codec",
+    "metadata": "codec",
 }
 
 

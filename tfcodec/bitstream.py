@@ -8,16 +8,23 @@ All numbers are little-endian; a varint is unsigned LEB128 in its shortest form,
     fingerprint  8  first bytes of the SHA-256 of the model
     width        varint, pixels
     height       varint, pixels
-    layout       u8, low 4 bits: colours (0 = RGB, 8 bits), high 4 bits: tiles (0 = one)
+    layout       u8, low 4 bits: 0 RGB, 1 grey, 2 RGB and alpha, 3 grey and alpha, of 8
+                 bits; high 4 bits: 0 for one tile, e for tiles of 64 << (e - 1) pixels
     quality      u16, hundredths, 0 to 10000
 
-Then chunks to the end of the file, metadata first, coded tiles last, so that a file cut
-short anywhere is known to be:
+Then chunks to the end of the file, metadata first, alpha next, coded tiles last and in
+order, row after row, so that a file cut short anywhere is known to be:
 
     type         u8, bit 7 set: optional, skipped by a reader that does not know it
     size         varint, bytes of data
     checksum     u32, Adler-32 of all before the first chunk, the type, and the data
     data
+
+    tile         the model's string, of `tiling.boxes`
+    alpha        a PNG of the image's size, 8-bit greyscale; or in its place
+    alpha tile   as many as tiles: u16 quality in hundredths, and the string of a tile
+                 of which all three colours are alpha; 0 to 8 is 0, 247 to 255 is 255
+    metadata     (ICC profile, EXIF from its TIFF header on, XMP) zlib streams
 
 Adler-32, because the SavedModel computes it too, where stock ops have no CRC. It
 catches accidents, not attackers: every reader must stand any bytes at all.
@@ -40,15 +47,26 @@ VERSION = 1
 MAGIC = b"\x89tfc\r\n\n"
 SUFFIX = ".tfc"
 
-RGB = 0  # layout: three colours of 8 bits
+RGB, GREY, RGBA, GREY_ALPHA = range(4)  # layout
+LAYOUTS = 4
+ALPHA_BIT = 2  # of a layout
 ONE_TILE = 0  # tile: the whole image is one tile
 
 OPTIONAL = 0x80  # bit of a chunk's type
 TILE = 0x01
+ALPHA = 0x02
+ALPHA_TILE = 0x03
 ICC = 0x81
 EXIF = 0x82
 XMP = 0x83
-KNOWN = {TILE: "tile", ICC: "ICC profile", EXIF: "EXIF", XMP: "XMP"}
+KNOWN = {
+    TILE: "tile", ALPHA: "alpha", ALPHA_TILE: "alpha tile", ICC: "ICC profile",
+    EXIF: "EXIF", XMP: "XMP",
+}  # fmt: skip
+# The order of a file's chunks: metadata, alpha, tiles.
+ORDER = {ALPHA: 1, ALPHA_TILE: 1, TILE: 2}
+# Metadata -> its chunk, by Pillow's names.
+METADATA = {"icc_profile": ICC, "exif": EXIF, "xmp": XMP}
 
 UINT32_MAX = 2**32 - 1
 
@@ -73,6 +91,7 @@ class Limits:
     side: int = 2**20  # width or height alone: padding makes a thin image wider
     chunks: int = 2**16
     file_bytes: int = 2**31
+    metadata: int = 2**24  # bytes, unpacked, of each kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +103,27 @@ class Header:
     height: int  # pixels, 1 to 2^32 - 1
     quality: float  # 0 to 100; a file keeps hundredths
     layout: int = RGB
-    tile: int = ONE_TILE  # e > 0 is reserved for squares of 64 << (e - 1) pixels
+    tile: int = ONE_TILE  # e > 0: squares of 64 << (e - 1) pixels
+
+    @property
+    def tile_side(self) -> int:
+        """Side of the tiles in pixels; 0 where the image is one."""
+        return 64 << (self.tile - 1) if self.tile else 0
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles the image has."""
+        side = self.tile_side or max(self.width, self.height)
+        return -(-self.width // side) * -(-self.height // side)
+
+    @property
+    def alpha(self) -> bool:
+        return bool(self.layout & ALPHA_BIT)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the layout."""
+        return ("RGB", "L", "RGBA", "LA")[self.layout]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +209,15 @@ FIELDS = (
 
 
 def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
-    """Returns the file of a header and its chunks, tiles moved to the end.
+    """Returns the file of a header and its chunks, put in order.
 
     Raises:
-        ValueError: a field is out of range, or there is not one tile chunk.
+        ValueError: a field is out of range, or there are not as many tiles as it says.
     """
     _check_header(header)
-    if sum(chunk.type == TILE for chunk in chunks) != 1:
-        raise ValueError("an image of one tile needs exactly one tile chunk")
+    problem = _miscounted(header, [chunk.type for chunk in chunks])
+    if problem:
+        raise ValueError(problem)
     values = dataclasses.asdict(header)
     values["layout"] = header.layout | header.tile << 4
     values["quality"] = round(header.quality * 100)
@@ -185,7 +225,7 @@ def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     start = MAGIC + bytes([VERSION, len(fields)]) + fields
     parts = [start]
     seed = zlib.adler32(start)
-    for chunk in sorted(chunks, key=lambda chunk: chunk.type == TILE):
+    for chunk in sorted(chunks, key=lambda chunk: ORDER.get(chunk.type, 0)):
         if not 1 <= chunk.type <= 255:
             raise ValueError(f"a chunk type is from 1 to 255, not {chunk.type}")
         if not chunk.type & OPTIONAL and chunk.type not in KNOWN:
@@ -212,7 +252,7 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
     seed = zlib.adler32(reader.data[: reader.at])
     chunks, count, tiles = [], 0, 0
     while reader.left:
-        if tiles:
+        if tiles == header.tiles:
             raise CorruptStream(f"{reader.left} bytes after the last tile")
         count += 1
         if limits.chunks and count > limits.chunks:
@@ -229,9 +269,73 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
         elif not kind & OPTIONAL:
             raise UnsupportedStream(f"needs a newer tfcodec: chunk type {kind}")
         tiles += kind == TILE
-    if not tiles:
-        raise CorruptStream("truncated: no coded pixels")
+    if tiles < header.tiles:
+        raise CorruptStream(f"truncated: {tiles} of {header.tiles} tiles")
+    problem = _miscounted(header, [chunk.type for chunk in chunks])
+    if problem:
+        raise CorruptStream(problem)
     return header, chunks
+
+
+def metadata_chunks(metadata: dict[str, bytes | None]) -> list[Chunk]:
+    """Returns the chunks of metadata by Pillow's names: icc_profile, exif, xmp.
+
+    Raises:
+        ValueError: another name.
+    """
+    unknown = set(metadata) - set(METADATA)
+    if unknown:
+        raise ValueError(f"no such metadata: {', '.join(sorted(unknown))}")
+    return [
+        Chunk(METADATA[name], zlib.compress(data, 9))
+        for name, data in metadata.items()
+        if data
+    ]
+
+
+def metadata(chunks: Sequence[Chunk], limits: Limits = Limits()) -> dict[str, bytes]:
+    """Returns what `metadata_chunks` packed.
+
+    Raises:
+        CorruptStream: it is damaged.
+        UnsupportedStream: it is over the limit.
+    """
+    found = {}
+    for name, kind in METADATA.items():
+        for chunk in chunks:
+            if chunk.type == kind:
+                found[name] = _inflated(chunk, limits.metadata)
+    return found
+
+
+def _inflated(chunk, limit):
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(chunk.data, limit)
+    except zlib.error:
+        raise CorruptStream(f"damaged {KNOWN[chunk.type]}") from None
+    if limit and inflater.unconsumed_tail:
+        raise UnsupportedStream(f"{KNOWN[chunk.type]}: over the limit of {limit} bytes")
+    if not inflater.eof or inflater.unused_data:
+        raise CorruptStream(f"damaged {KNOWN[chunk.type]}")
+    return data
+
+
+def _miscounted(header: Header, types: Sequence[int]) -> str | None:
+    """Says what is wrong with the number of each kind of chunk, if anything is."""
+    count = {kind: types.count(kind) for kind in KNOWN}
+    if count[TILE] != header.tiles:
+        return f"{count[TILE]} tiles for an image of {header.tiles}"
+    for kind in METADATA.values():
+        if count[kind] > 1:
+            return f"{count[kind]} chunks of {KNOWN[kind]}"
+    fitting = [(1, 0), (0, header.tiles)] if header.alpha else [(0, 0)]
+    if (count[ALPHA], count[ALPHA_TILE]) not in fitting:
+        return (
+            f"{count[ALPHA]} alpha chunks and {count[ALPHA_TILE]} alpha tiles for an "
+            f"image of {header.tiles} tiles, {header.mode}"
+        )
+    return None
 
 
 def read_header(data: bytes, limits: Limits = Limits()) -> Header:
@@ -306,7 +410,7 @@ def _check_header(header: Header) -> None:
             raise ValueError(f"{name} out of range: {getattr(header, name)}")
     if not 0 <= header.quality <= 100:
         raise ValueError(f"quality must be from 0 to 100, not {header.quality}")
-    if header.layout != RGB:
+    if not 0 <= header.layout < LAYOUTS:
         raise UnsupportedStream(f"needs a newer tfcodec: colour layout {header.layout}")
-    if header.tile != ONE_TILE:
-        raise UnsupportedStream(f"needs a newer tfcodec: tile layout {header.tile}")
+    if not 0 <= header.tile < 16:
+        raise ValueError(f"tile layout out of range: {header.tile}")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
+import functools
+import io
 import json
 import os
 import pathlib
@@ -22,13 +25,6 @@ from absl.flags import argparse_flags
 
 from tfcodec import __version__, bitstream, files, quality, registry
 from tfcodec.files import new_file
-
-# How to write formats that lose something by default.
-SAVE_OPTIONS = {
-    "AVIF": {"quality": 95},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-}
 
 # What `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
@@ -92,23 +88,72 @@ def parse(argv: list[str]) -> argparse.Namespace:
         return command
 
     def add_files(command, source, target):
-        command.add_argument("input", metavar="IN", type=pathlib.Path, help=source)
+        command.add_argument("input", metavar="IN", nargs="+", help=source)
+        command.add_argument("-o", "--output", metavar="OUT", help=target)
         command.add_argument(
-            "output", metavar="OUT", type=pathlib.Path, nargs="?", help=target
+            "--out_dir",
+            metavar="DIR",
+            type=pathlib.Path,
+            help="write here, with the names of the inputs (default: beside each)",
         )
         command.add_argument(
-            "-f", "--force", action="store_true", help="overwrite OUT if it exists"
+            "-r",
+            "--recursive",
+            action="store_true",
+            help="take all in folders, to any depth",
+        )
+        command.add_argument(
+            "-f", "--force", action="store_true", help="overwrite what exists"
+        )
+        command.add_argument(
+            "--strip", action="store_true", help="keep no ICC profile, EXIF or XMP"
+        )
+        command.add_argument(
+            "--json", action="store_true", help="write one row of JSON for each file"
         )
 
-    command = add(compress, "compress an image to a .tfc file")
-    add_files(command, "any image that Pillow reads", "default: IN with suffix .tfc")
-    command.add_argument(
+    command = add(compress, "compress images to .tfc files")
+    add_files(
+        command,
+        "images that Pillow reads, folders with -r, - for stdin; the last of two is "
+        "OUT if it ends in .tfc or is -",
+        "the file to write, - for stdout (default: IN with suffix .tfc)",
+    )
+    rate = command.add_mutually_exclusive_group()
+    rate.add_argument(
         "-q",
         "--quality",
         type=float,
         default=50,
         metavar="0..100",
         help="smallest file to best image, fractions allowed (default: %(default)s)",
+    )
+    rate.add_argument(
+        "--max_bytes", type=int, metavar="N", help="the best image of at most N bytes"
+    )
+    rate.add_argument(
+        "--target_bpp",
+        type=float,
+        metavar="X",
+        help="the best image of at most X bits a pixel",
+    )
+    rate.add_argument(
+        "--target_psnr",
+        type=float,
+        metavar="X",
+        help="the smallest file with a PSNR of X dB or more",
+    )
+    rate.add_argument(
+        "--target_msssim",
+        type=float,
+        metavar="X",
+        help="the smallest file with an MS-SSIM of X or more, as 0.97",
+    )
+    command.add_argument(
+        "--alpha_quality",
+        type=float,
+        metavar="0..100",
+        help="lose something of alpha too (default: nothing)",
     )
     command.add_argument(
         "--model",
@@ -125,18 +170,30 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "no longer (default: %(default)s)",
     )
     command.add_argument(
+        "--verify",
+        action="store_true",
+        help="decode what was written and compare, before an old file is replaced",
+    )
+    command.add_argument(
         "-v",
         "--verbose",
         action="store_true",
         help="decode what was written, and show its PSNR and MS-SSIM",
     )
 
-    command = add(decompress, "decompress a .tfc file to an image")
+    command = add(decompress, "decompress .tfc files to images")
     add_files(
         command,
-        "a .tfc file",
+        ".tfc files, folders with -r, - for stdin; the last of two is OUT unless it "
+        "ends in .tfc",
         "format by suffix, as .png (default: IN with suffix .png), .webp (lossless), "
-        ".jpg (quality 95)",
+        ".jpg (quality 95); - for a PNG on stdout",
+    )
+    command.add_argument(
+        "--crop",
+        type=numbers,
+        metavar="X,Y,W,H",
+        help="only so many pixels, from column X and row Y on",
     )
     command.add_argument(
         "--model",
@@ -145,7 +202,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
 
     command = add(info, "show what a .tfc file is, without decoding it")
-    command.add_argument("input", metavar="FILE", type=pathlib.Path, help="a .tfc file")
+    command.add_argument("input", metavar="FILE", help="a .tfc file, - for stdin")
     command.add_argument("--json", action="store_true", help="write JSON")
 
     command = add(models, "list the shipped models")
@@ -216,7 +273,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
         args.command = version
     elif not args.command:
         parser.error("a command is needed: compress, decompress, info, models, eval")
+    if "out_dir" in args:
+        ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
+        last = ends == (args.command is compress) or args.input[-1] == "-"
+        if args.output is None and len(args.input) == 2 and last:
+            args.output = args.input.pop()
+        if args.output and (len(args.input) > 1 or args.out_dir):
+            parser.error("one file for one OUT; --out_dir takes several")
     return args
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Reads X,Y,W,H, for argparse."""
+    found = tuple(int(number) for number in text.split(","))
+    if len(found) != 4:
+        raise ValueError
+    return found
 
 
 def positive(text: str) -> int:
@@ -230,26 +302,37 @@ def positive(text: str) -> int:
 def main(args: argparse.Namespace) -> int:
     """Runs a command; returns the exit code."""
     try:
-        args.command(args)
+        failed = args.command(args)
         sys.stdout.flush()
-        return 0
+        return 1 if failed else 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if args.debug:
-            traceback.print_exc()
-        message = " ".join(describe(error, args).split())
-        print(f"tfcodec: {message[:500]}", file=sys.stderr)
+        report(error, args)
         return 1
 
 
-def describe(error: Exception, args: argparse.Namespace) -> str:
+def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
+    """Says on stderr what went wrong, in one line; returns that line.
+
+    Args:
+        name: the file it happened to.
+    """
+    if args.debug:
+        traceback.print_exc()
+    words = describe(error)
+    if name and not words.startswith(f"{name}: ") and not isinstance(error, OSError):
+        words = f"{name}: {words}"
+    message = " ".join(words.split())[:500]
+    print(f"tfcodec: {message}", file=sys.stderr)
+    return message
+
+
+def describe(error: Exception) -> str:
     """Returns what went wrong, in words for a user."""
-    if isinstance(error, bitstream.StreamError) and "input" in args:
-        return f"{args.input}: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else str(error)
     if isinstance(error, MemoryError):
@@ -259,68 +342,259 @@ def describe(error: Exception, args: argparse.Namespace) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
-def compress(args: argparse.Namespace) -> None:
-    from tfcodec import codec, metrics
+def compress(args: argparse.Namespace) -> bool:
+    from tfcodec import codec, images, metrics
 
     level = quality.check(args.quality)
+    if args.alpha_quality is not None:
+        quality.check(args.alpha_quality)
     codec.steps_of(args.effort)
     model = registry.resolve(args.model)
-    image = read_image(args.input)
-    output = args.output or args.input.with_suffix(bitstream.SUFFIX)
-    check_output(output, args)
-    height, width = image.shape[:2]
-    with quiet_tensorflow() as stderr:
+    targets = {
+        name: getattr(args, name)
+        for name in ("max_bytes", "target_bpp", "target_psnr", "target_msssim")
+    }
+    codec.target_of((1, 1), **targets)
+
+    def one(job, progress):
+        picture = images.read(job.reading(), job.source)
+        if args.strip:
+            picture.metadata.clear()
+        notes = "; ".join(picture.notes)
+        if notes:
+            print(f"note: {job.source}: {notes}", file=sys.stderr)
         start = time.perf_counter()
-        with Progress(stderr, "steps") as progress:
-            data = codec.compress(image, level, args.model, args.effort, progress)
+        data = codec.compress(
+            picture.pixels, level, args.model, args.effort, progress,
+            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
+            **picture.metadata,
+        )  # fmt: skip
         seconds = time.perf_counter() - start
-        with new_file(output) as file:
+        with job.writing() as file:
             file.write(data)
-        bpp = metrics.bits_per_pixel(len(data), height, width)
-        print(
-            f"{args.input} {args.input.stat().st_size} B -> {output} {len(data)} B  "
-            f"{bpp:.3f} bpp  1:{height * width * 3 / len(data):.1f}  "
-            f"{'single rate' if model.single_rate else f'quality {level:g}'}  "
-            f"model {model.name}  {seconds:.1f} s"
+            if args.verify and job.target != "-":
+                file.flush()
+                file.seek(0)
+                if file.read() != data:
+                    raise RuntimeError("what was written reads back otherwise")
+        header = bitstream.read_header(data)
+        row = {
+            **job.row(len(data)), "width": header.width, "height": header.height,
+            "mode": header.mode,
+            "bpp": metrics.bits_per_pixel(len(data), header.height, header.width),
+            "quality": None if model.single_rate else header.quality,
+            "model": model.name, "seconds": round(seconds, 3),
+            "notes": picture.notes,
+        }  # fmt: skip
+        ratio = header.height * header.width * len(header.mode) / len(data)
+        rate = "single rate" if model.single_rate else f"quality {header.quality:g}"
+        text = (
+            f"{row['bpp']:.3f} bpp  1:{ratio:.1f}  {rate}  model {model.name}  "
+            f"{seconds:.1f} s"
         )
         if args.verbose:
             decoded = codec.decompress(data, model=args.model)
+            pair = codec.separated(picture.pixels)[0], codec.separated(decoded)[0]
+            row["psnr"] = metrics.psnr(*pair)
             try:
-                value = metrics.ms_ssim(image, decoded)
-                similarity = f"{value:.4f} ({metrics.decibels(value):.2f} dB)"
+                row["ms_ssim"] = metrics.ms_ssim(*pair)
+                decibels = metrics.decibels(row["ms_ssim"])
+                similarity = f"{row['ms_ssim']:.4f} ({decibels:.2f} dB)"
             except ValueError as error:
                 similarity = f"left out: {error}"
-            print(f"PSNR {metrics.psnr(image, decoded):.2f} dB  MS-SSIM {similarity}")
+            text += f"\nPSNR {row['psnr']:.2f} dB  MS-SSIM {similarity}"
+        return row, text
+
+    return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)
 
 
-def decompress(args: argparse.Namespace) -> None:
+def decompress(args: argparse.Namespace) -> bool:
     if args.model is not None:
         registry.resolve(args.model)
-    data = read_stream(args.input)
-    output = args.output or args.input.with_suffix(".png")
-    form = image_format(output)
-    check_output(output, args)
-    with quiet_tensorflow():
-        from PIL import Image
 
-        from tfcodec import codec
+    def one(job, progress):
+        from tfcodec import codec, images
 
+        data = job.stream()
+        # Known to be of no use before the work is done.
+        form = "PNG" if job.target == "-" else images.form_of(pathlib.Path(job.target))
         start = time.perf_counter()
-        image = codec.decompress(data, model=args.model)
-        seconds = time.perf_counter() - start
-        with new_file(output) as file:
-            Image.fromarray(image).save(file, form, **SAVE_OPTIONS.get(form, {}))
-        height, width = image.shape[:2]
-        print(
-            f"{args.input} {len(data)} B -> {output} {output.stat().st_size} B  "
-            f"{width}x{height}  {seconds:.1f} s"
+        pixels = codec.decompress(
+            data, model=args.model, crop=args.crop, progress=progress
         )
+        seconds = time.perf_counter() - start
+        picture = images.Picture(pixels, {} if args.strip else codec.metadata(data))
+        with job.writing() as file:
+            notes = images.write(file, form, picture)
+            size = file.seek(0, os.SEEK_END) if job.target != "-" else None
+        if notes:
+            print(f"note: {job.target}: {'; '.join(notes)}", file=sys.stderr)
+        height, width = pixels.shape[:2]
+        row = {
+            **job.row(size), "width": width, "height": height,
+            "seconds": round(seconds, 3), "notes": notes,
+        }  # fmt: skip
+        return row, f"{width}x{height}  {seconds:.1f} s"
+
+    return over_files(args, ".png", {bitstream.SUFFIX}, "tiles", one)
+
+
+@dataclasses.dataclass
+class Job:
+    """One file to make of another; "-" is stdin or stdout.
+
+    Args:
+        source, target: paths.
+        args: of the command.
+    """
+
+    source: str
+    target: str
+    args: argparse.Namespace
+
+    @functools.cached_property
+    def stdin(self) -> bytes:
+        return sys.stdin.buffer.read()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the source; 0 where that is not known."""
+        if self.source == "-":
+            return len(self.__dict__.get("stdin", b""))
+        with contextlib.suppress(OSError):
+            return os.path.getsize(self.source)
+        return 0
+
+    def reading(self):
+        """Returns what Pillow may open."""
+        return io.BytesIO(self.stdin) if self.source == "-" else self.source
+
+    def stream(self) -> bytes:
+        """Returns a `.tfc` file, of which the header is sound."""
+        if self.source == "-":
+            return self.stdin
+        return read_stream(self.source)
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Opens the target: a new file, or stdout when all is written."""
+        if self.target == "-":
+            file = io.BytesIO()
+            yield file
+            sys.stdout.buffer.write(file.getvalue())
+            sys.stdout.buffer.flush()
+            return
+        if self.args.out_dir:
+            os.makedirs(os.path.dirname(self.target) or ".", exist_ok=True)
+        with new_file(self.target) as file:
+            yield file
+
+    def check(self, taken: set[str]) -> None:
+        """Finds what would make `writing` fail, before the work is done.
+
+        Args:
+            taken: what others write, to which the target is added.
+        """
+        if self.source != "-" and os.path.isdir(self.source):
+            raise IsADirectoryError(
+                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes what is in it",
+                self.source,
+            )  # fmt: skip
+        if self.target != "-":
+            check_output(pathlib.Path(self.target), self.args, self.source)
+            real = os.path.realpath(self.target)
+            if real in taken:
+                raise ValueError(f"{self.target}: another input is written there")
+            taken.add(real)
+
+    def row(self, size: int | None) -> dict:
+        """Returns what a row of JSON begins with; `size` is that of the target."""
+        return {
+            "input": self.source, "output": self.target, "bytes_in": self.size,
+            "bytes": size,
+        }  # fmt: skip
+
+
+def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[Job]:
+    """Returns what is to be done.
+
+    Args:
+        args: of the command.
+        suffix: of what is written, where no name is given.
+        suffixes: of what is taken from folders.
+
+    Raises:
+        ValueError: a folder has nothing of the kind.
+    """
+    jobs = []
+    for source in args.input:
+        path = pathlib.Path(source)
+        found, base = [path], path.parent
+        if args.recursive and source != "-" and path.is_dir():
+            found, base = files.inside(path, suffixes), path
+            if not found:
+                raise ValueError(f"{source}: no {' or '.join(sorted(suffixes))} in it")
+        for each in found:
+            target = args.output
+            if target is None and source == "-":
+                target = "-"
+            elif target is None:
+                folder = each.parent
+                if args.out_dir:
+                    folder = args.out_dir / folder.relative_to(base)
+                target = str(folder / f"{each.stem}{suffix}")
+            jobs.append(Job(str(each), target, args))
+    return jobs
+
+
+def over_files(args, suffix, suffixes, unit, function) -> bool:
+    """Does `function` for each file, says what came of it; returns whether one failed.
+
+    Args:
+        suffix, suffixes: as `jobs_of` takes them.
+        unit: what `function` counts in its progress.
+        function: from a `Job` and a progress to (row of JSON, the same in words).
+    """
+    jobs = jobs_of(args, suffix, suffixes)
+    taken, failed = set(), False
+    told = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
+    sizes = [job.size for job in jobs]
+    with quiet_tensorflow() as stderr:
+        began = time.monotonic()
+        with Progress(stderr, "files" if len(jobs) > 1 else unit) as progress:
+            for number, job in enumerate(jobs):
+                done = sum(sizes[:number])
+                if done and len(jobs) > 1:
+                    spent = time.monotonic() - began
+                    left = spent / done * (sum(sizes) - done)
+                    progress(number, len(jobs), left)
+                try:
+                    job.check(taken)
+                    row, words = function(job, progress if len(jobs) == 1 else None)
+                except BrokenPipeError:
+                    raise
+                except Exception as error:
+                    progress.clear()
+                    failed = True
+                    row = {**job.row(None), "error": report(error, args, job.source)}
+                    if not args.json:
+                        continue
+                else:
+                    progress.clear()
+                    size = "" if row["bytes"] is None else f" {row['bytes']} B"
+                    start = f"{job.source} {row['bytes_in']} B -> {job.target}{size}"
+                    words = f"{start}  {words}"
+                print(json.dumps(row) if args.json else words, file=told, flush=True)
+    return failed
 
 
 def info(args: argparse.Namespace) -> None:
     from tfcodec import codec
 
-    found = codec.info(read_stream(args.input))
+    try:
+        found = codec.info(Job(args.input, "", args).stream())
+    except bitstream.StreamError as error:
+        raise type(error)(f"{args.input}: {error}") from None
     if args.json:
         print(json.dumps(found, indent=1))
         return
@@ -352,7 +626,8 @@ def models(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
-    from tfcodec import evaluation, report
+    from tfcodec import evaluation, images
+    from tfcodec import report as html
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = evaluation.contestants(names)
@@ -367,15 +642,15 @@ def eval_(args: argparse.Namespace) -> None:
     known = []
     if args.published:  # found out before the work is done
         known = evaluation.published(
-            [evaluation.digest(read_image(path)) for path in paths]
+            [evaluation.digest(images.read_rgb(path)) for path in paths]
         )
     with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
         rows = evaluation.evaluate(
-            paths, codecs, read_image, args.cache, progress, args.jobs, args.metric
+            paths, codecs, images.read_rgb, args.cache, progress, args.jobs, args.metric
         )
         if args.report:
             chosen = paths[: max(0, args.pictures)]
-            pictures = report.pictures(chosen, codecs, read_image)
+            pictures = html.pictures(chosen, codecs, images.read_rgb)
     means = evaluation.means(rows)
     curves = evaluation.curves(means, known)
     pairs = evaluation.pairs(curves) + evaluation.pairs(curves, "ms_ssim_db")
@@ -385,7 +660,7 @@ def eval_(args: argparse.Namespace) -> None:
             file.write(json.dumps(found, indent=1, allow_nan=False).encode())
     if args.report:
         with new_file(args.report) as file:
-            file.write(report.page(found, curves, pictures).encode())
+            file.write(html.page(found, curves, pictures).encode())
     print(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n")
     print(evaluation.table(means))
     for figure, name in (("psnr", "PSNR"), ("ms_ssim_db", "MS-SSIM")):
@@ -404,7 +679,7 @@ def version(args: argparse.Namespace) -> None:
     print(f"tfcodec {__version__}, models: {', '.join(names) or 'none'}")
 
 
-def read_stream(path: pathlib.Path) -> bytes:
+def read_stream(path: str) -> bytes:
     """Returns a `.tfc` file, of which the header is sound.
 
     Raises:
@@ -416,94 +691,22 @@ def read_stream(path: pathlib.Path) -> bytes:
         return start + file.read()
 
 
-def read_image(path: pathlib.Path):
-    """Returns an image as uint8 [height, width, 3], upright, and says what is lost.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no image, or a damaged one.
-    """
-    import warnings
-
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            # Of odd metadata, or of an image half as large as Pillow refuses.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                pixels, notes = to_rgb(image)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image that Pillow reads") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise ValueError(f"{path}: damaged or unsupported image: {error}") from error
-    if notes:
-        print(f"note: {path}: {'; '.join(notes)}", file=sys.stderr)
-    return pixels
-
-
-def to_rgb(image):
-    """Returns a Pillow image as uint8 [height, width, 3], and notes on the way there.
-
-    Raises:
-        ValueError: its values have no range that could be made 0 to 255.
-    """
-    import numpy as np
-    from PIL import ImageOps
-
-    image.load()
-    mode, lost = image.mode, []
-    if getattr(image, "is_animated", False):
-        lost.append("all but the first frame")
-    if image.info.get("icc_profile"):
-        lost.append("ICC profile")
-    if image.getexif():
-        lost.append("EXIF")
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        if image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
-            lost.append("transparency")
-    if mode == "I" or mode.startswith("I;16"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("more than 16 bits a pixel")
-        lost.append("the lower 8 of 16 bits")
-        pixels = np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, -1)
-    elif mode == "F":
-        raise ValueError("floating-point pixels; convert them to 8 bits first")
-    else:
-        pixels = np.asarray(image.convert("RGB"))
-    notes = [f"mode {mode} converted to RGB"] if mode != "RGB" else []
-    return pixels, notes + ([f"not kept: {', '.join(lost)}"] if lost else [])
-
-
-def image_format(path: pathlib.Path) -> str:
-    """Returns Pillow's name of the format to write by a path's suffix.
-
-    Raises:
-        ValueError: Pillow writes no such format.
-    """
-    from PIL import Image
-
-    form = Image.registered_extensions().get(path.suffix.lower())
-    if form not in Image.SAVE:
-        raise ValueError(f"{path}: no image format of that suffix to write; try .png")
-    return form
-
-
-def check_output(path: pathlib.Path, args: argparse.Namespace) -> None:
+def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"):
     """Finds what would make `new_file` fail, before the work is done.
+
+    Args:
+        path: the file to be.
+        args: of the command: `force`, and `out_dir`, which is made if it is not there.
+        source: what is read, which may not be the same file.
 
     Raises:
         OSError, ValueError: `path` may not, or cannot, be written.
     """
     folder = os.path.dirname(os.path.realpath(path))
+    while getattr(args, "out_dir", None) and not os.path.exists(folder):
+        folder = os.path.dirname(folder)
     if path.exists():
-        if "input" in args and path.samefile(args.input):
+        if source != "-" and os.path.exists(source) and path.samefile(source):
             raise ValueError(f"{path}: input and output are the same file")
         if path.is_dir():
             raise IsADirectoryError(
@@ -532,21 +735,24 @@ class Progress:
     def __init__(self, stream, unit: str):
         self.stream, self.unit = stream, unit
         self.terminal = stream is not None and stream.isatty()
-        self.began = self.last = None
+        self.wait = 0.1 if self.terminal else PROGRESS_SECONDS
+        # Nothing is said of what is done as soon as begun.
+        self.began = self.last = time.monotonic()
+        self.first = None
+        self.shown = False
 
     def __call__(self, done: int, total: int, left: float | None = None) -> None:
         """`left` is in seconds; by default as the work has gone so far."""
         if self.stream is None:
             return
         now = time.monotonic()
-        if self.began is None:
+        if self.first is None:
             self.began, self.first = now, done
         elif done > self.first and left is None:
             left = (now - self.began) / (done - self.first) * (total - done)
-        wait = 0.1 if self.terminal else PROGRESS_SECONDS
-        if self.last is not None and done < total and now - self.last < wait:
+        if now - self.last < self.wait and not (self.shown and done == total):
             return
-        self.last = now
+        self.last, self.shown = now, True
         text = f"{done} of {total} {self.unit}"
         if left is not None and done < total:
             text += f", {left:.0f} s left"
@@ -555,12 +761,16 @@ class Progress:
             text = f"\r[{'=' * filled:{BAR}}] {text}\033[K"
         print(text, end="" if self.terminal else "\n", file=self.stream, flush=True)
 
+    def clear(self) -> None:
+        """Leaves the line of a terminal empty."""
+        if self.terminal and self.shown:
+            print("\r\033[K", end="", file=self.stream, flush=True)
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self.terminal and self.last is not None:
-            print("\r\033[K", end="", file=self.stream, flush=True)
+        self.clear()
 
 
 @contextlib.contextmanager

@@ -5,14 +5,32 @@ Needs TensorFlow only, and loads it only when there are pixels to code.
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import functools
+import io
 import os
-from collections.abc import Callable
+import struct
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tfcodec import bitstream, metrics, quality, registry, tiling
-from tfcodec.bitstream import Chunk, CorruptStream, Header, Limits
+from tfcodec.bitstream import (
+    GREY,
+    GREY_ALPHA,
+    RGB,
+    RGBA,
+    Chunk,
+    CorruptStream,
+    Header,
+    Limits,
+)
+from tfcodec.tiling import Box
+
+# Called as progress(done, total) while an image is coded.
+Progress = Callable[[int, int], None]
 
 DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = 50.0
@@ -20,8 +38,19 @@ DEFAULT_QUALITY = 50.0
 EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
 
 
+# Layout of an array by its channels; none is a greyscale image without that axis.
+LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
+# Images of more pixels are coded in tiles of this side.
+UNTILED_PIXELS = 2**21
+TILE_SIDE = 1024
+# Rounds over the tiles that a search for a figure takes, more or less, for progress.
+ROUNDS = {"bytes": 4, "psnr": 4, "ms_ssim": 4}
+# Alpha as near as this to transparent or opaque is that, where it is coded with loss.
+ALPHA_SNAP = 8
+
+
 def checked_image(image) -> np.ndarray:
-    """Returns `image` as an array, if it is uint8 [height, width, 3] with pixels.
+    """Returns `image` as an array, if it is uint8 with pixels, of a known layout.
 
     Raises:
         TypeError, ValueError: it is not; the message says what it is.
@@ -29,12 +58,17 @@ def checked_image(image) -> np.ndarray:
     image = np.asarray(image)
     if image.dtype != np.uint8:
         raise TypeError(f"an image must be uint8, not {image.dtype}")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    shape = image.shape
+    if len(shape) not in (2, 3) or 0 in shape or _channels(image) not in LAYOUTS:
         raise ValueError(
-            f"an image must be [height, width, 3] with pixels in it, not "
-            f"{list(image.shape)}"
+            f"an image must be [height, width] or [height, width, 1 to 4 channels] "
+            f"with pixels in it, not {list(shape)}"
         )
     return image
+
+
+def _channels(image):
+    return image.shape[2] if image.ndim == 3 else None
 
 
 class Codec:
@@ -42,6 +76,10 @@ class Codec:
 
     Args:
         model: a `registry.Model`.
+
+    Attributes:
+        runs: how often each part of the model has run, over pixels or latents of a
+            whole image: a Counter of `analysis`, `encode`, `decode`, `synthesis`.
     """
 
     def __init__(self, model: registry.Model):
@@ -50,54 +88,67 @@ class Codec:
         self.model = model
         self.tf = tf
         self.parts = tf.saved_model.load(str(model.path)).signatures
+        self.runs = collections.Counter()
 
     def compress(
         self,
         image: np.ndarray,
         quality_: float = DEFAULT_QUALITY,
         effort: int = 0,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
+        *,
+        target: quality.Target | None = None,
+        alpha_quality: float | None = None,
+        metadata: dict[str, bytes | None] | None = None,
+        verify: bool = False,
+        tile: int | None = None,
     ) -> bytes:
-        """See `tfcodec.compress`."""
+        """See `tfcodec.compress`.
+
+        Args:
+            target: in place of a quality.
+            metadata: `icc_profile`, `exif` and `xmp`, as bytes.
+            tile: side of tiles in pixels, a power of two; 0 for one, by default as
+                the size of the image asks for.
+        """
         image = checked_image(image)
-        steps = steps_of(effort)
-        level = quality.check(quality_)
+        layout = LAYOUTS[_channels(image)]
+        steps_of(effort)
         height, width = image.shape[:2]
-        header = Header(self.model.fingerprint, width, height, level)
+        header = Header(
+            self.model.fingerprint, width, height, quality.check(quality_), layout,
+            tile_layout(height, width, tile),
+        )  # fmt: skip
         bitstream.check_limits(header, Limits())
-        tf = self.tf
-        padded = tf.constant(tiling.pad(image, self.model.stride))
-        y = self.parts["analysis"](image=padded)["y"]
-        if steps:
-            y = self._improved(padded, y, self._fraction(level), steps, progress)
-        payload = self.parts["encode"](y=y, quality=self._fraction(level))["string"]
-        return bitstream.pack(header, [Chunk(bitstream.TILE, payload.numpy())])
+        chunks = bitstream.metadata_chunks(metadata or {})
+        colours, alpha = separated(image)
+        if alpha is not None:
+            chunks += self._alpha_chunks(header, alpha, alpha_quality, verify)
+        work = _Work(self, header, colours, chunks, effort, progress, verify)
+        return work.search(target) if target else work.file(header.quality)
 
-    def _improved(self, image, y, fraction, steps, progress):
-        """Returns the best of `steps` improvements of y, and y itself."""
-        if "improve" not in self.parts:
-            raise ValueError(f"model {self.model.name} has no effort above 0")
-        best, least = y, np.inf
-        for step in range(steps + 1):
-            if progress:
-                progress(step, steps + 1)
-            damping = self.tf.constant(0.3 / (1 + 0.1 * step), self.tf.float32)
-            result = self.parts["improve"](
-                image=image, y=y, quality=fraction, damping=damping
-            )
-            if result["cost"] < least:
-                best, least = y, float(result["cost"])
-            y = result["y"]
-        return best
+    def _alpha_chunks(self, header, alpha, alpha_quality, verify):
+        if alpha_quality is None:
+            return [Chunk(bitstream.ALPHA, png(alpha))]
+        header = dataclasses.replace(header, quality=quality.check(alpha_quality))
+        work = _Work(self, header, alpha, [], 0, None, verify)
+        level = struct.pack("<H", round(header.quality * 100))
+        return [
+            Chunk(bitstream.ALPHA_TILE, level + string)
+            for string in work.strings(header.quality)
+        ]
 
-    def decode(self, header: Header, payload: bytes) -> dict:
-        """Entropy decoding alone: `y` int32 [1, h, w, c], sixteenths, and `y_hat`.
+    def decode(self, height: int, width: int, payload: bytes) -> dict:
+        """Entropy decoding of a tile of so many pixels.
+
+        Returns:
+            `y` int32 [1, h, w, c], sixteenths, and `y_hat` float32 likewise.
 
         Raises:
             CorruptStream: the coder did not end as an encoder leaves it.
         """
         tf = self.tf
-        size = tiling.padded_size(header.height, header.width, self.model.stride)
+        size = tiling.padded_size(height, width, self.model.stride)
         result = self.parts["decode"](
             string=tf.constant(payload), size=tf.constant(size, tf.int32)
         )
@@ -105,15 +156,398 @@ class Codec:
             raise CorruptStream("the coded pixels are damaged")
         return result
 
-    def decompress(self, header: Header, payload: bytes) -> np.ndarray:
-        """Returns uint8 [height, width, 3] of a header and its tile."""
-        y_hat = self.decode(header, payload)["y_hat"]
+    def decompress(
+        self,
+        header: Header,
+        chunks: Sequence[Chunk],
+        region: Box | None = None,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Returns the image of a file, uint8, or a region of it: see `decompress`."""
+        if header.tile_side % self.model.stride:
+            raise CorruptStream(f"tiles of {header.tile_side} pixels")
+        whole = Box(0, 0, header.height, header.width)
+        region = region or whole
+        counted = progress and _Counted(progress, len(self.boxes(header, region)))
+        image = np.empty((region.height, region.width, len(header.mode)), np.uint8)
+        strings = [c.data for c in chunks if c.type == bitstream.TILE]
+        for box, pixels in self.pixels(header, strings.__getitem__, region):
+            image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
+                pixels[..., None] if pixels.ndim == 2 else pixels
+            )
+            if counted:
+                counted()
+        if header.alpha:
+            self._read_alpha(header, chunks, region, image)
+        return image[..., 0] if header.mode == "L" else image
+
+    def _read_alpha(self, header, chunks, region, image):
+        lossless = [c.data for c in chunks if c.type == bitstream.ALPHA]
+        if lossless:
+            alpha = read_png(lossless[0], header.height, header.width)
+            image[..., -1] = alpha[region.inside(Box(0, 0, *alpha.shape))]
+            return
+        tiles = [c.data for c in chunks if c.type == bitstream.ALPHA_TILE]
+        level = tiles[0][:2]
+        if any(tile[:2] != level for tile in tiles) or len(level) != 2:
+            raise CorruptStream("alpha of several qualities")
+        hundredths = struct.unpack("<H", level)[0]
+        if hundredths > quality.STEPS:
+            raise CorruptStream(f"alpha of quality {hundredths / 100}")
+        plane = dataclasses.replace(
+            header, quality=hundredths / 100, layout=bitstream.GREY
+        )
+        for box, pixels in self.pixels(plane, lambda k: tiles[k][2:], region):
+            pixels[pixels <= ALPHA_SNAP] = 0
+            pixels[pixels >= 255 - ALPHA_SNAP] = 255
+            image[..., -1][box.inside(region)] = pixels
+
+    def boxes(self, header: Header, region: Box | None = None) -> list[Box]:
+        """Returns the tiles of an image that meet a region of it."""
+        found = tiling.boxes(header.height, header.width, header.tile_side)
+        return [box for box in found if region is None or box & region]
+
+    def pixels(
+        self,
+        header: Header,
+        string: Callable[[int], bytes] | None = None,
+        region: Box | None = None,
+        y_hat: Callable[[int], np.ndarray] | None = None,
+    ) -> Iterator[tuple[Box, np.ndarray]]:
+        """Synthesises an image, or a region of it, tile by tile.
+
+        Args:
+            header: of the image.
+            string: from the number of a tile to what it was coded as; or else
+            y_hat: from the number of a tile to its y_hat, as `decode` has it.
+            region: what is wanted.
+
+        Yields:
+            (part of the image, its pixels uint8 [h, w, 3], or [h, w] in greyscale).
+        """
+        stride, latent = self.model.stride, self.model.latent_stride
+        whole = Box(0, 0, *tiling.padded_size(header.height, header.width, stride))
+        region = region or whole
+        tiles = self.boxes(header)
+        side = header.tile_side or max(whole)
+        columns = -(-header.width // side)
+        halo = self.model.reach["synthesis"] * latent
+        before = (1 + halo // side) * (columns + 1)  # as far back as a tile looks
+        if y_hat is None:
+
+            def y_hat(k):
+                size = tiles[k].height, tiles[k].width
+                return self.decode(*size, string(k))["y_hat"].numpy()
+
+        known: dict[int, np.ndarray] = {}
         fraction = self._fraction(header.quality)
-        image = self.parts["synthesis"](y_hat=y_hat, quality=fraction)["image"].numpy()
-        return np.ascontiguousarray(tiling.crop(image, header.height, header.width))
+        self.runs["synthesis"] += 1
+        for number, box in enumerate(tiles):
+            inner = box & region
+            if not inner:
+                continue
+            for old in [k for k in known if k < number - before]:
+                del known[old]
+            outer = inner.aligned(latent).grown(halo) & whole
+            frame = outer.shrunk(latent)
+            values = np.empty((frame.height, frame.width, self.model.channels), "f4")
+            for row in range(outer.top // side, -(-outer.bottom // side)):
+                for column in range(outer.left // side, -(-outer.right // side)):
+                    k = row * columns + column
+                    if k not in known:
+                        known[k] = y_hat(k)[0]
+                    tile = tiles[k].aligned(stride).shrunk(latent)
+                    part = tile & frame
+                    values[part.inside(frame)] = known[k][part.inside(tile)]
+            image = self.parts["synthesis"](
+                y_hat=self.tf.constant(values[None]), quality=fraction
+            )["image"].numpy()[inner.inside(outer)]
+            yield inner, grey_of(image) if header.mode in ("L", "LA") else image
 
     def _fraction(self, level):
         return self.tf.constant(quality.fraction(level), self.tf.float32)
+
+
+class _Counted:
+    """Calls a progress function with what is done of a total, one more each time."""
+
+    def __init__(self, progress, total):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __call__(self):
+        self.done += 1
+        if self.done <= self.total:
+            self.progress(self.done, self.total)
+
+
+class _Work:
+    """The compression of one image: its latents, known once, coded at any quality.
+
+    Args:
+        codec: a `Codec`.
+        header: of the file, but for the quality.
+        image: uint8 [h, w] or [h, w, 3].
+        chunks: of the file, but for the tiles.
+        effort, progress, verify: as `Codec.compress`.
+    """
+
+    def __init__(self, codec, header, image, chunks, effort, progress, verify):
+        self.codec, self.header, self.image = codec, header, image
+        self.chunks, self.steps, self.verify = chunks, steps_of(effort), verify
+        self.boxes = codec.boxes(header)
+        if self.steps and "improve" not in codec.parts:
+            raise ValueError(f"model {codec.model.name} has no effort above 0")
+        self.progress = progress
+        self.latents: list = []  # of each tile, where they are kept
+        self.encoded: list[dict] = []  # of each tile, at the last quality tried
+        self.files: dict[float, bytes] = {}  # by quality
+
+    def _expect(self, rounds):
+        """Makes a progress bar for so many rounds over the tiles, and improvements."""
+        total = len(self.boxes) * (rounds + (self.steps and self.steps + 1))
+        return _Counted(self.progress, total) if self.progress else lambda: None
+
+    def file(self, level: float) -> bytes:
+        return self._packed(level, self.strings(level))
+
+    def strings(self, level: float) -> list[bytes]:
+        """Returns what each tile is coded as."""
+        self.codec.runs["analysis"] += 1
+        self.tick = self._expect(1)
+        strings = []
+        for box in self.boxes:
+            y = self._analysed(box, level)
+            strings.append(self._encode(box, y, level)["string"].numpy())
+        self.codec.runs["encode"] += 1
+        return strings
+
+    def search(self, target: quality.Target) -> bytes:
+        """Returns the file that meets a target.
+
+        Raises:
+            OutOfReach: there is none.
+        """
+        self.tick = self._expect(1 + ROUNDS[target.figure])
+        # Effort needs a quality, so it comes when that is nearly known.
+        steps, self.steps = self.steps, 0
+        self.codec.runs["analysis"] += 1
+        self.latents = [self._analysed(box, None) for box in self.boxes]
+        found = self._searched(target, None)
+        if steps:
+            self.steps, self.files = steps, {}
+            self.codec.runs["analysis"] += 1  # of a little more around each tile
+            self.latents = [self._analysed(box, found) for box in self.boxes]
+            found = self._searched(target, found)
+        return self.files[found]
+
+    def _searched(self, target, start):
+        def measure(level):
+            self.encoded = [
+                self._encode(box, y, level) for box, y in zip(self.boxes, self.latents)
+            ]
+            self.codec.runs["encode"] += 1
+            strings = [each["string"].numpy() for each in self.encoded]
+            self.files[level] = self._packed(level, strings)
+            if target.figure == "bytes":
+                return len(self.files[level])
+            return self._figure(target.figure, level)
+
+        if not self.codec.model.single_rate:
+            return quality.search(target, measure, start)
+        value = measure(0.0)
+        if not target.met(value):
+            raise quality.OutOfReach(
+                f"model {self.codec.model.name} has one rate, and gives "
+                f"{target.says(value)}, not {target.says(target.value)}"
+            )
+        return 0.0
+
+    def _packed(self, level, strings):
+        tiles = [Chunk(bitstream.TILE, string) for string in strings]
+        header = dataclasses.replace(self.header, quality=level)
+        return bitstream.pack(header, self.chunks + tiles)
+
+    def _figure(self, figure, level):
+        """PSNR or MS-SSIM in dB of what was tried last against the image."""
+        header = dataclasses.replace(self.header, quality=level)
+        parts = self.codec.pixels(
+            header, y_hat=lambda k: self.encoded[k]["y_hat"].numpy()
+        )
+        if figure == "psnr":
+            error = sum(
+                metrics.mse(tiling.cut(self.image, box), pixels) * pixels.size
+                for box, pixels in parts
+            )
+            return metrics.psnr_of(error / self.image.size)
+        decoded = np.empty_like(self.image)
+        whole = Box(0, 0, *self.image.shape[:2])
+        for box, pixels in parts:
+            decoded[box.inside(whole)] = pixels
+        return metrics.ms_ssim_db(self.image, decoded)
+
+    def _analysed(self, box, level):
+        """Returns y of a tile, improved if there is effort."""
+        codec = self.codec
+        outer, pixels = self._seen(box)
+        y = codec.parts["analysis"](image=pixels)["y"]
+        self.tick()
+        if self.steps:
+            y = self._improved(pixels, y, level)
+        # Those of the tile, without its surroundings.
+        latent = codec.model.latent_stride
+        inner = box.aligned(codec.model.stride).shrunk(latent)
+        rows, columns = inner.inside(outer.shrunk(latent))
+        return y[:, rows, columns]
+
+    def _seen(self, box):
+        """Returns (a tile and what the analysis sees around it, the pixels there)."""
+        codec, stride = self.codec, self.codec.model.stride
+        height, width = self.header.height, self.header.width
+        whole = Box(0, 0, *tiling.padded_size(height, width, stride))
+        halo = codec.model.reach["analysis"] * codec.model.latent_stride
+        outer = box.aligned(stride).grown(halo) & whole
+        # The coder of `improve` wants whole strides.
+        outer = outer.aligned(stride) if self.steps else outer
+        pixels = tiling.cut(self.image, outer)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, -1)
+        return outer, codec.tf.constant(pixels)
+
+    def _improved(self, pixels, y, level):
+        """Returns the best of some improvements of y, and y itself."""
+        codec = self.codec
+        best, least = y, np.inf
+        for step in range(self.steps + 1):
+            damping = codec.tf.constant(0.3 / (1 + 0.1 * step), codec.tf.float32)
+            result = codec.parts["improve"](
+                image=pixels, y=y, quality=codec._fraction(level), damping=damping
+            )
+            if result["cost"] < least:
+                best, least = y, float(result["cost"])
+            y = result["y"]
+            self.tick()
+        return best
+
+    def _encode(self, box, y, level):
+        codec = self.codec
+        result = codec.parts["encode"](y=y, quality=codec._fraction(level))
+        if self.latents:
+            self.tick()
+        if self.verify:
+            string = result["string"].numpy()
+            back = codec.decode(box.height, box.width, string)["y"]
+            if not np.array_equal(back, result["y"]):
+                raise RuntimeError("what was coded does not decode to what it was")
+        return result
+
+
+def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns (colours [h, w] or [h, w, 3], alpha [h, w] or None) of an image.
+
+    Colours that no one can see become what costs least: the mean of the visible ones
+    of the cell of 16x16 pixels, or of those around where a cell has none.
+    """
+    channels = _channels(image)
+    if channels in (None, 3):
+        return image, None
+    if channels == 1:
+        return image[..., 0], None
+    alpha = np.ascontiguousarray(image[..., -1])
+    colours = image[..., :-1]
+    hidden = alpha == 0
+    if hidden.any():
+        colours = np.where(hidden[..., None], cell_means(colours, ~hidden), colours)
+    return (colours if channels == 4 else colours[..., 0]), alpha
+
+
+def cell_means(colours: np.ndarray, visible: np.ndarray, side: int = 16) -> np.ndarray:
+    """Returns uint8 [h, w, c]: means over cells of the visible pixels.
+
+    A cell without any takes the mean over cells twice as large, and so on.
+    """
+    height, width = visible.shape
+    size = tiling.padded_size(height, width, side)
+    more = ((0, size[0] - height), (0, size[1] - width))
+
+    def sums(values):
+        # One row of cells at a time: floats of a whole image would be large.
+        padded = np.pad(values, more)
+        rows = (
+            padded[top : top + side].reshape(side, -1, side).sum((0, 2), np.float64)
+            for top in range(0, size[0], side)
+        )
+        return np.stack(list(rows))
+
+    count = sums(visible)
+    total = np.stack(
+        [sums(colours[..., c] * visible) for c in range(colours.shape[-1])], -1
+    )
+
+    def filled(total, count):
+        mean = total / np.maximum(count, 1)[..., None]
+        if count.all() or count.size == 1:
+            return mean
+        height, width = count.shape
+        even = ((0, height % 2), (0, width % 2))
+        halves = [np.pad(x, even + ((0, 0),) * (x.ndim - 2)) for x in (total, count)]
+        halves = [
+            x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, *x.shape[2:]).sum((1, 3))
+            for x in halves
+        ]
+        coarse = filled(*halves).repeat(2, 0).repeat(2, 1)[:height, :width]
+        return np.where(count[..., None] > 0, mean, coarse)
+
+    means = np.round(filled(total, count)).astype(np.uint8)
+    return means.repeat(side, 0).repeat(side, 1)[:height, :width]
+
+
+def grey_of(image: np.ndarray) -> np.ndarray:
+    """Returns the mean of the colours of uint8 [h, w, 3], rounded."""
+    return ((image.sum(-1, dtype=np.uint16) + 1) // 3).astype(np.uint8)
+
+
+def png(alpha: np.ndarray) -> bytes:
+    """Returns uint8 [h, w] as a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(alpha).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def read_png(data: bytes, height: int, width: int) -> np.ndarray:
+    """Reads what `png` wrote, if it is of that size.
+
+    Raises:
+        CorruptStream: it is not.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if image.mode != "L" or image.size != (width, height):
+                    raise ValueError(f"{image.size}, {image.mode}")
+                return np.asarray(image)
+    except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...
+        raise CorruptStream(f"damaged alpha: {error}") from None
+
+
+def tile_layout(height: int, width: int, side: int | None = None) -> int:
+    """Returns what a header says of tiles, for tiles of a side or those of the size.
+
+    Raises:
+        ValueError: the side is no power of two from 64 on.
+    """
+    if side is None:
+        side = TILE_SIDE if height * width > UNTILED_PIXELS else 0
+    if not side:
+        return bitstream.ONE_TILE
+    layout = side.bit_length() - 6
+    if not (1 <= layout < 16 and 64 << (layout - 1) == side):
+        raise ValueError(f"tiles must have a side of 64, 128, 256, ..., not {side}")
+    return layout
 
 
 def steps_of(effort: int) -> int:
@@ -148,34 +582,98 @@ def compress(
     quality: float = DEFAULT_QUALITY,
     model: str | os.PathLike = DEFAULT_MODEL,
     effort: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    *,
+    max_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    target_msssim: float | None = None,
+    alpha_quality: float | None = None,
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    xmp: bytes | None = None,
+    verify: bool = False,
 ) -> bytes:
     """Compresses an image.
 
     Args:
-        image: uint8 [height, width, 3], RGB, any size from 1x1.
+        image: uint8 [height, width, 3], RGB, any size from 1x1; or [height, width] or
+            [height, width, 1], greyscale; 2 channels are greyscale and alpha, 4 are RGB
+            and alpha. Larger ones than 2 megapixels are coded in tiles, in little more
+            memory than one of those.
         quality: 0 (smallest) to 100 (best), in steps of a hundredth. A model trained
             for one rate ignores it.
         model: name of a shipped model, or a directory that `train.py` exported.
         effort: 0 to 9; from 1 on, the latents of this image are improved step by step
             against the decoder's own error, which takes longer and makes files smaller
             for what they show. Decoding is the same.
-        progress: called as progress(steps done, steps in all) from effort 1 on.
+        progress: called as progress(done, total) as the work goes on.
+        max_bytes: in place of a quality, the largest size of the file in bytes.
+        target_bpp: likewise, in bits per pixel of the image.
+        target_psnr: in place of a quality, the least PSNR in dB over all pixels; where
+            there is alpha, over those that can be seen, and what stands for the others.
+        target_msssim: likewise the least MS-SSIM, 0 to 1. It holds the whole image
+            as floats for a while.
+        alpha_quality: 0 to 100 for alpha that loses something; by default none is lost.
+        icc_profile, exif, xmp: kept in the file as they are; EXIF from its TIFF
+            header on.
+        verify: decode what was coded, and compare.
 
     Returns:
         A whole `.tfc` file.
 
     Raises:
         TypeError, ValueError: the image, quality, model or effort is not as above.
+        OutOfReach: (a ValueError) no quality meets the target.
+        RuntimeError: what was coded did not decode, which only `verify` looks at.
     """
     image = checked_image(image)
-    return load(model).compress(image, quality, effort, progress)
+    target = target_of(image.shape, max_bytes, target_bpp, target_psnr, target_msssim)
+    return load(model).compress(
+        image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
+        metadata={"icc_profile": icc_profile, "exif": exif, "xmp": xmp}, verify=verify,
+    )  # fmt: skip
+
+
+def target_of(
+    shape: Sequence[int],
+    max_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    target_msssim: float | None = None,
+) -> quality.Target | None:
+    """Returns the target for an image of a shape that `compress` is asked for, if any.
+
+    Raises:
+        ValueError: there are several, or it makes no sense.
+    """
+    given = {
+        "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
+        "target_msssim": target_msssim,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"one target at a time, not {' and '.join(given)}")
+    for name, value in given.items():
+        if not (0 < value < float("inf")) or (name == "target_msssim" and value >= 1):
+            raise ValueError(f"{name} out of range: {value}")
+        if name == "max_bytes":
+            return quality.Target("bytes", int(value))
+        if name == "target_bpp":
+            return quality.Target("bytes", int(value * shape[0] * shape[1] / 8) or 1)
+        if name == "target_psnr":
+            return quality.Target("psnr", value)
+        return quality.Target("ms_ssim", metrics.decibels(value))
+    return None
 
 
 def decompress(
     data: bytes,
     model: str | os.PathLike | None = None,
     limits: Limits = Limits(),  # noqa: B008
+    *,
+    crop: tuple[int, int, int, int] | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Decompresses a `.tfc` file.
 
@@ -186,20 +684,150 @@ def decompress(
         data: the file's bytes.
         model: a model directory, for files made with a model that is not shipped.
         limits: what a file may ask for.
+        crop: (x, y, width, height) in pixels of what is wanted; only the tiles it
+            needs are decoded.
+        progress: called as progress(done, total), in tiles.
 
     Returns:
-        uint8 [height, width, 3].
+        uint8 [height, width, 3], RGB; or as the file has it, [height, width] greyscale,
+        [height, width, 2] greyscale and alpha, [height, width, 4] RGB and alpha.
 
     Raises:
         CorruptStream: the file is damaged.
         UnsupportedStream: it is whole, but of another version or model, or too large.
+        ValueError: the crop is not within the image.
     """
     header, chunks = bitstream.unpack(bytes(data), limits)
+    region = region_of(header, crop)
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
     codec = _loaded(str(found.path), found.fingerprint)
-    tile = next(c for c in chunks if c.type == bitstream.TILE)
-    return codec.decompress(header, tile.data)
+    return codec.decompress(header, chunks, region, progress)
+
+
+def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
+    """Returns (x, y, width, height) as a box.
+
+    Raises:
+        ValueError: it has no pixels, or is not within the image.
+    """
+    if crop is None:
+        return None
+    x, y, width, height = (int(value) for value in crop)
+    box = Box(y, x, y + height, x + width)
+    if not box or box & Box(0, 0, header.height, header.width) != box:
+        raise ValueError(
+            f"crop {x},{y},{width},{height} is not within an image of "
+            f"{header.width}x{header.height}"
+        )
+    return box
+
+
+def metadata(data: bytes, limits: Limits = Limits()) -> dict[str, bytes]:  # noqa: B008
+    """Returns what a file holds of `icc_profile`, `exif` and `xmp`.
+
+    Raises:
+        StreamError: as `decompress`.
+    """
+    return bitstream.metadata(bitstream.unpack(bytes(data), limits)[1], limits)
+
+
+def compress_batch(images: Iterable[np.ndarray], *args, **settings) -> list[bytes]:
+    """Compresses images, of one size or of many.
+
+    Args:
+        images: an array [batch, height, width, channels], or arrays of their own sizes.
+        *args, **settings: as of `compress`, the same for all.
+
+    Raises:
+        TypeError, ValueError: as `compress`, naming the image by its number.
+    """
+    files = []
+    for number, image in enumerate(images):
+        try:
+            files.append(compress(image, *args, **settings))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"image {number}: {error}") from None
+    return files
+
+
+def decompress_batch(files: Iterable[bytes], *args, **settings) -> list[np.ndarray]:
+    """Decompresses files, each to an array of its own size.
+
+    Args:
+        files: their bytes.
+        *args, **settings: as of `decompress`, the same for all.
+
+    Raises:
+        StreamError: as `decompress`, naming the file by its number.
+    """
+    images = []
+    for number, data in enumerate(files):
+        try:
+            images.append(decompress(data, *args, **settings))
+        except ValueError as error:
+            raise type(error)(f"file {number}: {error}") from None
+    return images
+
+
+def decode_tensor(data, channels: int = 3):
+    """Decompresses a file inside a `tf.data` pipeline, as `tf.io.decode_png` would.
+
+        tf.data.Dataset.list_files("*.tfc").map(tf.io.read_file).map(tfcodec.decode_tensor)
+
+    Args:
+        data: string tensor [], a `.tfc` file.
+        channels: 1, 3 or 4 of what it returns, whatever the file has: colours become
+            their mean, alpha is dropped, or is 255.
+
+    Returns:
+        uint8 tensor [height, width, channels].
+
+    Raises:
+        ValueError: other channels. A damaged file fails when the pipeline runs.
+    """
+    import tensorflow as tf
+
+    if channels not in (1, 3, 4):
+        raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
+
+    def decode(data):
+        image = decompress(data)
+        image = image[..., None] if image.ndim == 2 else image
+        count = image.shape[-1]
+        colours = image[..., : 3 if count > 2 else 1]
+        if channels == 1:
+            return colours if colours.shape[-1] == 1 else grey_of(colours)[..., None]
+        if colours.shape[-1] == 1:
+            colours = np.repeat(colours, 3, -1)
+        if channels == 3:
+            return colours
+        opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
+        alpha = opaque if count % 2 else image[..., -1:]
+        return np.concatenate([colours, alpha], -1)
+
+    image = tf.numpy_function(decode, [data], tf.uint8, stateful=False)
+    return tf.ensure_shape(image, [None, None, channels])
+
+
+def encode_tensor(image, quality: float = DEFAULT_QUALITY, **settings):
+    """Compresses an image inside a `tf.data` pipeline, as `tf.io.encode_jpeg` would.
+
+    Args:
+        image: uint8 tensor [height, width, channels].
+        quality, **settings: as of `compress`.
+
+    Returns:
+        string tensor [].
+    """
+    import tensorflow as tf
+
+    def encode(image):
+        return compress(image, quality, **settings)
+
+    return tf.ensure_shape(
+        tf.numpy_function(encode, [image], tf.string, stateful=False), []
+    )
 
 
 def info(data: bytes, limits: Limits = Limits()) -> dict:  # noqa: B008
@@ -207,8 +835,8 @@ def info(data: bytes, limits: Limits = Limits()) -> dict:  # noqa: B008
 
     Returns:
         dict of version, model (name, or None if it is not shipped), fingerprint,
-        width, height, quality, bytes, bpp, ratio (to 24-bit pixels) and chunks
-        (type and bytes of each).
+        width, height, mode (Pillow's: RGB, L, RGBA, LA), quality, tiles, bytes, bpp,
+        ratio (to 8 bits for each channel) and chunks (type and bytes of each).
 
     Raises:
         StreamError: as `decompress`.
@@ -225,9 +853,11 @@ def info(data: bytes, limits: Limits = Limits()) -> dict:  # noqa: B008
         "fingerprint": header.fingerprint.hex(),
         "width": header.width,
         "height": header.height,
+        "mode": header.mode,
         "quality": header.quality,
+        "tiles": header.tiles,
         "bytes": len(data),
         "bpp": metrics.bits_per_pixel(len(data), header.height, header.width),
-        "ratio": header.height * header.width * 3 / len(data),
+        "ratio": header.height * header.width * len(header.mode) / len(data),
         "chunks": [{"type": c.type, "bytes": len(c.data)} for c in chunks],
     }

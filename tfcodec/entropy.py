@@ -310,11 +310,14 @@ class Coder(tf.keras.layers.Layer):
         """Fits tables and quantiser to y [b, h, w, channels], an iterable of them."""
 
     def compress(self, y, tables):
-        """Codes y [1, h, w, c]; returns a string. `tables` is a `rans.Tables`."""
+        """Codes y [1, h, w, c] with `tables`, a `rans.Tables`.
+
+        Returns (string, y in sixteenths, y_hat), as `decompress` has them.
+        """
         writer = rans.Writer(tables)
         inputs = self.encoder_inputs(y)
-        self.walk(Write(self.side_coder, writer, *inputs, self.quantiser))
-        return writer.finish()
+        y, known = self.walk(Write(self.side_coder, writer, *inputs, self.quantiser))
+        return writer.finish(), y, self.refine(y, known, self.quantiser)
 
     def decompress(self, string, height, width, tables):
         """Returns (y in sixteenths, y_hat, whether the string was sound).

@@ -67,6 +67,11 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         "quality": None,
         "lmbda": model.lmbda[0],
         "stride": model.stride,
+        "latents": {
+            "channels": model.channels,
+            "stride": model.latent_stride,
+            "reach": model.reach(),
+        },
         "parameters": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
         "kmac_per_pixel": model.kmac_per_pixel(),
         "exactness": {

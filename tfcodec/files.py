@@ -7,7 +7,7 @@ import glob
 import os
 import pathlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # What counts as an image in a folder; a file that is named may have any suffix.
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
@@ -25,11 +25,7 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
         if path.is_file():
             here = [path]
         elif path.is_dir():
-            here = [
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and file.is_file()
-            ]
+            here = inside(path, SUFFIXES)
         else:
             names = glob.glob(str(pattern), recursive=True)
             here = [file for file in map(pathlib.Path, names) if file.is_file()]
@@ -37,6 +33,15 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
             raise ValueError(f"{pattern}: no images there")
         found.update(here)
     return sorted(found)
+
+
+def inside(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """Returns the files of some suffixes in a folder, to any depth, sorted."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in suffixes and file.is_file()
+    )
 
 
 @contextlib.contextmanager

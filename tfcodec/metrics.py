@@ -46,7 +46,11 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         ValueError: as `mse`.
     """
-    error = mse(a, b)
+    return psnr_of(mse(a, b))
+
+
+def psnr_of(error: float) -> float:
+    """Returns a mean squared error as PSNR in dB; inf for 0."""
     return float(10 * np.log10(PEAK**2 / error)) if error else float("inf")
 
 

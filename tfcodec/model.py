@@ -150,10 +150,10 @@ class CompressionModel(tf.keras.Model):
         """The functions that an exported model has, over one image, by name.
 
         `analysis` image -> y and `synthesis` y_hat, quality -> image are ordinary
-        floating point.  `encode` y, quality -> string and `decode` string, size -> y in
-        sixteenths, y_hat, sound work in exact integers and stay on the CPU: a
-        GPU's convolution need not be a sum of products.  `improve` is one step of the
-        method of that name.
+        floating point.  `encode` y, quality -> string, y in sixteenths, y_hat and
+        `decode` string, size -> y, y_hat, sound work in exact integers and stay on the
+        CPU: a GPU's convolution need not be a sum of products.  `improve` is one step
+        of the method of that name.
         """
 
         def analysis(image):
@@ -162,7 +162,8 @@ class CompressionModel(tf.keras.Model):
         def encode(y, quality):
             with tf.device("/CPU:0"):
                 y = self.scaled_latents(y, quality[None])
-                return {"string": self.coder.compress(y, tables)}
+                string, y, y_hat = self.coder.compress(y, tables)
+            return {"string": string, "y": tf.cast(y, tf.int32), "y_hat": y_hat}
 
         def decode(string, size):
             with tf.device("/CPU:0"):
@@ -212,6 +213,33 @@ class CompressionModel(tf.keras.Model):
     @property
     def latent_stride(self):
         return self.stride // self.coder.stride
+
+    def reach(self, side=33):
+        """How far pixels and latents depend on each other, in latents, by network.
+
+        Measured: what changes when one latent's pixels change, or one latent.
+        """
+        stride, middle = self.latent_stride, side // 2
+        random = np.random.default_rng(0)
+        image = random.uniform(0, 255, [side * stride, side * stride, 3])
+        y = random.normal(0, 3, [side, side, self.channels])
+
+        def farthest(function, value, size):
+            changed = value.copy()
+            changed[middle * size : (middle + 1) * size][
+                :, middle * size : (middle + 1) * size
+            ] = 0
+            pair = [function(x[None].astype(np.float32)) for x in (value, changed)]
+            rows, columns, _ = np.nonzero(np.squeeze(pair[0] != pair[1], 0))
+            # In latents, whichever of both these are.
+            cells = [x * side // pair[0].shape[1] for x in (rows, columns)]
+            return int(max(np.abs(x - middle).max(initial=0) for x in cells))
+
+        half = np.full([1], 0.5, np.float32)
+        return {
+            "analysis": farthest(lambda x: self.analyse(x).numpy(), image, stride),
+            "synthesis": farthest(lambda x: self.synthesise(x, half).numpy(), y, 1),
+        }
 
     def kmac_per_pixel(self, side=256):
         """Thousands of multiply-adds per pixel of each part, counted in its graph."""

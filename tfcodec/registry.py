@@ -68,6 +68,9 @@ class Model:
                 len(model.fingerprint) == FINGERPRINT_BYTES
                 and isinstance(model.name, str)
                 and model.stride > 0
+                and model.channels > 0
+                and model.latent_stride > 0
+                and min(model.reach["analysis"], model.reach["synthesis"]) >= 0
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"damaged card: {path / 'card.json'}: {error}") from None
@@ -93,6 +96,24 @@ class Model:
     def stride(self) -> int:
         """Pixels; an image is padded to a multiple of it."""
         return self.card["stride"]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.card["latents"]["channels"]
+
+    @property
+    def latent_stride(self) -> int:
+        """Pixels to one latent, each way."""
+        return self.card["latents"]["stride"]
+
+    @property
+    def reach(self) -> dict[str, int]:
+        """How far pixels and latents depend on each other, in latents.
+
+        By network, `analysis` or `synthesis`.
+        """
+        return self.card["latents"]["reach"]
 
     @property
     def single_rate(self) -> bool:

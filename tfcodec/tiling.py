@@ -1,8 +1,64 @@
-"""Pixels to what a model takes, and back (NumPy)."""
+"""Boxes of pixels: an image's tiles, what a network sees around one, padding (NumPy).
+
+Tiles do not overlap.  A tile's latents are those of the whole image, as the analysis
+sees the pixels around the tile too; and so are its pixels, as the synthesis sees the
+latents around it.  So there is no border to blend away; only the coder starts anew.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+
+
+class Box(NamedTuple):
+    """A rectangle; the last row and column are not in it."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    def __and__(self, other: Box) -> Box:
+        """Returns what both have in common; empty boxes have a negative side or 0."""
+        return Box(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
+    def __bool__(self) -> bool:
+        return self.height > 0 and self.width > 0
+
+    def grown(self, by: int) -> Box:
+        """Returns the box with `by` more on every side."""
+        return Box(self.top - by, self.left - by, self.bottom + by, self.right + by)
+
+    def aligned(self, to: int) -> Box:
+        """Returns the smallest box around this one of multiples of `to`."""
+        bottom, right = padded_size(self.bottom, self.right, to)
+        return Box(self.top // to * to, self.left // to * to, bottom, right)
+
+    def shrunk(self, by: int) -> Box:
+        """Returns the box in units of `by`, of which it is made."""
+        return Box(*(side // by for side in self))
+
+    def inside(self, outer: Box) -> tuple[slice, slice]:
+        """Returns where in an array of `outer` this box is: rows and columns."""
+        return (
+            slice(self.top - outer.top, self.bottom - outer.top),
+            slice(self.left - outer.left, self.right - outer.left),
+        )
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -10,15 +66,32 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return -(-height // stride) * stride, -(-width // stride) * stride
 
 
-def pad(image: np.ndarray, stride: int) -> np.ndarray:
-    """Pads [h, w, c] at the bottom and right to multiples of `stride`.
+def boxes(height: int, width: int, side: int) -> list[Box]:
+    """Returns the tiles of an image, row after row; `side` 0 is one tile."""
+    side = side or max(height, width)
+    whole = Box(0, 0, height, width)
+    return [
+        Box(top, left, top + side, left + side) & whole
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
 
-    Repeats the last row and column: it costs the fewest bits, as nothing new begins.
+
+def cut(image: np.ndarray, box: Box) -> np.ndarray:
+    """Returns the pixels [box.height, box.width, ...] of a box of an image.
+
+    Beyond the bottom and the right of the image the last row and column are repeated:
+    it costs the fewest bits, as nothing new begins.
     """
-    height, width = image.shape[:2]
-    full_height, full_width = padded_size(height, width, stride)
-    amount = ((0, full_height - height), (0, full_width - width), (0, 0))
-    return np.pad(image, amount, mode="edge")
+    whole = Box(0, 0, *image.shape[:2])
+    pixels = image[(box & whole).inside(whole)]
+    more = [(0, box.height - pixels.shape[0]), (0, box.width - pixels.shape[1])]
+    return np.pad(pixels, more + [(0, 0)] * (image.ndim - 2), mode="edge")
+
+
+def pad(image: np.ndarray, stride: int) -> np.ndarray:
+    """Pads [h, w, c] at the bottom and right to multiples of `stride`."""
+    return cut(image, Box(0, 0, *padded_size(*image.shape[:2], stride)))
 
 
 def crop(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,381 @@
+"""The codec with a model small enough to make here: tiles, layouts, targets, checks."""
+
+import dataclasses
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+import tfcodec  # noqa: E402
+from tests import tiny  # noqa: E402
+from tfcodec import (  # noqa: E402
+    architectures,
+    bitstream,
+    codec,
+    export,
+    metrics,
+    pillow_plugin,
+    quality,
+)
+from tfcodec.tiling import Box, boxes, cut  # noqa: E402
+
+IMAGE = tiny.photograph(150, 330)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model directory: untrained, so a cosine transform, which is a codec too."""
+    tf.keras.utils.set_random_seed(0)
+    options = {**tiny.OPTIONS["tfcodec"], "widths": [8, 12, 96], "slices": [3, 13, 80]}
+    network = architectures.build("tfcodec", (0.001, 0.128), **options)
+    for layer in network.submodules:  # Depends on pixels around, as if trained.
+        if (
+            isinstance(layer, tf.keras.layers.Conv2D)
+            and not layer.kernel.shape[0] == 16
+        ):
+            noise = tf.random.stateless_normal(layer.kernel.shape, (1, 2))
+            layer.kernel.assign_add(0.02 * noise)
+    return str(
+        export.export(
+            network, tmp_path_factory.mktemp("m") / "tiny", "tfcodec", options
+        )
+    )
+
+
+@pytest.fixture
+def one(model):
+    return codec.load(model)
+
+
+def layouts():
+    alpha = np.zeros(IMAGE.shape[:2], np.uint8)
+    alpha[20:90, 30:200] = np.arange(170) + 80
+    grey = IMAGE[..., 1]
+    return {
+        "RGB": IMAGE,
+        "L": grey,
+        "RGBA": np.dstack([IMAGE, alpha]),
+        "LA": np.dstack([grey, alpha]),
+    }
+
+
+def test_a_box_is_cut_as_if_the_image_were_larger():
+    image = np.arange(12).reshape(3, 4)
+    assert cut(image, Box(1, 2, 5, 6)).tolist() == [
+        [6, 7, 7, 7], [10, 11, 11, 11], [10, 11, 11, 11], [10, 11, 11, 11]
+    ]  # fmt: skip
+    tiles = boxes(3, 4, 2)
+    assert sum(box.height * box.width for box in tiles) == 12
+    assert tiles[1] == Box(0, 2, 2, 4)
+    assert not Box(0, 0, 2, 2) & Box(2, 0, 4, 2)
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_tiles_have_the_latents_and_pixels_of_the_whole(one, side):
+    """So there is no border to see."""
+    whole, tiled = (
+        bitstream.Header(one.model.fingerprint, 330, 150, 60.0, tile=tile)
+        for tile in (0, codec.tile_layout(150, 330, side))
+    )
+    work = codec._Work(one, whole, IMAGE, [], 0, None, False)
+    parts = codec._Work(one, tiled, IMAGE, [], 0, None, False)
+    work.tick = parts.tick = lambda: None
+    y = work._analysed(work.boxes[0], 60.0).numpy()
+    assert one.model.reach["analysis"] > 0
+    found = []
+    for box in parts.boxes:
+        part = box.aligned(64).shrunk(16)
+        rows, columns = part.inside(Box(0, 0, *y.shape[1:3]))
+        found.append(y[:, rows, columns])
+        np.testing.assert_allclose(parts._analysed(box, 60.0), found[-1], atol=1e-3)
+    pixels = dict(one.pixels(tiled, y_hat=found.__getitem__))
+    ((_, reference),) = one.pixels(whole, y_hat=lambda k: y)
+    assert len(pixels) == len(parts.boxes) > 4
+    for box, part in pixels.items():
+        difference = part.astype(int) - reference[box.inside(Box(0, 0, 150, 330))]
+        assert np.abs(difference).max() <= 1  # of rounding
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+def test_layouts_come_back_as_they_were(one, mode, tile):
+    image = layouts()[mode]
+    data = one.compress(image, 80, tile=tile, verify=True)
+    header, chunks = bitstream.unpack(data)
+    assert header.mode == mode
+    assert header.tiles == (18 if tile else 1)
+    back = one.decompress(header, chunks)
+    assert back.shape == image.shape
+    assert back.dtype == np.uint8
+    visible = np.ones(IMAGE.shape[:2], bool)
+    if "A" in mode:
+        np.testing.assert_array_equal(back[..., -1], image[..., -1])
+        visible = image[..., -1] > 0
+    assert metrics.psnr(back[visible][None], image[visible][None]) > 21
+    for crop in ((0, 0, 330, 150), (63, 60, 3, 9), (329, 149, 1, 1), (100, 1, 131, 70)):
+        region = codec.region_of(header, crop)
+        part = one.decompress(header, chunks, region)
+        wanted = back[region.inside(Box(0, 0, 150, 330))]
+        difference = part.astype(int) - wanted
+        assert np.abs(difference).max() <= 1
+
+
+def test_a_crop_decodes_the_tiles_it_needs_alone(one, monkeypatch):
+    header, chunks = bitstream.unpack(one.compress(IMAGE, 50, tile=64))
+    decoded = []
+    decode = one.decode
+
+    def counted(height, width, payload):
+        decoded.append(payload)
+        return decode(height, width, payload)
+
+    monkeypatch.setattr(one, "decode", counted)
+    one.decompress(header, chunks)
+    assert len(decoded) == 18  # each once, though neighbours need it too
+    decoded.clear()
+    one.decompress(header, chunks, Box(0, 0, 10, 10))
+    assert 1 <= len(decoded) <= 4
+
+
+def test_grey_with_one_channel_is_grey(one):
+    assert one.compress(IMAGE[..., :1], 50) == one.compress(IMAGE[..., 0], 50)
+
+
+def test_alpha_may_lose_something(one):
+    image = layouts()["RGBA"]
+    sizes = []
+    for level in (30, 90):
+        data = one.compress(image, 50, alpha_quality=level, tile=64)
+        header, chunks = bitstream.unpack(data)
+        assert sum(c.type == bitstream.ALPHA_TILE for c in chunks) == header.tiles
+        back = one.decompress(header, chunks)[..., 3]
+        sizes.append(metrics.psnr(back, image[..., 3]))
+    assert sizes[0] < sizes[1]
+
+
+def test_what_no_one_sees_costs_nothing(one):
+    hidden = layouts()["RGBA"]
+    noisy = hidden.copy()
+    out = hidden[..., 3] == 0
+    noise = np.random.default_rng(0).integers(0, 256, (*out.shape, 3), np.uint8)
+    noisy[..., :3] = np.where(out[..., None], noise, noisy[..., :3])
+    assert one.compress(noisy, 50) == one.compress(hidden, 50)
+    assert len(one.compress(hidden[..., :3], 50)) > 1.5 * len(one.compress(hidden, 50))
+    nothing = np.zeros((40, 40, 4), np.uint8)
+    assert codec.separated(nothing)[0].max() == 0
+
+
+@pytest.mark.parametrize("tile", [0, 128])
+def test_max_bytes_is_never_exceeded_and_nearly_reached(one, tile):
+    least, most = (len(one.compress(IMAGE, q, tile=tile)) for q in (0, 100))
+    for part in (0.1, 0.5, 0.9):
+        goal = int(least + part * (most - least))
+        one.runs.clear()
+        data = one.compress(IMAGE, tile=tile, target=quality.Target("bytes", goal))
+        assert 0.98 * goal <= len(data) <= goal
+        assert one.runs["analysis"] == 1
+        assert one.runs["synthesis"] == 0
+        assert one.runs["encode"] <= 8
+    with pytest.raises(quality.OutOfReach, match=f"nearest is {least} bytes, at qual"):
+        one.compress(IMAGE, tile=tile, target=quality.Target("bytes", least - 1))
+
+
+def test_psnr_is_reached_by_the_smallest_file(one, model):
+    for goal in (27.7, 28.0):
+        one.runs.clear()
+        data = tfcodec.compress(IMAGE, model=model, target_psnr=goal)
+        reached = metrics.psnr(tfcodec.decompress(data, model), IMAGE)
+        assert goal <= reached < goal + 0.02
+        assert one.runs["analysis"] == 1
+        assert one.runs["synthesis"] == 1 + one.runs["encode"] <= 9  # one was ours
+        level = bitstream.read_header(data).quality
+        assert data == tfcodec.compress(IMAGE, level, model)
+    with pytest.raises(tfcodec.OutOfReach, match="90.00 dB PSNR; the nearest is"):
+        tfcodec.compress(IMAGE, model=model, target_psnr=90)
+
+
+def test_a_target_with_effort_is_met_too(one):
+    image = IMAGE[:64, :128]
+    goal = len(one.compress(image, 40))
+    target = quality.Target("bytes", goal)
+    data = one.compress(image, effort=2, target=target, tile=64)
+    assert 0.9 * goal <= len(data) <= goal
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_bytes": 0}, {"target_bpp": -1}, {"target_psnr": float("nan")},
+        {"target_msssim": 1.0}, {"max_bytes": 5, "target_psnr": 5},
+        {"alpha_quality": 101}, {"effort": 10}, {"quality": "high"},
+    ],
+)  # fmt: skip
+def test_bad_settings_are_value_errors(model, settings):
+    with pytest.raises(ValueError, match=r"out of range|one target|quality|effort"):
+        tfcodec.compress(layouts()["RGBA"], model=model, **settings)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (IMAGE.astype(float), TypeError, "uint8, not float64"),
+        (IMAGE[None], ValueError, r"\[1, 150, 330, 3\]"),
+        (np.zeros((5, 5, 5), np.uint8), ValueError, r"1 to 4 channels"),
+        (np.zeros((0, 5, 3), np.uint8), ValueError, "with pixels in it"),
+        (np.uint8(5), ValueError, r"not \[\]"),
+    ],
+)
+def test_bad_images_are_named(model, image, error, words):
+    with pytest.raises(error, match=words):
+        tfcodec.compress(image, model=model)
+
+
+def test_verify_notices_what_does_not_decode(one, monkeypatch):
+    decode = one.decode
+
+    def wrong(*args):
+        result = decode(*args)
+        return {**result, "y": result["y"] + 1}
+
+    monkeypatch.setattr(one, "decode", wrong)
+    one.compress(IMAGE, 50)
+    with pytest.raises(RuntimeError, match="does not decode"):
+        one.compress(IMAGE, 50, verify=True)
+
+
+@pytest.mark.parametrize("bad", ["short", "size", "mode", "several", "quality"])
+def test_damaged_alpha_is_a_stream_error(one, bad):
+    image = layouts()["RGBA"][:64, :128]
+    lossy = bad in ("several", "quality")
+    data = one.compress(image, 50, tile=64, alpha_quality=50 if lossy else None)
+    header, chunks = bitstream.unpack(data)
+    at = next(i for i, c in enumerate(chunks) if c.type != bitstream.TILE)
+    content = {
+        "short": lambda old: old[:30],
+        "size": lambda old: codec.png(np.zeros((5, 5), np.uint8)),
+        "mode": lambda old: codec.png(np.zeros((64, 128, 3), np.uint8)),
+        "several": lambda old: b"\x01\x00" + old[2:],
+        "quality": lambda old: b"\xff\xff" + old[2:],
+    }[bad]
+    every = range(at, at + header.tiles) if bad == "quality" else [at]
+    for k in every:
+        chunks[k] = dataclasses.replace(chunks[k], data=content(chunks[k].data))
+    with pytest.raises(tfcodec.CorruptStream, match="alpha"):
+        one.decompress(header, chunks)
+
+
+def test_batches(model):
+    images = [IMAGE[:70, :70], IMAGE[..., 0][:64, :90]]
+    files = tfcodec.compress_batch(images, 60, model=model)
+    assert files == [tfcodec.compress(image, 60, model) for image in images]
+    back = tfcodec.decompress_batch(files, model)
+    assert [x.shape for x in back] == [x.shape for x in images]
+    stacked = tfcodec.compress_batch(np.stack([IMAGE[:64, :64]] * 2), model=model)
+    assert stacked[0] == stacked[1]
+    with pytest.raises(TypeError, match="image 1: an image must be uint8"):
+        tfcodec.compress_batch([IMAGE, IMAGE / 2], model=model)
+    with pytest.raises(tfcodec.CorruptStream, match="file 1: empty file"):
+        tfcodec.decompress_batch([files[0], b""], model)
+
+
+@pytest.fixture
+def as_shipped(model, monkeypatch):
+    """The tiny model is the one that is taken where none is named."""
+    loaded = codec.load(model)
+    monkeypatch.setattr(codec.registry, "models", lambda: [loaded.model])
+    monkeypatch.setattr(codec, "load", lambda name: loaded)
+    monkeypatch.setattr(codec, "_loaded", lambda path, fingerprint: loaded)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+def test_in_a_tf_data_pipeline(as_shipped, mode, channels):
+    image = layouts()[mode][:64, :80]
+    image = image[..., None] if image.ndim == 2 else image
+    data = tf.data.Dataset.from_tensors(image).map(tfcodec.encode_tensor)
+    (back,) = data.map(lambda x: tfcodec.decode_tensor(x, channels))
+    assert back.shape == (64, 80, channels)
+    whole = tfcodec.decompress(tfcodec.compress(image))
+    whole = whole[..., None] if whole.ndim == 2 else whole
+    if channels == 4:
+        alpha = whole[..., -1] if "A" in mode else 255
+        assert np.all(back[..., 3] == alpha)
+    if mode in ("RGB", "RGBA") and channels > 1:
+        np.testing.assert_array_equal(back[..., :3], whole[..., :3])
+    elif channels == 1:
+        difference = np.float32(back[..., 0]) - whole[
+            ..., : max(1, len(mode) // 3 * 3)
+        ].mean(-1)
+        assert np.abs(difference).max() <= 0.5
+    with pytest.raises(ValueError, match="1, 3 or 4"):
+        tfcodec.decode_tensor(b"", 2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+def test_pillow_reads_and_writes(as_shipped, mode, tmp_path):
+    image = Image.fromarray(layouts()[mode])
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    path = tmp_path / "x.tfc"
+    image.save(path, quality=70, exif=exif)
+    with Image.open(path) as back:
+        assert (back.format, back.mode, back.size) == ("TFC", mode, image.size)
+        assert back.get_format_mimetype() == "image/x-tfcodec"
+        assert back.info["quality"] == 70
+        assert back.getexif()[0x0112] == 6
+        expected = tfcodec.decompress(path.read_bytes())
+        np.testing.assert_array_equal(np.asarray(back), expected)
+        back.copy().verify()
+    data = io.BytesIO()
+    image.save(data, "TFC", max_bytes=path.stat().st_size)
+    assert len(data.getvalue()) <= path.stat().st_size
+    Image.open(data).load()  # a file that stays open
+
+
+def test_pillow_says_what_is_damaged(as_shipped):
+    data = tfcodec.compress(IMAGE[:64, :64])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(OSError, match="cannot identify"):
+            Image.open(io.BytesIO(data[:-3]))
+    header, chunks = bitstream.unpack(data)
+    broken = [bitstream.Chunk(bitstream.TILE, chunks[-1].data[:-4] + b"1234")]
+    image = Image.open(io.BytesIO(bitstream.pack(header, broken)))
+    assert image.size == (64, 64)
+    with pytest.raises(OSError, match="damaged"):
+        image.load()
+    assert pillow_plugin.FORMAT in Image.SAVE
+
+
+@pytest.mark.parametrize("figure", ["bytes", "psnr"])
+@pytest.mark.parametrize("seed", range(20))
+def test_search_meets_a_target_from_the_right_side(figure, seed):
+    rng = np.random.default_rng(seed)
+    slope, bend = rng.uniform(0.02, 0.12), rng.uniform(-0.004, 0.004)
+    tried = []
+
+    def measure(level):
+        tried.append(level)
+        value = 9 + slope * level * (1 + bend * (level - 100))
+        return round(np.exp(value)) if figure == "bytes" else 20 + value
+
+    target = quality.Target(figure, measure(rng.uniform(1, 99)))
+    tried.clear()
+    found = quality.search(target, measure)
+    assert len(tried) <= 8
+    assert target.met(measure(found))
+    worse = found + (0.01 if figure == "bytes" else -0.01)
+    near = target.scaled(measure(found)) - target.scaled(target.value)
+    assert abs(near) <= quality.NEAR[figure] or not target.met(measure(worse))
+
+
+def test_search_says_what_comes_nearest():
+    with pytest.raises(quality.OutOfReach, match="nearest is 50.00 dB PSNR, at quali"):
+        quality.search(quality.Target("psnr", 60), lambda level: 40 + level / 10)
+    assert quality.search(quality.Target("psnr", 30), lambda level: 40 + level) == 0
+    assert quality.search(quality.Target("bytes", 9e9), lambda level: 5 + level) == 100

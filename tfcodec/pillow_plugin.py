@@ -1,0 +1,86 @@
+"""Teaches Pillow the `.tfc` format; importing this module is enough.
+
+    import tfcodec.pillow_plugin
+    from PIL import Image
+
+    Image.open("photograph.png").save("photograph.tfc", quality=60)
+    image = Image.open("photograph.tfc")
+
+`open` gives size, mode and `info` (icc_profile, exif, xmp, quality) without TensorFlow;
+`load`, and all that needs pixels, decodes.  `save` takes what `tfcodec.compress` does:
+quality, effort, model, max_bytes, target_bpp, target_psnr, target_msssim,
+alpha_quality, verify, icc_profile, exif, xmp; by default it keeps the image's own
+metadata.  Damaged files raise what Pillow raises: `UnidentifiedImageError` when opened,
+OSError when loaded.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageFile
+
+from tfcodec import bitstream, codec, images
+
+FORMAT = "TFC"
+MIME = "image/x-tfcodec"
+SETTINGS = {
+    "quality", "effort", "model", "max_bytes", "target_bpp", "target_psnr",
+    "target_msssim", "alpha_quality", "verify",
+}  # fmt: skip
+
+
+class TfcImageFile(ImageFile.ImageFile):
+    """A `.tfc` file, opened."""
+
+    format = FORMAT
+    format_description = "Learned image codec for TensorFlow"
+
+    def _open(self) -> None:
+        self._data = self.fp.read()
+        try:
+            header, chunks = bitstream.unpack(self._data)
+            self.info.update(bitstream.metadata(chunks))
+        except bitstream.StreamError as error:
+            raise SyntaxError(str(error)) from error
+        if "exif" in self.info:
+            self.info["exif"] = images.EXIF_PREFIX + self.info["exif"]
+        self.info["quality"] = header.quality
+        self._size, self._mode = (header.width, header.height), header.mode
+
+    def load(self):
+        if self._data is not None:
+            try:
+                pixels = codec.decompress(self._data)
+            except bitstream.StreamError as error:
+                raise OSError(str(error)) from error
+            self._data = None
+            if self.fp and self._exclusive_fp:
+                self.fp.close()
+            self.fp = io.BytesIO(pixels)
+            extent = (0, 0, *self.size)
+            self.tile = [ImageFile._Tile("raw", extent, 0, self.mode)]
+        return super().load()
+
+
+def save(image: Image.Image, file, filename: str | bytes) -> None:
+    """Writes an image as `.tfc`, for Pillow's `save`."""
+    given = dict(image.encoderinfo)
+    picture = images.picture_of(image.copy(), upright=False)
+    for name in bitstream.METADATA:
+        if name in given:
+            value = given[name]
+            value = value.tobytes() if isinstance(value, Image.Exif) else value
+            picture.metadata[name] = value and value.removeprefix(images.EXIF_PREFIX)
+    settings = {name: given[name] for name in SETTINGS & set(given)}
+    file.write(codec.compress(picture.pixels, **settings, **picture.metadata))
+
+
+def _accept(prefix: bytes) -> bool:
+    return prefix.startswith(bitstream.MAGIC)
+
+
+Image.register_open(FORMAT, TfcImageFile, _accept)
+Image.register_save(FORMAT, save)
+Image.register_extension(FORMAT, bitstream.SUFFIX)
+Image.register_mime(FORMAT, MIME)
