@@ -462,6 +462,17 @@ def test_metadata_goes_there_and_back(capsys, suffix):
     assert tfcodec.metadata(pathlib.Path("in.tfc").read_bytes()) == {}
 
 
+def test_a_large_profile_is_kept_and_a_huge_one_is_named(image, capsys):
+    profile = SRGB[:128] + os.urandom(3_000_000)
+    Image.fromarray(image).save("in.png", icc_profile=profile)
+    assert call("compress", "in.png") == 0
+    found = tfcodec.metadata(pathlib.Path("in.tfc").read_bytes())
+    assert found == {"icc_profile": profile}
+    Image.fromarray(image).save("in.tif", icc_profile=profile * 6)
+    assert call("compress", "in.tif", "-f") == 0
+    assert "not kept: icc_profile of 18" in capsys.readouterr().err
+
+
 def test_a_profile_of_other_colours_is_named(image, capsys):
     Image.new("L", (9, 5)).save("grey.png", icc_profile=SRGB)
     assert call("compress", "grey.png") == 0

@@ -36,6 +36,10 @@ PNG_XMP = "XML:com.adobe.xmp"
 ROWS = 512  # taken out of Pillow's memory at a time
 
 
+class Unfit(ValueError):
+    """An image that is whole, and not for us."""
+
+
 @dataclasses.dataclass
 class Picture:
     """An image as a codec takes it.
@@ -67,11 +71,13 @@ def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Pictu
 
     name = name or os.fspath(source)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _room_for_profiles():
             # Of odd metadata, or of an image half as large as Pillow refuses.
             warnings.simplefilter("ignore")
             with Image.open(source) as image:
                 return picture_of(image)
+    except Unfit as error:
+        raise Unfit(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise ValueError(f"{name}: not an image that Pillow reads") from None
     except MemoryError:
@@ -80,6 +86,19 @@ def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Pictu
         if isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"{name}: damaged or unsupported image: {error}") from error
+
+
+@contextlib.contextmanager
+def _room_for_profiles():
+    """Lets PNG files have ICC profiles of the size that we keep; Pillow's is 1 MiB."""
+    from PIL import PngImagePlugin
+
+    old = PngImagePlugin.MAX_TEXT_CHUNK
+    PngImagePlugin.MAX_TEXT_CHUNK = max(old, LARGEST_METADATA)
+    try:
+        yield
+    finally:
+        PngImagePlugin.MAX_TEXT_CHUNK = old
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
@@ -103,7 +122,7 @@ def picture_of(image, upright: bool = True) -> Picture:
         upright: turn it as its EXIF orientation says, which it then loses.
 
     Raises:
-        ValueError: its values have no range that could be made 0 to 255.
+        Unfit: (a ValueError) its values have no range that could be made 0 to 255.
     """
     from PIL import ImageOps
 
@@ -122,7 +141,7 @@ def picture_of(image, upright: bool = True) -> Picture:
     if mode == "I" or mode.startswith("I;16"):
         image, deep = reduced(image), True
     elif mode == "F":
-        raise ValueError("floating-point pixels; convert them to 8 bits first")
+        raise Unfit("floating-point pixels; convert them to 8 bits first")
     elif mode in ("CMYK", "LAB"):
         image = to_srgb(image, picture)
     if deep:
@@ -179,13 +198,13 @@ def reduced(image):
     """Returns 16-bit greyscale as 8-bit, rounded.
 
     Raises:
-        ValueError: there are values beyond 16 bits.
+        Unfit: there are values beyond 16 bits.
     """
     from PIL import Image
 
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 65535:
-        raise ValueError("more than 16 bits a pixel")
+        raise Unfit("more than 16 bits a pixel")
     return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 

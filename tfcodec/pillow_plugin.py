@@ -59,7 +59,7 @@ class TfcImageFile(ImageFile.ImageFile):
                 self.fp.close()
             self.fp = io.BytesIO(pixels)
             extent = (0, 0, *self.size)
-            self.tile = [ImageFile._Tile("raw", extent, 0, self.mode)]
+            self.tile = [("raw", extent, 0, self.mode)]
         return super().load()
 
 
