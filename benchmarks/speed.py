@@ -30,10 +30,10 @@ def main(argv=None) -> int:
     if args.worker:
         print(json.dumps(work(args)))
         return 0
-    from tfcodec import cli
+    from tfcodec import console
 
     results, missing = [], {}
-    with cli.quiet_tensorflow():
+    with console.quiet_tensorflow():
         for cores in cores_to_try():
             for name in args.codecs.split(","):
                 print(f"{name}, {cores} cores", file=sys.stderr)

@@ -12,6 +12,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 import tfcodec
-from tfcodec import bitstream, cli, codec, files, images, registry
+from tfcodec import bitstream, cli, codec, console, files, images, registry
 from tfcodec.bitstream import Chunk, Header
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -527,18 +528,54 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(image, capsys):
     assert "another input is written there" in capsys.readouterr().err
 
 
+LOSSLESS = """
+import pathlib, sys
+sys.path.insert(0, sys.argv.pop(1))
+from tests import test_cli
+from tfcodec import cli, codec, registry
+registry.ROOT = pathlib.Path(sys.argv.pop(1))
+codec.Codec = test_cli.Lossless
+sys.exit(cli.main(cli.parse(sys.argv)))
+"""
+
+
+def in_a_process(*argv):
+    """A command line of its own, with the stand-in for the codec."""
+    return [sys.executable, "-c", LOSSLESS, str(ROOT), str(registry.ROOT), *argv]
+
+
+def test_a_killed_command_leaves_every_file_old_or_new(image):
+    rng = np.random.default_rng()
+    os.mkdir("album")
+    for number in range(30):
+        noise = rng.integers(0, 256, (300, 300, 3), np.uint8)
+        Image.fromarray(noise).save(f"album/{number:02}.png", compress_level=0)
+    assert call("compress", "-r", "album", "-q", 10) == 0
+    old = {path: path.read_bytes() for path in pathlib.Path("album").glob("*.tfc")}
+    assert call("compress", "-r", "album", "-q", 20, "-f") == 0
+    new = {path: path.read_bytes() for path in old}
+    assert len(old) == 30
+    command = in_a_process("compress", "-r", "album", "-q", "20", "-f")
+    halfway = 0
+    for _ in range(5):
+        for path, data in old.items():
+            path.write_bytes(data)
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            for _ in range(rng.integers(1, 30)):  # files are done, the next is begun
+                process.stdout.readline()
+            time.sleep(rng.uniform(0, 0.02))
+            process.kill()
+        found = {path: path.read_bytes() for path in old}
+        assert all(data in (old[path], new[path]) for path, data in found.items())
+        halfway += found not in (old, new)
+    assert halfway
+
+
 def test_stdin_and_stdout(image):
     data = pathlib.Path("in.png").read_bytes()
-    code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "from tests import test_cli as t; from tfcodec import cli, codec, registry\n"
-        "import pathlib; registry.ROOT = pathlib.Path(sys.argv.pop(1))\n"
-        "codec.Codec = t.Lossless; sys.exit(cli.main(cli.parse(sys.argv)))"
-    )
 
     def piped(*argv, data):
-        command = [sys.executable, "-c", code, str(ROOT), str(registry.ROOT), *argv]
-        done = subprocess.run(command, input=data, capture_output=True)
+        done = subprocess.run(in_a_process(*argv), input=data, capture_output=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -704,7 +741,7 @@ def test_compress_py():
 def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):
     assert call("compress", "in.png", "a.tfc") == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(cli, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
     assert call("compress", "in.png", "b.tfc", "--effort", 3) == 0
     assert "of 4 steps" in capsys.readouterr().err
     assert "0 to 9" in fails(capsys, "compress", "in.png", "c.tfc", "--effort", 10)
@@ -713,10 +750,10 @@ def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, terminal):
     clock = [0.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
     stream.isatty = lambda: terminal
-    with cli.Progress(stream, "steps") as progress:
+    with console.Progress(stream, "steps") as progress:
         for step in range(6):
             progress(step, 5)
             clock[0] += 1.5
@@ -729,7 +766,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, termin
     assert len(bars) == 6
     assert bars[1].startswith("[" + "=" * 12 + " " * 18 + "] 2 of 5 steps, 4 s left")
     assert bars[-1] == "\033[K"  # The line is left empty.
-    cli.Progress(None, "steps")(0, 5)
+    console.Progress(None, "steps")(0, 5)
 
 
 def test_quiet_start_hides_noise_and_nothing_else():
@@ -745,7 +782,8 @@ def test_quiet_start_hides_noise_and_nothing_else():
         "2026-11-21 10:12:11.236065: F tensorflow/core: The library needs AVX",
     ]
     code = (
-        "import os, sys\nfrom tfcodec import cli\nwith cli.quiet_tensorflow() as err:\n"
+        "import os, sys\nfrom tfcodec import console\n"
+        "with console.quiet_tensorflow() as err:\n"
         "    print('I at once', file=err, flush=True)\n"
         f"    os.write(2, {chr(10).join([*lines, '']).encode()!r})\n"
         "    if len(sys.argv) > 1: os.abort()\n"

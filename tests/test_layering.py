@@ -14,19 +14,19 @@ TABLE = """
     files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
     registry codec
-    data export training evaluation report images pillow_plugin cli
+    data export training evaluation report images pillow_plugin console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     files bitstream tiling quality classical metrics rans registry codec evaluation
-    report images pillow_plugin cli
+    report images pillow_plugin console cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
     "files bitstream tiling quality metrics registry codec images pillow_plugin "
-    "cli".split()
+    "console cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

@@ -726,6 +726,10 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
 def metadata(data: bytes, limits: Limits = Limits()) -> dict[str, bytes]:  # noqa: B008
     """Returns what a file holds of `icc_profile`, `exif` and `xmp`.
 
+    Args:
+        data: the file's bytes.
+        limits: what a file may ask for.
+
     Raises:
         StreamError: as `decompress`.
     """
@@ -832,6 +836,10 @@ def encode_tensor(image, quality: float = DEFAULT_QUALITY, **settings):
 
 def info(data: bytes, limits: Limits = Limits()) -> dict:  # noqa: B008
     """Says what a `.tfc` file is, without decoding it or loading TensorFlow.
+
+    Args:
+        data: the file's bytes.
+        limits: what a file may ask for.
 
     Returns:
         dict of version, model (name, or None if it is not shipped), fingerprint,
