@@ -355,7 +355,6 @@ def test_interrupted(image, monkeypatch):
         ("RGB", "RGB", (1, 2, 3)), ("RGBA", "RGBA", (9, 8, 7, 128)), ("L", "L", 77),
         ("RGBA", "RGB", (9, 8, 7, 255)), ("LA", "LA", (9, 3)), ("1", "L", 1),
         ("P", "RGB", 3), ("CMYK", "RGB", (200, 10, 0, 40)), ("LAB", "RGB", (128, 9, 8)),
-        ("YCbCr", "RGB", (128, 99, 88)),
     ],
 )  # fmt: skip
 def test_modes_are_kept_or_named(capsys, mode, kept, colour):
