@@ -6,11 +6,13 @@ Needs TensorFlow only, and loads it only when there are pixels to code.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import io
 import os
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -45,6 +47,8 @@ UNTILED_PIXELS = 2**21
 TILE_SIDE = 1024
 # Rounds over the tiles that a search for a figure takes, more or less, for progress.
 ROUNDS = {"bytes": 4, "psnr": 4, "ms_ssim": 4}
+# Tiles in work at a time, each with some 150 MB of its own.
+WORKERS = 2
 # Alpha as near as this to transparent or opaque is that, where it is coded with loss.
 ALPHA_SNAP = 8
 
@@ -239,26 +243,39 @@ class Codec:
                 size = tiles[k].height, tiles[k].width
                 return self.decode(*size, string(k))["y_hat"].numpy()
 
+        def surroundings(number):
+            """Returns (what is wanted of a tile, what the synthesis sees around it)."""
+            inner = tiles[number] & region
+            return inner, inner.aligned(latent).grown(halo) & whole
+
+        def neighbours(outer):
+            rows = range(outer.top // side, -(-outer.bottom // side))
+            return [
+                row * columns + column
+                for row in rows
+                for column in range(outer.left // side, -(-outer.right // side))
+            ]
+
+        wanted = [k for k, box in enumerate(tiles) if box & region]
+        order = dict.fromkeys(
+            k for number in wanted for k in neighbours(surroundings(number)[1])
+        )
+        decoded = side_by_side(lambda k: (k, y_hat(k)[0]), list(order))
         known: dict[int, np.ndarray] = {}
         fraction = self._fraction(header.quality)
         self.runs["synthesis"] += 1
-        for number, box in enumerate(tiles):
-            inner = box & region
-            if not inner:
-                continue
+        for number in wanted:
             for old in [k for k in known if k < number - before]:
                 del known[old]
-            outer = inner.aligned(latent).grown(halo) & whole
+            inner, outer = surroundings(number)
             frame = outer.shrunk(latent)
             values = np.empty((frame.height, frame.width, self.model.channels), "f4")
-            for row in range(outer.top // side, -(-outer.bottom // side)):
-                for column in range(outer.left // side, -(-outer.right // side)):
-                    k = row * columns + column
-                    if k not in known:
-                        known[k] = y_hat(k)[0]
-                    tile = tiles[k].aligned(stride).shrunk(latent)
-                    part = tile & frame
-                    values[part.inside(frame)] = known[k][part.inside(tile)]
+            for k in neighbours(outer):
+                while k not in known:
+                    known.update([next(decoded)])
+                tile = tiles[k].aligned(stride).shrunk(latent)
+                part = tile & frame
+                values[part.inside(frame)] = known[k][part.inside(tile)]
             image = self.parts["synthesis"](
                 y_hat=self.tf.constant(values[None]), quality=fraction
             )["image"].numpy()[inner.inside(outer)]
@@ -273,11 +290,13 @@ class _Counted:
 
     def __init__(self, progress, total):
         self.progress, self.total, self.done = progress, total, 0
+        self.lock = threading.Lock()
 
     def __call__(self):
-        self.done += 1
-        if self.done <= self.total:
-            self.progress(self.done, self.total)
+        with self.lock:
+            self.done += 1
+            if self.done <= self.total:
+                self.progress(self.done, self.total)
 
 
 class _Work:
@@ -299,7 +318,6 @@ class _Work:
             raise ValueError(f"model {codec.model.name} has no effort above 0")
         self.progress = progress
         self.latents: list = []  # of each tile, where they are kept
-        self.encoded: list[dict] = []  # of each tile, at the last quality tried
         self.files: dict[float, bytes] = {}  # by quality
 
     def _expect(self, rounds):
@@ -314,12 +332,13 @@ class _Work:
         """Returns what each tile is coded as."""
         self.codec.runs["analysis"] += 1
         self.tick = self._expect(1)
-        strings = []
-        for box in self.boxes:
-            y = self._analysed(box, level)
-            strings.append(self._encode(box, y, level)["string"].numpy())
         self.codec.runs["encode"] += 1
-        return strings
+
+        def string(box):
+            y = self._analysed(box, level)
+            return self._encode(box, y, level)["string"].numpy()
+
+        return list(side_by_side(string, self.boxes))
 
     def search(self, target: quality.Target) -> bytes:
         """Returns the file that meets a target.
@@ -331,26 +350,32 @@ class _Work:
         # Effort needs a quality, so it comes when that is nearly known.
         steps, self.steps = self.steps, 0
         self.codec.runs["analysis"] += 1
-        self.latents = [self._analysed(box, None) for box in self.boxes]
+        self.latents = self._all_analysed(None)
         found = self._searched(target, None)
         if steps:
             self.steps, self.files = steps, {}
             self.codec.runs["analysis"] += 1  # of a little more around each tile
-            self.latents = [self._analysed(box, found) for box in self.boxes]
+            self.latents = self._all_analysed(found)
             found = self._searched(target, found)
         return self.files[found]
 
     def _searched(self, target, start):
         def measure(level):
-            self.encoded = [
-                self._encode(box, y, level) for box, y in zip(self.boxes, self.latents)
-            ]
             self.codec.runs["encode"] += 1
-            strings = [each["string"].numpy() for each in self.encoded]
-            self.files[level] = self._packed(level, strings)
+            strings = [b""] * len(self.boxes)
+
+            def y_hat(k):
+                result = self._encode(self.boxes[k], self.latents[k], level)
+                strings[k] = result["string"].numpy()
+                return result["y_hat"].numpy()
+
             if target.figure == "bytes":
-                return len(self.files[level])
-            return self._figure(target.figure, level)
+                for _ in side_by_side(y_hat, range(len(self.boxes))):
+                    pass
+            else:  # y_hat of all tiles at once would be large
+                figure = self._figure(target.figure, level, y_hat)
+            self.files[level] = self._packed(level, strings)
+            return len(self.files[level]) if target.figure == "bytes" else figure
 
         if not self.codec.model.single_rate:
             return quality.search(target, measure, start)
@@ -367,12 +392,10 @@ class _Work:
         header = dataclasses.replace(self.header, quality=level)
         return bitstream.pack(header, self.chunks + tiles)
 
-    def _figure(self, figure, level):
-        """PSNR or MS-SSIM in dB of what was tried last against the image."""
+    def _figure(self, figure, level, y_hat):
+        """PSNR or MS-SSIM in dB of the image that `y_hat` of each tile gives."""
         header = dataclasses.replace(self.header, quality=level)
-        parts = self.codec.pixels(
-            header, y_hat=lambda k: self.encoded[k]["y_hat"].numpy()
-        )
+        parts = self.codec.pixels(header, y_hat=y_hat)
         if figure == "psnr":
             error = sum(
                 metrics.mse(tiling.cut(self.image, box), pixels) * pixels.size
@@ -384,6 +407,9 @@ class _Work:
         for box, pixels in parts:
             decoded[box.inside(whole)] = pixels
         return metrics.ms_ssim_db(self.image, decoded)
+
+    def _all_analysed(self, level):
+        return list(side_by_side(lambda box: self._analysed(box, level), self.boxes))
 
     def _analysed(self, box, level):
         """Returns y of a tile, improved if there is effort."""
@@ -439,6 +465,28 @@ class _Work:
             if not np.array_equal(back, result["y"]):
                 raise RuntimeError("what was coded does not decode to what it was")
         return result
+
+
+def side_by_side(function: Callable, items: Sequence) -> Iterator:
+    """Yields `function` of each item, in order, some at a time and few ahead.
+
+    Much of a tile's time is spent on one core, whatever TensorFlow has.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > WORKERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
 def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
