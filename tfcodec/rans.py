@@ -35,8 +35,8 @@ import tensorflow as tf
 
 PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
 MAX_LANES = 1024
-# A lane costs about 3 bytes (its final state, less what that state holds). Twice as many
-# lanes took 0.08 % more bytes of a Kodak image, and half the time for its symbols.
+# A lane costs about 3 bytes (its final state, less what that state holds). Twice as
+# many took 0.08 % more bytes of a Kodak image, and half the time for its symbols.
 SYMBOLS_PER_LANE = 4096
 # With |offset| up to this, every value in [-8192, 8191] survives, in any row.
 MAX_OFFSET = 16384
