@@ -9,6 +9,7 @@ the bit.  The coder's tables stay constants, as TensorFlow prepares them once th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -206,7 +207,40 @@ def simplified(graph, kept):
             for attribute in node.attr.values():
                 for value in [attribute.func, *attribute.list.func]:
                     rename(value, "name")
+    shorten(simple.node, {tensor.op.name for tensor in kept})
+    for function in simple.library.function:
+        short = shorten(
+            function.node_def, {a.name for a in function.signature.input_arg}
+        )
+        for returned in (function.ret, function.control_ret):
+            for key, reference in returned.items():
+                returned[key] = short(reference)
     return simple
+
+
+def shorten(nodes, kept):
+    """Gives the nodes of a graph or function short names: a third less to load.
+
+    Args:
+        nodes: NodeDefs.
+        kept: names that stay, or are those of a function's arguments.
+
+    Returns:
+        A function from an old reference to a node, as an input is, to the new one.
+    """
+    numbers = (f"n{k}" for k in itertools.count() if f"n{k}" not in kept)
+    names = {n.name: next(numbers) for n in nodes if n.name not in kept}
+
+    def short(reference):
+        mark = "^" if reference.startswith("^") else ""
+        name, colon, output = reference[len(mark) :].partition(":")
+        return f"{mark}{names.get(name, name)}{colon}{output}"
+
+    for node in nodes:
+        node.name = names.get(node.name, node.name)
+        node.input[:] = [short(reference) for reference in node.input]
+        node.attr.pop("_class", None)  # names a node that it is to be near
+    return short
 
 
 def check_stock(functions):
