@@ -80,7 +80,7 @@ def ms2020(
 
 
 def tfcodec(
-    lmbda, widths=(96, 144, 256), blocks=(0, 0), n=128, z=96, features=192, hidden=128,
+    lmbda, widths=(96, 144, 256), blocks=(1, 1), n=128, z=96, features=192, hidden=128,
     slices=(3, 13, 16, 32, 64, 128), pyramid=48,
 ):  # fmt: skip
     """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.

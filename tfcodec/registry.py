@@ -32,7 +32,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="5d95d34652a191a7",
+        fingerprint="014b64883581c6b2",
         licence="Apache-2.0",
         description="photographs, every quality from one set of weights",
     ),
