@@ -1,8 +1,9 @@
 """Boxes of pixels: an image's tiles, what a network sees around one, padding (NumPy).
 
 Tiles do not overlap.  A tile's latents are those of the whole image, as the analysis
-sees the pixels around the tile too; and so are its pixels, as the synthesis sees the
-latents around it.  So there is no border to blend away; only the coder starts anew.
+sees the pixels around it too, as far as they matter; and so are its pixels, as the
+synthesis sees the latents around it.  So there is no border to blend away; only the
+coder starts anew.
 """
 
 from __future__ import annotations
