@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder, make_model  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, evaluation, files, metrics
+from tfcodec import classical, console, evaluation, files, metrics
 from tfcodec.images import read_rgb
 
 
@@ -323,7 +323,8 @@ def test_published_curves_are_of_all_their_images_and_no_others(images, tmp_path
         evaluation.published(digests)
 
 
-def test_the_command(images, capsys):
+def test_the_command(images, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
     argv = ["eval", ".", "--codecs", "tfcodec:q=50,jpeg:q=20:90,webp:q=20:90,png"]
     assert call(*argv, "--json", "out.json") == 0
     out, err = capsys.readouterr()
@@ -345,7 +346,7 @@ def test_the_command_ends_by_itself(images):
         env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0
-    assert "2 of 2 files" in done.stderr
+    assert "tfcodec: " not in done.stderr
     assert "jpeg" in done.stdout
 
 

@@ -18,7 +18,7 @@ STEPS = 10_000
 START = 50.0
 SLOPES = {"bytes": 0.027, "psnr": 0.12, "ms_ssim": 0.12}
 # How near is near enough: of the logarithm of bytes, and in dB.
-NEAR = {"bytes": 0.005, "psnr": 0.005, "ms_ssim": 0.005}
+NEAR = {"bytes": 0.005, "psnr": 0.01, "ms_ssim": 0.01}
 
 
 class OutOfReach(ValueError):
