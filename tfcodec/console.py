@@ -54,7 +54,7 @@ class Progress:
 
     def __call__(self, done: int, total: int, left: float | None = None) -> None:
         """`left` is in seconds; by default as the work has gone so far."""
-        if self.stream is None:
+        if self.stream is None or total < 2:
             return
         now = time.monotonic()
         if self.first is None:
