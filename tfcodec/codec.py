@@ -45,8 +45,8 @@ LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
 # Images of more pixels are coded in tiles of this side.
 UNTILED_PIXELS = 2**21
 TILE_SIDE = 1024
-# Rounds over the tiles that a search for a figure takes, more or less, for progress.
-ROUNDS = {"bytes": 4, "psnr": 4, "ms_ssim": 4}
+# Rounds over the tiles that a search takes, more or less, for progress.
+ROUNDS = 4
 # Tiles in work at a time, each with some 150 MB of its own.
 WORKERS = 2
 # Alpha as near as this to transparent or opaque is that, where it is coded with loss.
@@ -83,7 +83,7 @@ class Codec:
 
     Attributes:
         runs: how often each part of the model has run, over pixels or latents of a
-            whole image: a Counter of `analysis`, `encode`, `decode`, `synthesis`.
+            whole image: a Counter of `analysis`, `encode`, `synthesis`.
     """
 
     def __init__(self, model: registry.Model):
@@ -175,7 +175,7 @@ class Codec:
         counted = progress and _Counted(progress, len(self.boxes(header, region)))
         image = np.empty((region.height, region.width, len(header.mode)), np.uint8)
         strings = [c.data for c in chunks if c.type == bitstream.TILE]
-        for box, pixels in self.pixels(header, strings.__getitem__, region):
+        for box, pixels in self.pixels(header, self._decoder(header, strings), region):
             image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
                 pixels[..., None] if pixels.ndim == 2 else pixels
             )
@@ -201,10 +201,21 @@ class Codec:
         plane = dataclasses.replace(
             header, quality=hundredths / 100, layout=bitstream.GREY
         )
-        for box, pixels in self.pixels(plane, lambda k: tiles[k][2:], region):
+        y_hat = self._decoder(plane, [tile[2:] for tile in tiles])
+        for box, pixels in self.pixels(plane, y_hat, region):
             pixels[pixels <= ALPHA_SNAP] = 0
             pixels[pixels >= 255 - ALPHA_SNAP] = 255
             image[..., -1][box.inside(region)] = pixels
+
+    def _decoder(self, header, strings):
+        """Returns a function from the number of a tile to its y_hat."""
+        boxes = self.boxes(header)
+
+        def y_hat(k):
+            box = boxes[k]
+            return self.decode(box.height, box.width, strings[k])["y_hat"].numpy()
+
+        return y_hat
 
     def boxes(self, header: Header, region: Box | None = None) -> list[Box]:
         """Returns the tiles of an image that meet a region of it."""
@@ -214,15 +225,13 @@ class Codec:
     def pixels(
         self,
         header: Header,
-        string: Callable[[int], bytes] | None = None,
+        y_hat: Callable[[int], np.ndarray],
         region: Box | None = None,
-        y_hat: Callable[[int], np.ndarray] | None = None,
     ) -> Iterator[tuple[Box, np.ndarray]]:
         """Synthesises an image, or a region of it, tile by tile.
 
         Args:
             header: of the image.
-            string: from the number of a tile to what it was coded as; or else
             y_hat: from the number of a tile to its y_hat, as `decode` has it.
             region: what is wanted.
 
@@ -237,11 +246,6 @@ class Codec:
         columns = -(-header.width // side)
         halo = self.model.reach["synthesis"] * latent
         before = (1 + halo // side) * (columns + 1)  # as far back as a tile looks
-        if y_hat is None:
-
-            def y_hat(k):
-                size = tiles[k].height, tiles[k].width
-                return self.decode(*size, string(k))["y_hat"].numpy()
 
         def surroundings(number):
             """Returns (what is wanted of a tile, what the synthesis sees around it)."""
@@ -346,7 +350,7 @@ class _Work:
         Raises:
             OutOfReach: there is none.
         """
-        self.tick = self._expect(1 + ROUNDS[target.figure])
+        self.tick = self._expect(1 + ROUNDS)
         # Effort needs a quality, so it comes when that is nearly known.
         steps, self.steps = self.steps, 0
         self.codec.runs["analysis"] += 1
@@ -395,7 +399,7 @@ class _Work:
     def _figure(self, figure, level, y_hat):
         """PSNR or MS-SSIM in dB of the image that `y_hat` of each tile gives."""
         header = dataclasses.replace(self.header, quality=level)
-        parts = self.codec.pixels(header, y_hat=y_hat)
+        parts = self.codec.pixels(header, y_hat)
         if figure == "psnr":
             error = sum(
                 metrics.mse(tiling.cut(self.image, box), pixels) * pixels.size

@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from tfcodec import bitstream
+
 # How to write formats that lose something by default.
 SAVE_OPTIONS = {
     "AVIF": {"quality": 95},
@@ -26,7 +28,7 @@ KEEPS = {
     "TIFF": {"icc_profile", "exif", "xmp"},
     "WEBP": {"icc_profile", "exif", "xmp"},
 }
-LARGEST_METADATA = 2**24  # bytes of each kind; a reader allows no more
+LARGEST_METADATA = bitstream.Limits().metadata  # bytes of each kind
 EXIF_PREFIX = b"Exif\0\0"
 # Tags of a TIFF file that describe the picture, not the file's structure.
 TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
