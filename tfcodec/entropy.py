@@ -306,6 +306,10 @@ class Coder(tf.keras.layers.Layer):
         y_hat = self.refine(*self.walk(action), quantiser)
         return y_hat, action.bits
 
+    def exact_networks(self):
+        """Returns the networks of exact convolutions that decoding runs, by name."""
+        return {}
+
     def calibrate(self, latents):
         """Fits tables and quantiser to y [b, h, w, channels], an iterable of them."""
 
@@ -417,6 +421,11 @@ class Conditional(Coder):
     @property
     def side_coder(self):
         return self.z_coder
+
+    def exact_networks(self):
+        networks = {"hyper_synthesis": self.hyper_synthesis}
+        networks |= {f"slice/{k}": net for k, net in enumerate(self.slice_nets)}
+        return networks | {f"step/{k}": n for k, n in enumerate(self.pyramid_nets)}
 
     def encoder_inputs(self, y):
         z = self.hyper_analysis(tf.abs(y) if self.magnitudes else y)

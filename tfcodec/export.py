@@ -24,7 +24,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from tensorflow.python.grappler import tf_optimizer
 
 from tfcodec import rans
-from tfcodec.layers import EXACT_LIMIT, Residual
+from tfcodec.layers import EXACT_LIMIT, ExactConv, Residual
 
 LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
@@ -91,6 +91,10 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
     # All that `load_weights` needs; what the functions hold too is stored once.
     module.weights = [module.value(array) for array in training_weights(model)]
+    module.decoder = {
+        name: module.value(array)
+        for name, array in decoder_numbers(model, tables).items()
+    }
     part = directory.with_name(directory.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     tf.saved_model.save(module, str(part), signatures=signatures)
@@ -121,6 +125,29 @@ def training_weights(model) -> list[np.ndarray]:
     """Returns the weights of a frozen model in order; exact kernels as integers."""
     exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
     return [exact.get(v.ref(), v.numpy()) for v in model.trainable_variables]
+
+
+def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
+    """Returns all the numbers between a file's bytes and the latents, by name.
+
+    For readers of their own: `tf.saved_model.load(DIR).decoder` has them, and
+    docs/format.md says what each is.
+    """
+    numbers = {
+        "tables/frequency": tables.frequency[:-1],  # without the row that pads
+        "tables/size": tables.size[:-1],
+        "tables/offset": tables.offset[:-1],
+    }
+    if model.coder.quantiser:
+        numbers["points"] = model.coder.quantiser.shift
+    for name, network in model.coder.exact_networks().items():
+        layers = [x for x in network.layers if isinstance(x, ExactConv)]
+        for k, layer in enumerate(layers):
+            kernel, bias = layer.frozen
+            numbers[f"{name}/{k}/kernel"] = kernel
+            rest = np.stack([bias, layer.shift, layer.low, layer.high])
+            numbers[f"{name}/{k}/numbers"] = rest.astype(np.int32)
+    return numbers
 
 
 def load_weights(model, directory):
@@ -294,8 +321,8 @@ def fingerprint(*functions) -> str:
 
 
 def compact(array: np.ndarray) -> np.ndarray:
-    """Returns a float array in the smallest type that holds each of its values."""
-    for kind in (np.int8, np.float16):
+    """Returns an array in the smallest type that holds each of its values."""
+    for kind in (np.int8, np.float16 if array.dtype.kind == "f" else np.int16):
         with np.errstate(over="ignore", invalid="ignore"):
             smaller = array.astype(kind)
         if np.array_equal(smaller.astype(array.dtype), array):
