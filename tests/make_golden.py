@@ -1,14 +1,13 @@
 """Makes the golden set: `python -m tests.make_golden`, with TFC. See `golden.json`.
 
-A model small enough to check in, trained for a minute on scikit-image's photographs, and
-files of every kind by it and by the shipped one.  Files that were once there stay: what
-has been written must decode to the same integers for good.  So this adds what is missing
-and changes nothing; to begin anew, delete tests/golden first, and say why.
+A model small enough to check in, trained for a minute on scikit-image's photographs,
+and files of every kind by it and by the shipped one.  Files that were once there stay:
+what has been written must decode to the same integers for good.  So this adds what is
+missing and changes nothing; to begin anew, delete tests/golden first, and say why.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -20,7 +19,7 @@ from skimage import data
 
 import tfcodec
 from tests import tiny
-from tfcodec import bitstream, codec, quality, registry, training
+from tfcodec import bitstream, codec, training
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = GOLDEN / "model"
@@ -98,7 +97,7 @@ def train_model():
 
 
 def digests(data: bytes, model: str) -> dict:
-    """SHA-256 of the integers of every string of a file, in its order, and of pixels."""
+    """SHA-256 of the integers of each string of a file, in its order, and of pixels."""
     header, chunks = bitstream.unpack(data)
     decoder = codec.load(model)
     boxes = {

@@ -235,6 +235,7 @@ def test_other_files_are_unsupported():
         Limits(side=767),
         Limits(chunks=1),
         Limits(file_bytes=len(SMALL) - 1),
+        Limits(decoded_bytes=3 * 768 * 512 - 1),
     ],
 )
 def test_limits(limits):
@@ -243,16 +244,43 @@ def test_limits(limits):
 
 
 def test_limits_that_just_fit_and_zero():
-    unpack(SMALL, Limits(768 * 512, 768, 2, len(SMALL)))
-    unpack(SMALL, Limits(0, 0, 0, 0))
+    pixels = 768 * 512
+    unpack(SMALL, Limits(pixels, 768, 3 * pixels, 1, 2, len(SMALL)))
+    unpack(SMALL, Limits(*[0] * 9))
     huge = Header(bytes(8), 2**32 - 1, 2**32 - 1, 0)
     data = pack(huge, [TILE_CHUNK])
     with pytest.raises(UnsupportedStream, match="pixels"):
         unpack(data)
-    assert unpack(data, Limits(pixels=0, side=0))[0] == huge
-    check_limits(huge, Limits(pixels=0, side=0))
+    none = Limits(pixels=0, side=0, decoded_bytes=0)
+    assert unpack(data, none)[0] == huge
+    check_limits(huge, none)
     with pytest.raises(UnsupportedStream):
         check_limits(huge, Limits())
+
+
+def test_limit_of_tiles():
+    header = Header(bytes(8), 640, 64, 0, tile=1)
+    data = pack(header, [TILE_CHUNK] * 10)
+    unpack(data, Limits(tiles=10))
+    with pytest.raises(UnsupportedStream, match="10 tiles: over the limit of 9"):
+        unpack(data, Limits(tiles=9))
+
+
+@pytest.mark.parametrize("kind", [bitstream.TILE, bitstream.ALPHA_TILE])
+def test_limit_of_bytes_per_pixel_is_of_a_tile_and_its_padding(kind):
+    # Tiles of 128 pixels, of which the image has 100 rows and 65 columns.
+    header = Header(bytes(8), 65, 100, 0, layout=bitstream.RGBA, tile=2)
+    most = 2 * 128 * 128 + bitstream.OVERHEAD
+    for size in (most, most + 1):
+        kinds = [bitstream.TILE, bitstream.ALPHA_TILE]
+        chunks = [Chunk(k, bytes(size if k == kind else 2)) for k in kinds]
+        data = pack(header, chunks)
+        if size == most:
+            unpack(data, Limits(bytes_per_pixel=2))
+            continue
+        with pytest.raises(UnsupportedStream, match="2 bytes per pixel"):
+            unpack(data, Limits(bytes_per_pixel=2))
+    unpack(data, Limits(bytes_per_pixel=0))
 
 
 def test_a_length_beyond_the_file_allocates_nothing():

@@ -51,6 +51,8 @@ RGB, GREY, RGBA, GREY_ALPHA = range(4)  # layout
 LAYOUTS = 4
 ALPHA_BIT = 2  # of a layout
 ONE_TILE = 0  # tile: the whole image is one tile
+PADDED = 64  # pixels; no model pads more than to multiples of this
+OVERHEAD = 4096  # bytes a chunk may have whatever its pixels
 
 OPTIONAL = 0x80  # bit of a chunk's type
 TILE = 0x01
@@ -89,8 +91,12 @@ class Limits:
 
     pixels: int = 2**27  # width times height; 134 megapixels are 384 MiB of RGB
     side: int = 2**20  # width or height alone: padding makes a thin image wider
+    decoded_bytes: int = 2**29  # pixels times channels
+    tiles: int = 2**14  # each is a decoding of its own, of a few milliseconds
     chunks: int = 2**16
     file_bytes: int = 2**31
+    bytes_per_pixel: int = 8  # of coded tiles and alpha; noise at quality 100 takes 2
+    escapes: int = 2**22  # of each string: latents beyond their tables
     metadata: int = 2**24  # bytes, unpacked, of each kind
 
 
@@ -115,6 +121,13 @@ class Header:
         """How many tiles the image has."""
         side = self.tile_side or max(self.width, self.height)
         return -(-self.width // side) * -(-self.height // side)
+
+    @property
+    def tile_area(self) -> int:
+        """Pixels of the largest tile, padded as a coder may."""
+        side = self.tile_side or UINT32_MAX
+        rows, columns = (-(-min(x, side) // PADDED) for x in (self.height, self.width))
+        return rows * columns * PADDED**2
 
     @property
     def alpha(self) -> bool:
@@ -261,6 +274,7 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
         size = reader.varint()
         checksum = reader.number("I")
         body = reader.take(size)
+        check_chunk(header, type_[0], size, limits)
         if zlib.adler32(body, zlib.adler32(type_, seed)) != checksum:
             raise CorruptStream("checksum: the file was damaged on its way")
         kind = type_[0]
@@ -356,6 +370,31 @@ def check_limits(header: Header, limits: Limits) -> None:
         raise UnsupportedStream(f"{size}: over the limit of {limits.pixels} pixels")
     if limits.side and max(header.width, header.height) > limits.side:
         raise UnsupportedStream(f"{size}: over the limit of {limits.side} a side")
+    decoded = header.width * header.height * len(header.mode)
+    if limits.decoded_bytes and decoded > limits.decoded_bytes:
+        raise UnsupportedStream(
+            f"{size}, {header.mode}: over the limit of {limits.decoded_bytes} bytes"
+        )
+    if limits.tiles and header.tiles > limits.tiles:
+        raise UnsupportedStream(
+            f"{header.tiles} tiles: over the limit of {limits.tiles}"
+        )
+
+
+def check_chunk(header: Header, kind: int, size: int, limits: Limits) -> None:
+    """Raises UnsupportedStream if a chunk has more bytes than its pixels explain."""
+    area = {
+        TILE: header.tile_area,
+        ALPHA_TILE: header.tile_area,
+        ALPHA: header.width * header.height,
+    }.get(kind)
+    if not limits.bytes_per_pixel or area is None:
+        return
+    if size > OVERHEAD + limits.bytes_per_pixel * area:
+        raise UnsupportedStream(
+            f"{KNOWN[kind]} of {size} bytes: over the limit of "
+            f"{limits.bytes_per_pixel} bytes per pixel"
+        )
 
 
 def _start(data, limits: Limits) -> tuple[Reader, Header]:

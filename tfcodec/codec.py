@@ -28,6 +28,7 @@ from tfcodec.bitstream import (
     CorruptStream,
     Header,
     Limits,
+    UnsupportedStream,
 )
 from tfcodec.tiling import Box
 
@@ -49,6 +50,8 @@ TILE_SIDE = 1024
 ROUNDS = 4
 # Tiles in work at a time, each with some 150 MB of its own.
 WORKERS = 2
+# Of what no stranger made.
+UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 # Alpha as near as this to transparent or opaque is that, where it is coded with loss.
 ALPHA_SNAP = 8
 
@@ -142,7 +145,9 @@ class Codec:
             for string in work.strings(header.quality)
         ]
 
-    def decode(self, height: int, width: int, payload: bytes) -> dict:
+    def decode(
+        self, height: int, width: int, payload: bytes, limits: Limits = UNLIMITED
+    ) -> dict:
         """Entropy decoding of a tile of so many pixels.
 
         Returns:
@@ -150,8 +155,14 @@ class Codec:
 
         Raises:
             CorruptStream: the coder did not end as an encoder leaves it.
+            UnsupportedStream: over the limit of escapes.
         """
         tf = self.tf
+        escapes = int.from_bytes(payload[2:6], "little")  # see `rans`
+        if limits.escapes and escapes > limits.escapes:
+            raise UnsupportedStream(
+                f"{escapes} escapes: over the limit of {limits.escapes}"
+            )
         size = tiling.padded_size(height, width, self.model.stride)
         result = self.parts["decode"](
             string=tf.constant(payload), size=tf.constant(size, tf.int32)
@@ -166,6 +177,7 @@ class Codec:
         chunks: Sequence[Chunk],
         region: Box | None = None,
         progress: Progress | None = None,
+        limits: Limits = UNLIMITED,
     ) -> np.ndarray:
         """Returns the image of a file, uint8, or a region of it: see `decompress`."""
         if header.tile_side % self.model.stride:
@@ -175,17 +187,19 @@ class Codec:
         counted = progress and _Counted(progress, len(self.boxes(header, region)))
         image = np.empty((region.height, region.width, len(header.mode)), np.uint8)
         strings = [c.data for c in chunks if c.type == bitstream.TILE]
-        for box, pixels in self.pixels(header, self._decoder(header, strings), region):
+        for box, pixels in self.pixels(
+            header, self._decoder(header, strings, limits), region
+        ):
             image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
                 pixels[..., None] if pixels.ndim == 2 else pixels
             )
             if counted:
                 counted()
         if header.alpha:
-            self._read_alpha(header, chunks, region, image)
+            self._read_alpha(header, chunks, region, image, limits)
         return image[..., 0] if header.mode == "L" else image
 
-    def _read_alpha(self, header, chunks, region, image):
+    def _read_alpha(self, header, chunks, region, image, limits):
         lossless = [c.data for c in chunks if c.type == bitstream.ALPHA]
         if lossless:
             alpha = read_png(lossless[0], header.height, header.width)
@@ -201,19 +215,20 @@ class Codec:
         plane = dataclasses.replace(
             header, quality=hundredths / 100, layout=bitstream.GREY
         )
-        y_hat = self._decoder(plane, [tile[2:] for tile in tiles])
+        y_hat = self._decoder(plane, [tile[2:] for tile in tiles], limits)
         for box, pixels in self.pixels(plane, y_hat, region):
             pixels[pixels <= ALPHA_SNAP] = 0
             pixels[pixels >= 255 - ALPHA_SNAP] = 255
             image[..., -1][box.inside(region)] = pixels
 
-    def _decoder(self, header, strings):
+    def _decoder(self, header, strings, limits):
         """Returns a function from the number of a tile to its y_hat."""
         boxes = self.boxes(header)
 
         def y_hat(k):
             box = boxes[k]
-            return self.decode(box.height, box.width, strings[k])["y_hat"].numpy()
+            result = self.decode(box.height, box.width, strings[k], limits)
+            return result["y_hat"].numpy()
 
         return y_hat
 
@@ -567,6 +582,11 @@ def png(alpha: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+# The signature, and the chunk that says the size: 8 bits, grey.
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+GREY_8 = b"\x08\0"
+
+
 def read_png(data: bytes, height: int, width: int) -> np.ndarray:
     """Reads what `png` wrote, if it is of that size.
 
@@ -579,7 +599,7 @@ def read_png(data: bytes, height: int, width: int) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                if image.mode != "L" or image.size != (width, height):
+                if image.size != (width, height) or data[24:26] != GREY_8:
                     raise ValueError(f"{image.size}, {image.mode}")
                 return np.asarray(image)
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...
@@ -754,7 +774,7 @@ def decompress(
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
     codec = _loaded(str(found.path), found.fingerprint)
-    return codec.decompress(header, chunks, region, progress)
+    return codec.decompress(header, chunks, region, progress, limits)
 
 
 def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
