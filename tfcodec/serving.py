@@ -112,7 +112,8 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     length = tf.strings.length(data)
     check(length > 0, "empty file")
     if limits.file_bytes:
-        check(length <= limits.file_bytes, f"over {limits.file_bytes} bytes")
+        most = min(limits.file_bytes, 2**31 - 1)
+        check(length <= most, f"over the limit of {most} bytes")
     start = window(data, 0, 64)
     magic = list(bitstream.MAGIC)
     check(tf.reduce_all(start[: len(magic)] == magic), "not a .tfc file")
