@@ -1,0 +1,255 @@
+"""The golden files in many settings: `python -m benchmarks.exactness [PYTHON...]`.
+
+Decodes every file of tests/golden in each setting, in a process of its own, and prints a
+table of what differs: integers against the SHA-256 in golden.json, pixels against those
+of the first setting.  Other Pythons, with other TensorFlows, are given by their paths.
+
+    python -m benchmarks.exactness ~/venvs/tf2.17/bin/python ~/venvs/tf2.21/bin/python
+
+The exit code is 1 if an integer differs anywhere, or a pixel by more than a level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+# Name -> (environment, settings of the process); the first is what others are held to.
+SETTINGS = {
+    "as it comes": ({}, {}),
+    "oneDNN off": ({"TF_ENABLE_ONEDNN_OPTS": "0"}, {}),
+    "oneDNN, SSE4.1 alone": ({"ONEDNN_MAX_CPU_ISA": "SSE41"}, {}),
+    "oneDNN, bfloat16 arithmetic": ({"ONEDNN_DEFAULT_FPMATH_MODE": "BF16"}, {}),
+    "1 thread": ({}, {"threads": 1}),
+    "2 threads": ({}, {"threads": 2}),
+    "16 threads": ({}, {"threads": 16}),
+    "XLA wherever it can": (
+        {"TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"}, {},
+    ),
+    "no graph optimizer": ({}, {"grappler": False}),
+    "operation by operation": ({}, {"eager": True}),
+    "tiles backwards, four at a time": ({}, {"backwards": True}),
+    "server's graph, one a request": ({}, {"batch": 1}),
+    "server's graph, four a request": ({}, {"batch": 4}),
+    "GPU": ({}, {"gpu": True, "tf32": True}),
+    "GPU, TF32 off": ({}, {"gpu": True, "tf32": False}),
+}  # fmt: skip
+# What every further Python is tried with.
+EVERYWHERE = ("as it comes", "oneDNN off", "1 thread", "server's graph, four a request")
+
+
+def decode(settings: dict) -> dict[str, dict]:
+    """Decodes the golden files in this process: name to integers and pixels."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if settings.get("gpu"):
+        if not gpus:
+            raise SystemExit("skipped: no GPU")
+        tf.config.experimental.enable_tensor_float_32_execution(settings["tf32"])
+    else:
+        tf.config.set_visible_devices([], "GPU")
+    if "threads" in settings:
+        tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
+        tf.config.threading.set_inter_op_parallelism_threads(settings["threads"])
+    if not settings.get("grappler", True):
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+    rows = json.loads((GOLDEN / "golden.json").read_text())
+    files = {name: (GOLDEN / f"{name}.tfc").read_bytes() for name in rows}
+    if "batch" in settings:
+        return served(tf, files, rows, settings["batch"])
+    if settings.get("eager"):
+        return stepwise(files, rows)
+    return {name: one(files[name], rows[name], settings) for name in rows}
+
+
+def model_of(row) -> str:
+    return str(GOLDEN / "model") if row["model"] == "model" else "tfcodec"
+
+
+def strings_of(data, decoder):
+    """Yields (tile, string) of a file, in its order."""
+    from tfcodec import bitstream
+
+    header, chunks = bitstream.unpack(data)
+    for kind, skip in ((bitstream.ALPHA_TILE, 2), (bitstream.TILE, 0)):
+        strings = [chunk.data[skip:] for chunk in chunks if chunk.type == kind]
+        yield from zip(decoder.boxes(header), strings)
+
+
+def one(data, row, settings):
+    from tfcodec import codec
+
+    decoder = codec.load(model_of(row))
+    work = list(strings_of(data, decoder))
+
+    def integers(item):
+        box, string = item
+        return decoder.decode(box.height, box.width, string)["y"].numpy()
+
+    if settings.get("backwards"):
+        import concurrent.futures
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(integers, work[::-1]))[::-1]
+    else:
+        found = [integers(item) for item in work]
+    return {"integers": found, "pixels": codec.decompress(data, model_of(row))}
+
+
+def served(tf, files, rows, batch):
+    """Through the graph of a served model: pixels alone."""
+    import io
+
+    from PIL import Image
+
+    from tfcodec import registry, serving
+
+    found = {}
+    for model in sorted({model_of(row) for row in rows.values()}):
+        names = [name for name in rows if model_of(rows[name]) == model]
+        graph = serving.Served(registry.resolve(model)).decompress
+        for k in range(0, len(names), batch):
+            part = names[k : k + batch]
+            result = graph(tf.constant([files[name] for name in part]))
+            assert not any(result["error"].numpy()), result["error"]
+            for name, png in zip(part, result["image_bytes"].numpy()):
+                with Image.open(io.BytesIO(png)) as image:
+                    found[name] = {"integers": [], "pixels": np.asarray(image)}
+    return found
+
+
+def stepwise(files, rows):
+    """Without a graph: the networks built anew, each operation run by itself."""
+    try:
+        from tfcodec import architectures, export, rans
+    except ImportError:
+        raise SystemExit("skipped: needs TensorFlow Compression") from None
+    import tensorflow as tf
+
+    from tfcodec import codec, registry
+
+    found = {}
+    for model in sorted({model_of(row) for row in rows.values()}):
+        card = registry.resolve(model).card
+        numbers = getattr(
+            tf.saved_model.load(str(registry.resolve(model).path)), "decoder", None
+        )
+        if numbers is None:
+            continue
+        numbers = {k: v.numpy() for k, v in numbers.items()}
+        quality = card["quality"]
+        network = architectures.build(
+            card["architecture"], (quality["lmbda_min"], quality["lmbda_max"]),
+            **card["options"],
+        )  # fmt: skip
+        export.load_weights(network, registry.resolve(model).path)
+        for layer in network.exact_layers():
+            layer.freeze()
+        size = numbers["tables/size"].astype(int)
+        rows_of = np.split(numbers["tables/frequency"], np.cumsum(size)[:-1])
+        tables = rans.Tables.from_rows(
+            [(f.astype(int), int(o)) for f, o in zip(rows_of, numbers["tables/offset"])]
+        )
+        for name in (name for name in rows if model_of(rows[name]) == model):
+            found[name] = {"integers": [], "pixels": None}
+            for box, string in strings_of(files[name], codec.load(model)):
+                size = [
+                    -(-side // network.stride) * network.stride // network.latent_stride
+                    for side in (box.height, box.width)
+                ]
+                y, _, sound = network.coder.decompress(
+                    tf.constant(string), *size, tables
+                )
+                assert sound
+                found[name]["integers"].append(tf.cast(y, tf.int32).numpy())
+    return found
+
+
+def compare(found, reference) -> dict:
+    """Counts what differs from golden.json and from the pixels of the reference."""
+    import hashlib
+
+    rows = json.loads((GOLDEN / "golden.json").read_text())
+    count = {"files": len(found), "integers": 0, "wrong": 0, "pixels": 0, "levels": 0}
+    count["moved"] = 0
+    for name, result in found.items():
+        for y, digest in zip(result["integers"], rows[name]["integers"]):
+            count["integers"] += y.size
+            if hashlib.sha256(y.astype("<i4").tobytes()).hexdigest() != digest:
+                count["wrong"] += y.size
+        if result["pixels"] is not None:
+            change = np.abs(result["pixels"].astype(int) - reference[name])
+            count["pixels"] += change.size
+            count["moved"] += np.count_nonzero(change)
+            count["levels"] = max(count["levels"], int(change.max()))
+    return count
+
+
+def child(setting: str, reference: str):
+    """What a process of its own does: prints a row as JSON."""
+    found = decode(SETTINGS[setting][1])
+    path = pathlib.Path(reference)
+    if not path.exists():
+        np.savez(path, **{name: result["pixels"] for name, result in found.items()})
+    import tensorflow as tf
+
+    row = compare(found, np.load(path))
+    row["versions"] = f"TF {tf.__version__}, Python {sys.version.split()[0]}"
+    print(json.dumps(row))
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("python", nargs="*", help="further Pythons")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.child:
+        return child(*given.child)
+    rows, failed = [], False
+    with tempfile.TemporaryDirectory() as folder:
+        reference = str(pathlib.Path(folder) / "reference.npz")
+        work = [(sys.executable, name) for name in SETTINGS]
+        work += [(python, name) for python in given.python for name in EVERYWHERE]
+        print("| setting | versions | files | integers | wrong | pixels | moved |")
+        print("|---|---|---|---|---|---|---|")
+        for python, name in work:
+            environment = {**os.environ, **SETTINGS[name][0], "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                [python, "-m", "benchmarks.exactness", "--child", name, reference],
+                cwd=ROOT, env=environment, capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                why = done.stderr.strip().splitlines()[-1:] or ["failed"]
+                print(f"| {name} | {why[0]} | | | | | |", flush=True)
+                failed |= not why[0].startswith("skipped")
+                continue
+            row = json.loads(done.stdout.splitlines()[-1])
+            rows.append(row)
+            moved = f"{row['moved']}, by {row['levels']}" if row["moved"] else "0"
+            print(
+                f"| {name} | {row['versions']} | {row['files']} | {row['integers']:,} "
+                f"| {row['wrong']} | {row['pixels']:,} | {moved} |",
+                flush=True,
+            )
+            failed |= row["wrong"] > 0 or row["levels"] > 1
+    integers = sum(row["integers"] for row in rows)
+    wrong = sum(row["wrong"] for row in rows)
+    print(f"{len(rows)} settings, {integers:,} integers, {wrong} wrong")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
