@@ -1,8 +1,8 @@
 """The golden files in many settings: `python -m benchmarks.exactness [PYTHON...]`.
 
-Decodes every file of tests/golden in each setting, in a process of its own, and prints a
-table of what differs: integers against the SHA-256 in golden.json, pixels against those
-of the first setting.  Other Pythons, with other TensorFlows, are given by their paths.
+Decodes every file of tests/golden in each setting, in a process of its own, and prints
+a table of what differs: integers against the SHA-256 in golden.json, pixels against
+those of the first setting.  Other Pythons, with other TensorFlows, by their paths:
 
     python -m benchmarks.exactness ~/venvs/tf2.17/bin/python ~/venvs/tf2.21/bin/python
 
@@ -33,11 +33,9 @@ SETTINGS = {
     "1 thread": ({}, {"threads": 1}),
     "2 threads": ({}, {"threads": 2}),
     "16 threads": ({}, {"threads": 16}),
-    "XLA wherever it can": (
-        {"TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"}, {},
-    ),
     "no graph optimizer": ({}, {"grappler": False}),
     "operation by operation": ({}, {"eager": True}),
+    "networks compiled by XLA": ({}, {"eager": True, "xla": True}),
     "tiles backwards, four at a time": ({}, {"backwards": True}),
     "server's graph, one a request": ({}, {"batch": 1}),
     "server's graph, four a request": ({}, {"batch": 4}),
@@ -71,7 +69,7 @@ def decode(settings: dict) -> dict[str, dict]:
     if "batch" in settings:
         return served(tf, files, rows, settings["batch"])
     if settings.get("eager"):
-        return stepwise(files, rows)
+        return stepwise(files, rows, settings.get("xla"))
     return {name: one(files[name], rows[name], settings) for name in rows}
 
 
@@ -120,10 +118,10 @@ def served(tf, files, rows, batch):
     found = {}
     for model in sorted({model_of(row) for row in rows.values()}):
         names = [name for name in rows if model_of(rows[name]) == model]
-        graph = serving.Served(registry.resolve(model)).decompress
+        model = serving.Served(registry.resolve(model))
         for k in range(0, len(names), batch):
             part = names[k : k + batch]
-            result = graph(tf.constant([files[name] for name in part]))
+            result = model.decompress(tf.constant([files[name] for name in part]))
             assert not any(result["error"].numpy()), result["error"]
             for name, png in zip(part, result["image_bytes"].numpy()):
                 with Image.open(io.BytesIO(png)) as image:
@@ -131,8 +129,11 @@ def served(tf, files, rows, batch):
     return found
 
 
-def stepwise(files, rows):
-    """Without a graph: the networks built anew, each operation run by itself."""
+def stepwise(files, rows, xla):
+    """Without a graph: the networks built anew, each operation run by itself.
+
+    With `xla`, each network is compiled for itself.
+    """
     try:
         from tfcodec import architectures, export, rans
     except ImportError:
@@ -158,6 +159,11 @@ def stepwise(files, rows):
         export.load_weights(network, registry.resolve(model).path)
         for layer in network.exact_layers():
             layer.freeze()
+        if xla:
+            coder = network.coder
+            coder.hyper_synthesis = tf.function(coder.hyper_synthesis, jit_compile=True)
+            for nets in (coder.slice_nets, coder.pyramid_nets):
+                nets[:] = [tf.function(net, jit_compile=True) for net in nets]
         size = numbers["tables/size"].astype(int)
         rows_of = np.split(numbers["tables/frequency"], np.cumsum(size)[:-1])
         tables = rans.Tables.from_rows(
