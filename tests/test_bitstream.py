@@ -236,6 +236,7 @@ def test_other_files_are_unsupported():
         Limits(chunks=1),
         Limits(file_bytes=len(SMALL) - 1),
         Limits(decoded_bytes=3 * 768 * 512 - 1),
+        Limits(tile_pixels=768 * 512 - 1),
     ],
 )
 def test_limits(limits):
@@ -245,13 +246,13 @@ def test_limits(limits):
 
 def test_limits_that_just_fit_and_zero():
     pixels = 768 * 512
-    unpack(SMALL, Limits(pixels, 768, 3 * pixels, 1, 2, len(SMALL)))
-    unpack(SMALL, Limits(*[0] * 9))
+    unpack(SMALL, Limits(pixels, 768, 3 * pixels, 1, pixels, 2, len(SMALL)))
+    unpack(SMALL, Limits(*[0] * 10))
     huge = Header(bytes(8), 2**32 - 1, 2**32 - 1, 0)
     data = pack(huge, [TILE_CHUNK])
     with pytest.raises(UnsupportedStream, match="pixels"):
         unpack(data)
-    none = Limits(pixels=0, side=0, decoded_bytes=0)
+    none = Limits(pixels=0, side=0, decoded_bytes=0, tile_pixels=0)
     assert unpack(data, none)[0] == huge
     check_limits(huge, none)
     with pytest.raises(UnsupportedStream):

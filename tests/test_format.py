@@ -32,6 +32,9 @@ SETTINGS = {
     "metadata": (20, 0),
     "effort": (30, 0),
     "shipped_tiles_64": (50, 64),
+    "lanes": (100, 0),
+    "shipped_lanes": (60, 0),
+    "escapes": (50, 0),
 }
 
 

@@ -93,6 +93,7 @@ class Limits:
     side: int = 2**20  # width or height alone: padding makes a thin image wider
     decoded_bytes: int = 2**29  # pixels times channels
     tiles: int = 2**14  # each is a decoding of its own, of a few milliseconds
+    tile_pixels: int = 2**22  # padded; what is in memory at a time, some 300 MB
     chunks: int = 2**16
     file_bytes: int = 2**31
     bytes_per_pixel: int = 8  # of coded tiles and alpha; noise at quality 100 takes 2
@@ -378,6 +379,11 @@ def check_limits(header: Header, limits: Limits) -> None:
     if limits.tiles and header.tiles > limits.tiles:
         raise UnsupportedStream(
             f"{header.tiles} tiles: over the limit of {limits.tiles}"
+        )
+    if limits.tile_pixels and header.tile_area > limits.tile_pixels:
+        raise UnsupportedStream(
+            f"{size} in {header.tiles} tiles: over the limit of "
+            f"{limits.tile_pixels} pixels a tile"
         )
 
 

@@ -43,7 +43,7 @@ EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
 
 # Layout of an array by its channels; none is a greyscale image without that axis.
 LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
-# Images of more pixels are coded in tiles of this side.
+# Images of more pixels, padded, are coded in tiles of this side.
 UNTILED_PIXELS = 2**21
 TILE_SIDE = 1024
 # Rounds over the tiles that a search takes, more or less, for progress.
@@ -613,7 +613,9 @@ def tile_layout(height: int, width: int, side: int | None = None) -> int:
         ValueError: the side is no power of two from 64 on.
     """
     if side is None:
-        side = TILE_SIDE if height * width > UNTILED_PIXELS else 0
+        # A thin image is coded as one as wide as the padding.
+        rows, columns = tiling.padded_size(height, width, bitstream.PADDED)
+        side = TILE_SIDE if rows * columns > UNTILED_PIXELS else 0
     if not side:
         return bitstream.ONE_TILE
     layout = side.bit_length() - 6

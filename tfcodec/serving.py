@@ -142,6 +142,7 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     long_side = tf.cast(side, tf.int64)
     each = tf.where(side > 0, long_side, tf.maximum(tf.maximum(width, height), 1))
     tiles = ((height + each - 1) // each) * ((width + each - 1) // each)
+    area = tile_area(height, width, side)
     within = (width < 2**31) & (height < 2**31) & (pixels >= 0)
     check(within, "over the limit of pixels")
     for value, limit, name in (
@@ -149,12 +150,13 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
         (tf.maximum(width, height), limits.side, "a side"),
         (decoded, limits.decoded_bytes, "bytes"),
         (tiles, limits.tiles, "tiles"),
+        (area, limits.tile_pixels, "pixels a tile"),
     ):
         if limit:
             check(value <= limit, f"over the limit of {limit} {name}")
 
     chunks, error = chunk_table(
-        data, end, tiles, tile_area(height, width, side), pixels, limits, check.error
+        data, end, tiles, area, pixels, limits, check.error
     )
     check.error = error
     count = {
