@@ -54,7 +54,7 @@ def test_pinned_bytes():
     )
 
 
-@pytest.mark.parametrize("width", [1, 127, 128, 768, 16383, 16384, 2**20])
+@pytest.mark.parametrize("width", [1, 127, 128, 768, 16383, 16384, 2**16])
 @pytest.mark.parametrize("quality", [0, 0.01, 33.33, 100])
 def test_unpack_gives_what_was_packed(width, quality):
     header = Header(b"\0\xff\r\n\x1a\0\0\x89", width, 1, quality)

@@ -96,7 +96,7 @@ class Limits:
     tile_pixels: int = 2**22  # padded; what is in memory at a time, some 300 MB
     chunks: int = 2**16
     file_bytes: int = 2**31
-    bytes_per_pixel: int = 8  # of coded tiles and alpha; noise at quality 100 takes 2
+    bytes_per_pixel: int = 4  # of coded tiles and alpha; noise at quality 100 takes 1
     escapes: int = 2**22  # of each string: latents beyond their tables
     metadata: int = 2**24  # bytes, unpacked, of each kind
 
