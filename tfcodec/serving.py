@@ -155,9 +155,7 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
         if limit:
             check(value <= limit, f"over the limit of {limit} {name}")
 
-    chunks, error = chunk_table(
-        data, end, tiles, area, pixels, limits, check.error
-    )
+    chunks, error = chunk_table(data, end, tiles, area, pixels, limits, check.error)
     check.error = error
     count = {
         kind: tf.math.count_nonzero(chunks[:, 0] == kind) for kind in bitstream.KNOWN
@@ -364,6 +362,98 @@ class Served(tf.Module):
         )
         return grid.joined(tiles)[: file.height, : file.width]
 
+    def encoded(self, image, quality):
+        """uint8 [h, w, c] and quality [] to (a file, error), string [] both."""
+        check = Check()
+        hundredths = tf.round(quality * 100)
+        check((hundredths >= 0) & (hundredths <= 10000), "quality is not 0 to 100")
+        size = tf.shape(image)[:2]
+        pixels = tf.cast(tf.reduce_prod(tf.cast(size, tf.int64)), tf.int64)
+        check(pixels > 0, "no pixels")
+        check(tf.shape(image)[2] <= 4, "not 1 to 4 channels")
+        for value, limit, name in (
+            (pixels, self.limits.pixels, "pixels"),
+            (tf.cast(tf.reduce_max(size), tf.int64), self.limits.side, "a side"),
+        ):
+            if limit:
+                check(value <= limit, f"over the limit of {limit} {name}")
+        return tf.cond(
+            tf.equal(check.error, ""),
+            lambda: (self.file(image, tf.cast(hundredths, tf.int32)), ""),
+            lambda: ("", check.error),
+        )
+
+    def file(self, image, hundredths):
+        """`Codec.compress`, but that colours which alpha hides stay as they are."""
+        height, width, channels = tf.unstack(tf.shape(image))
+        area = tf.reduce_prod(padded(tf.stack([height, width]), bitstream.PADDED))
+        tiled = area > codec.UNTILED_PIXELS
+        side = tf.where(tiled, codec.TILE_SIDE, 0)
+        alpha = channels % 2 == 0
+        colours = tf.where(channels > 2, 3, 1)
+        layout = tf.gather(
+            [codec.LAYOUTS[c] for c in (1, 2, 3, 4)], tf.maximum(channels - 1, 0)
+        )
+        layout += tf.where(tiled, codec.tile_layout(1, 1, codec.TILE_SIDE) << 4, 0)
+        start = [bitstream.MAGIC + bytes([bitstream.VERSION])]
+        fields = [
+            self.card.fingerprint,
+            varint_bytes(width),
+            varint_bytes(height),
+            byte_string(layout),
+            byte_string(hundredths % 256),
+            byte_string(hundredths // 256),
+        ]
+        fields = tf.strings.join(fields)
+        start = tf.strings.join(
+            [*start, byte_string(tf.strings.length(fields)), fields]
+        )
+        pixels = image[..., :colours]
+        pixels = tf.cond(
+            colours == 1, lambda: tf.tile(pixels, [1, 1, 3]), lambda: pixels
+        )
+        strings = self.coded(tf.ensure_shape(pixels, [None, None, 3]), side, hundredths)
+        tiles = tf.map_fn(lambda string: chunk(start, bitstream.TILE, string), strings)
+
+        def lossless():
+            plane = tf.ensure_shape(image[..., channels - 1 :], [None, None, 1])
+            return chunk(start, bitstream.ALPHA, tf.io.encode_png(plane, 9))
+
+        alpha = tf.cond(alpha, lossless, lambda: "")
+        return tf.strings.join([start, alpha, tf.strings.reduce_join(tiles)])
+
+    def coded(self, image, side, hundredths):
+        """uint8 [h, w, 3] to the strings of its tiles, [n]; see `_Work._seen`."""
+        stride, latent = self.card.stride, self.card.latent_stride
+        halo = self.card.reach["analysis"] * latent
+        size = tf.shape(image)[:2]
+        grid = Grid(size[0], size[1], side)
+        whole = padded(size, stride)
+        count = tf.reduce_prod(grid.shape)
+        rows, columns = (tf.minimum(tf.range(whole[k]), size[k] - 1) for k in range(2))
+        image = tf.gather(tf.gather(image, rows), columns, axis=1)
+
+        def code(k, strings):
+            top, bottom = grid.box(k)
+            inner = padded(bottom, stride)
+            begin = tf.maximum(top - halo, 0)
+            end = tf.minimum(inner + halo, whole)
+            y = self.parts["analysis"](
+                image=image[begin[0] : end[0], begin[1] : end[1]]
+            )["y"]
+            a, b = (top - begin) // latent, (inner - begin) // latent
+            result = self.parts["encode"](
+                y=y[:, a[0] : b[0], a[1] : b[1]],
+                quality=tf.cast(hundredths, tf.float32) / 10000,
+            )
+            return k + 1, strings.write(k, result["string"])
+
+        strings = tf.TensorArray(tf.string, count, element_shape=[])
+        _, strings = tf.while_loop(
+            lambda k, _: k < count, code, (0, strings), parallel_iterations=1
+        )
+        return strings.stack()
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "compressed_bytes")])
     def decompress(self, compressed_bytes):
         """`.tfc` files to PNGs."""
@@ -380,6 +470,60 @@ class Served(tf.Module):
             fn_output_signature=(tf.string, tf.string),
         )
         return {"image_bytes": png, "error": error}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "image_bytes"),
+            tf.TensorSpec([None], tf.float32, "quality"),
+        ]
+    )
+    def compress(self, image_bytes, quality):
+        """PNGs and JPEGs to `.tfc` files; one quality serves for all."""
+
+        def one(inputs):
+            data, level = inputs
+            image, error = read_image(data, self.limits)
+            file, error = tf.cond(
+                tf.equal(error, ""),
+                lambda: self.encoded(image, level),
+                lambda: ("", error),
+            )
+            return file, bits_per_pixel(file, image), error
+
+        count = tf.shape(image_bytes)[0]
+        # As many as there are images, or one; of any other number, none is right.
+        several = tf.shape(quality)[0]
+        short = tf.fill([tf.maximum(count - several, 0)], float("nan"))
+        quality = tf.cond(
+            tf.equal(several, 1),
+            lambda: tf.fill([count], quality[0]),
+            lambda: tf.concat([quality, short], 0)[:count],
+        )
+        file, bpp, error = tf.map_fn(
+            one,
+            (image_bytes, quality),
+            parallel_iterations=1,
+            fn_output_signature=(tf.string, tf.float32, tf.string),
+        )
+        return {"compressed_bytes": file, "bpp": bpp, "error": error}
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string, "compressed_bytes")])
+    def decompress_pixels(self, compressed_bytes):
+        """One `.tfc` file to uint8 [h, w, c]."""
+        image, error = self.decoded(compressed_bytes)
+        return {"image": image, "error": error}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, None], tf.uint8, "image"),
+            tf.TensorSpec([], tf.float32, "quality"),
+        ]
+    )
+    def compress_pixels(self, image, quality):
+        """One image, uint8 [h, w, 1 to 4 channels], to a `.tfc` file."""
+        file, error = self.encoded(image, quality)
+        bpp = bits_per_pixel(file, image)
+        return {"compressed_bytes": file, "bpp": bpp, "error": error}
 
 
 class Grid:
@@ -410,6 +554,91 @@ class Grid:
 def padded(size, stride):
     """Sizes rounded up to multiples of a stride."""
     return -(-size // stride) * stride
+
+
+def bits_per_pixel(file, image):
+    bits = 8 * tf.cast(tf.strings.length(file), tf.float32)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    return bits / tf.maximum(tf.reduce_prod(size), 1.0)
+
+
+BYTES = [bytes([value]) for value in range(256)]
+
+
+def byte_string(value):
+    """int32 [], 0 to 255, to a string of one byte."""
+    return tf.gather(tf.constant(BYTES), value)
+
+
+def varint_bytes(value):
+    """As `bitstream.varint`, of int32 []."""
+    digits = [
+        tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, 7 * k), 0x7F)
+        for k in range(5)
+    ]
+    more = [value >= 1 << 7 * (k + 1) for k in range(4)] + [tf.constant(False)]
+    written = [tf.constant(True), *more[:4]]
+    return tf.strings.join(
+        [
+            tf.where(here, byte_string(digit + tf.where(rest, 0x80, 0)), "")
+            for digit, rest, here in zip(digits, more, written)
+        ]
+    )
+
+
+def chunk(start, kind, data):
+    """A chunk, string [], of a file that begins with `start`."""
+    kind = bytes([kind])
+    checksum = tf.bitcast(adler32(tf.strings.join([start, kind, data])), tf.uint8)
+    checksum = tf.gather(tf.constant(BYTES), tf.cast(checksum[:4], tf.int32))
+    size = varint_bytes(tf.strings.length(data))
+    return tf.strings.join([kind, size, tf.strings.reduce_join(checksum), data])
+
+
+def read_image(data, limits):
+    """A PNG or JPEG, string [], to (uint8 [h, w, c], error).
+
+    Its size is looked at first: a few bytes can ask for gigabytes.
+    """
+    check = Check()
+    start = window(data, 0, 24)
+    png = tf.reduce_all(start[:8] == list(codec.PNG_START[:8]))
+    jpeg = tf.reduce_all(start[:3] == [0xFF, 0xD8, 0xFF])
+    check(png | jpeg, "neither PNG nor JPEG")
+    sides = [little_endian(start[k : k + 4][::-1]) for k in (16, 20)]  # width first
+    blank = tf.strings.substr(data, 0, 0)
+    shape, sound = attempt(
+        tf.image.extract_jpeg_shape, tf.where(jpeg, data, blank), tf.int32
+    )
+    shape = tf.pad(tf.reshape(shape, [-1]), [[0, 3]])[:3]
+    check(~jpeg | sound, "damaged JPEG")
+    width = tf.where(png, sides[0], tf.cast(shape[1], tf.int64))
+    height = tf.where(png, sides[1], tf.cast(shape[0], tf.int64))
+    check((width > 0) & (height > 0), "no pixels")
+    # Each below 2^32: a product that wraps is negative.
+    pixels = width * height
+    check(pixels > 0, "over the limit of pixels")
+    if limits.pixels:
+        check(pixels <= limits.pixels, f"over the limit of {limits.pixels} pixels")
+    data = tf.where(check.error == "", data, blank)
+    image, done = attempt(decode_image, data, tf.uint8)
+    check(done, "damaged image")
+    return tf.ensure_shape(image, [None, None, None]), check.error
+
+
+def decode_image(data):
+    def jpeg():
+        # As libjpeg does by default, and Pillow; CMYK becomes RGB.
+        channels = tf.minimum(tf.image.extract_jpeg_shape(data)[2], 3)
+        return tf.cond(
+            channels == 1,
+            lambda: tf.io.decode_jpeg(data, 1, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+        )
+
+    return tf.cond(
+        tf.io.is_jpeg(data), jpeg, lambda: tf.io.decode_png(data, dtype=tf.uint8)
+    )
 
 
 def grey_of(image):
