@@ -199,7 +199,7 @@ def compare(found, reference) -> dict:
         if result["pixels"] is not None:
             change = np.abs(result["pixels"].astype(int) - reference[name])
             count["pixels"] += change.size
-            count["moved"] += np.count_nonzero(change)
+            count["moved"] += int(np.count_nonzero(change))
             count["levels"] = max(count["levels"], int(change.max()))
     return count
 

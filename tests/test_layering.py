@@ -13,14 +13,14 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
-    registry codec serving
+    registry codec predict serving
     data export training evaluation report images pillow_plugin console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics rans registry codec serving
-    evaluation report images pillow_plugin console cli
+    files bitstream tiling quality classical metrics rans registry codec predict
+    serving evaluation report images pillow_plugin console cli
 """.split()
 
 # What answers before there are pixels to code.

@@ -292,6 +292,17 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
     return header, chunks
 
 
+def repacked(data: bytes, layout: int, more: Sequence[Chunk]) -> bytes:
+    """Returns a file with another layout, and with chunks added.
+
+    Raises:
+        StreamError: as `unpack`.
+        ValueError: as `pack`.
+    """
+    header, chunks = unpack(data)
+    return pack(dataclasses.replace(header, layout=layout), [*more, *chunks])
+
+
 def metadata_chunks(metadata: dict[str, bytes | None]) -> list[Chunk]:
     """Returns the chunks of metadata by Pillow's names: icc_profile, exif, xmp.
 

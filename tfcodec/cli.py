@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 
-from absl import app
+from absl import app, logging
 from absl.flags import argparse_flags
 
 from tfcodec import __version__, bitstream, files, quality, registry
@@ -32,6 +32,11 @@ CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
 def run() -> None:
     """Entry point of `tfcodec` and `compress.py`."""
+    if sys.argv[1:2] == ["export"]:
+        # Imported while absl's app runs, TensorFlow forgets that it is eager, and
+        # cannot trace functions of ours.
+        with quiet_tensorflow():
+            import tensorflow  # noqa: F401
     app.run(main, flags_parser=parse)
 
 
@@ -84,6 +89,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         )
         command.add_argument(
             "--json", action="store_true", help="write one row of JSON for each file"
+        )
+        command.add_argument(
+            "--server",
+            metavar="HOST:PORT[/MODEL]",
+            help="have the work done by a served model, over gRPC: see export",
         )
 
     command = add(compress, "compress images to .tfc files")
@@ -182,6 +192,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command = add(models, "list the shipped models")
     command.add_argument("--json", action="store_true", help="write JSON")
 
+    command = add(export, "write a model as TensorFlow Serving loads it")
+    command.add_argument(
+        "model", metavar="MODEL", help="a shipped model, or a model directory"
+    )
+    command.add_argument(
+        "directory",
+        metavar="DIR",
+        help="of all versions of the model; its name is the model's on the server",
+    )
+    command.add_argument(
+        "--limits",
+        metavar="NAME=N,...",
+        default="",
+        help="what a request may ask for, as pixels=4000000 (see SECURITY.md)",
+    )
+
     command = add(eval_, "compare codecs on images: size, quality, time, BD-rate")
     command.add_argument(
         "images", metavar="IMAGES", nargs="+", help="files, folders and globs"
@@ -246,7 +272,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.version:
         args.command = version
     elif not args.command:
-        parser.error("a command is needed: compress, decompress, info, models, eval")
+        known = ", ".join(commands.choices)
+        parser.error(f"a command is needed: {known}")
     if "out_dir" in args:
         ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
         last = ends == (args.command is compress) or args.input[-1] == "-"
@@ -317,7 +344,7 @@ def describe(error: Exception) -> str:
 
 
 def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, images, metrics
+    from tfcodec import codec, images, metrics, predict
 
     level = quality.check(args.quality)
     if args.alpha_quality is not None:
@@ -329,6 +356,25 @@ def compress(args: argparse.Namespace) -> bool:
         for name in ("max_bytes", "target_bpp", "target_psnr", "target_msssim")
     }
     codec.target_of((1, 1), **targets)
+    server = args.server and predict.Server(args.server)
+    if server:
+        given = {
+            **targets,
+            "effort": args.effort or None,
+            "verify": args.verify or None,
+        }
+        given["alpha_quality"] = args.alpha_quality
+        for name in (name for name, value in given.items() if value is not None):
+            raise ValueError(f"--{name} is not for a server")
+
+    def work(picture, progress):
+        if server:
+            return server.compress(picture.pixels, level, picture.metadata)
+        return codec.compress(
+            picture.pixels, level, args.model, args.effort, progress,
+            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
+            **picture.metadata,
+        )  # fmt: skip
 
     def one(job, progress):
         picture = images.read(job.reading(), job.source)
@@ -338,11 +384,7 @@ def compress(args: argparse.Namespace) -> bool:
         if notes:
             print(f"note: {job.source}: {notes}", file=sys.stderr)
         start = time.perf_counter()
-        data = codec.compress(
-            picture.pixels, level, args.model, args.effort, progress,
-            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
-            **picture.metadata,
-        )  # fmt: skip
+        data = work(picture, progress)
         seconds = time.perf_counter() - start
         with job.writing() as file:
             file.write(data)
@@ -385,6 +427,17 @@ def compress(args: argparse.Namespace) -> bool:
 def decompress(args: argparse.Namespace) -> bool:
     if args.model is not None:
         registry.resolve(args.model)
+    if args.server and args.crop:
+        raise ValueError("--crop is not for a server")
+
+    def work(data, progress):
+        from tfcodec import codec, predict
+
+        if args.server:
+            return predict.Server(args.server).decompress(data)
+        return codec.decompress(
+            data, model=args.model, crop=args.crop, progress=progress
+        )
 
     def one(job, progress):
         from tfcodec import codec, images
@@ -393,9 +446,7 @@ def decompress(args: argparse.Namespace) -> bool:
         # Known to be of no use before the work is done.
         form = "PNG" if job.target == "-" else images.form_of(pathlib.Path(job.target))
         start = time.perf_counter()
-        pixels = codec.decompress(
-            data, model=args.model, crop=args.crop, progress=progress
-        )
+        pixels = work(data, progress)
         seconds = time.perf_counter() - start
         picture = images.Picture(pixels, {} if args.strip else codec.metadata(data))
         with job.writing() as file:
@@ -597,6 +648,24 @@ def models(args: argparse.Namespace) -> None:
         )
     if not found:
         print("no models in this installation", file=sys.stderr)
+
+
+def export(args: argparse.Namespace) -> None:
+    model = registry.resolve(args.model)
+    given = dict(pair.partition("=")[::2] for pair in args.limits.split(",") if pair)
+    with quiet_tensorflow():
+        from tfcodec import serving
+
+        logging.set_verbosity(logging.ERROR)  # how each function's inputs are renamed
+        known = dataclasses.asdict(serving.LIMITS)
+        for name, value in given.items():
+            if name not in known or not value.isdigit():
+                raise ValueError(
+                    f"--limits: not one of {', '.join(known)} = a number: {name}"
+                )
+            known[name] = int(value)
+        version = serving.export(model, args.directory, bitstream.Limits(**known))
+    print(f"{version}  model {model.name}  {model.fingerprint.hex()}")
 
 
 def eval_(args: argparse.Namespace) -> None:

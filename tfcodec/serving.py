@@ -8,11 +8,17 @@ the requests of others in its batch: each item has an `error`, empty if all is w
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from tfcodec import bitstream, codec, registry
+from tfcodec import bitstream, codec, predict, registry
 from tfcodec.bitstream import Limits
 
 # Of a server, smaller than those of a command line: each item of a batch may be as
@@ -22,6 +28,7 @@ LIMITS = Limits(
     file_bytes=2**26, escapes=2**20,
 )  # fmt: skip
 ADLER = 65521
+WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 class File(NamedTuple):
@@ -682,3 +689,62 @@ def read_alpha(string, height, width):
         check.error == "", lambda: alpha, lambda: tf.zeros([height, width, 1], tf.uint8)
     )
     return tf.ensure_shape(alpha, [None, None, 1]), check.error
+
+
+def export(
+    model: registry.Model, directory: str | os.PathLike, limits: Limits = LIMITS
+) -> pathlib.Path:
+    """Writes a model as TensorFlow Serving loads it: `directory/VERSION`.
+
+    Args:
+        model: what to serve.
+        directory: holds the versions of one model; the new one has the next number.
+            Its own name is the model's name in the warm-up requests.
+        limits: what a request may ask for.
+
+    Returns:
+        The directory of the version.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    numbers = [int(x.name) for x in directory.iterdir() if x.name.isdigit()]
+    version = directory / str(1 + max(numbers, default=0))
+    served = Served(model, limits)
+    names = "decompress", "compress", "decompress_pixels", "compress_pixels"
+    signatures = {name: getattr(served, name) for name in names}
+    # A server looks at names of digits alone, and so sees the whole or nothing.
+    part = directory / "part"
+    shutil.rmtree(part, ignore_errors=True)
+    tf.saved_model.save(
+        served, str(part), {"serving_default": served.decompress, **signatures}
+    )
+    card = {**model.card, "limits": dataclasses.asdict(limits)}
+    (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (part / WARM_UP).parent.mkdir()
+    with tf.io.TFRecordWriter(str(part / WARM_UP)) as file:
+        for record in warm_up(served, directory.name):
+            file.write(record.SerializeToString())
+    os.replace(part, version)
+    return version
+
+
+def warm_up(served: Served, name: str) -> list:
+    """Returns a PredictionLog for each signature, so that no client waits for it."""
+    image = np.zeros([64, 64, 3], np.uint8)
+    file = served.compress_pixels(image, 50.0)["compressed_bytes"].numpy()
+    inputs = {
+        "compress": {
+            "image_bytes": np.array([tf.io.encode_png(image).numpy()], object),
+            "quality": np.array([50], np.float32),
+        },
+        "decompress": {"compressed_bytes": np.array([file], object)},
+        "compress_pixels": {"image": image, "quality": np.float32(50)},
+        "decompress_pixels": {"compressed_bytes": file},
+    }
+    logs = []
+    for signature, arrays in inputs.items():
+        log = predict.messages()["PredictionLog"]()
+        request = predict.request(name, signature, **arrays)
+        log.predict_log.request.CopyFrom(request)
+        logs.append(log)
+    return logs

@@ -1,0 +1,403 @@
+"""What a server would load and call, without the server: files, errors, loaders."""
+
+import base64
+import concurrent.futures
+import ctypes
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+tf = pytest.importorskip("tensorflow")
+
+import tfcodec
+from tests import fuzz
+from tfcodec import bitstream, cli, codec, predict, registry, serving
+
+MODEL = fuzz.GOLDEN / "model"
+ROWS = json.loads((fuzz.GOLDEN / "golden.json").read_text())
+NAMES = [name for name, row in ROWS.items() if row["model"] == "model"]
+SIGNATURES = {
+    "compress": ({"image_bytes", "quality"}, {"compressed_bytes", "bpp", "error"}),
+    "compress_pixels": ({"image", "quality"}, {"compressed_bytes", "bpp", "error"}),
+    "decompress": ({"compressed_bytes"}, {"image_bytes", "error"}),
+    "decompress_pixels": ({"compressed_bytes"}, {"image", "error"}),
+}
+
+
+def golden(name):
+    return (fuzz.GOLDEN / f"{name}.tfc").read_bytes()
+
+
+def image_of(name):
+    return tfcodec.decompress(golden(name), MODEL)
+
+
+def encoded(image, form="PNG", **settings):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form, **settings)
+    return file.getvalue()
+
+
+def decoded(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def near(a, b):
+    """Equal but for a level here and there, as floats may round."""
+    return a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The directory of a version, as the command line writes it."""
+    directory = tmp_path_factory.mktemp("serving") / "tiny"
+    (directory / "9").mkdir(parents=True)
+    limits = bitstream.Limits(**{**vars(fuzz.LIMITS), "pixels": 2**20, "side": 4000})
+    return serving.export(registry.Model.at(MODEL), directory, limits)
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    return tf.saved_model.load(str(exported)).signatures
+
+
+def call(served, name, **inputs):
+    inputs = {key: tf.constant(value) for key, value in inputs.items()}
+    return {k: v.numpy() for k, v in served[name](**inputs).items()}
+
+
+def test_versions_count_up_and_none_is_left_half(exported):
+    assert sorted(x.name for x in exported.parent.iterdir()) == ["10", "9"]
+    card = json.loads((exported / "card.json").read_text())
+    assert card["limits"]["pixels"] == 2**20
+
+
+def test_signatures(served):
+    found = {
+        name: (set(f.structured_input_signature[1]), set(f.structured_outputs))
+        for name, f in served.items()
+    }
+    assert found.pop("serving_default") == SIGNATURES["decompress"]
+    assert found == SIGNATURES
+
+
+def test_operations_are_those_of_a_stock_server(exported):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString(
+        (exported / "saved_model.pb").read_bytes()
+    )
+    graph = saved.meta_graphs[0].graph_def
+    functions = graph.library.function
+    used = {n.op for f in functions for n in f.node_def} | {n.op for n in graph.node}
+    used -= {f.signature.name for f in functions}
+    assert all(hasattr(tf.raw_ops, op) for op in used)
+    assert not used & {"PyFunc", "EagerPyFunc", "NumpyFunction", "XlaLaunch"}
+
+
+def test_golden_files_of_all_sizes_in_one_request(served):
+    files = [golden(name) for name in NAMES if name != "lanes"]
+    result = call(served, "decompress", compressed_bytes=files)
+    assert not any(result["error"])
+    for file, png in zip(files, result["image_bytes"]):
+        assert near(decoded(png), tfcodec.decompress(file, MODEL))
+
+
+def test_bad_items_leave_the_others_alone(served):
+    good = golden("prime_30")
+    items = [b"", good, b"\x89PNG", good[:-1], good, golden("shipped_cup_10")]
+    result = call(served, "decompress", compressed_bytes=items)
+    assert [bool(error) for error in result["error"]] == [1, 0, 1, 1, 0, 1]
+    assert [bool(png) for png in result["image_bytes"]] == [0, 1, 0, 0, 1, 0]
+    assert b"another model" in result["error"][-1]
+    assert b"truncated" in result["error"][3]
+
+
+@pytest.mark.parametrize("name", ["face_50", "grey_30", "pixel_30", "row_30"])
+def test_compress_writes_what_the_library_does(served, name):
+    image = image_of(name)
+    pixels = image if image.ndim == 3 else image[..., None]
+    ours = tfcodec.compress(image, 42.42, MODEL)
+    quality = np.float32(42.42)
+    result = call(served, "compress_pixels", image=pixels, quality=quality)
+    assert result["error"] == b""
+    theirs = result["compressed_bytes"]
+    assert bitstream.read_header(theirs).quality == 42.42
+    # Floats of the analysis may round otherwise, but hardly.
+    assert abs(len(theirs) - len(ours)) <= 0.01 * len(ours) + 2
+    back = tfcodec.decompress(theirs, MODEL)
+    assert near(back, tfcodec.decompress(ours, MODEL)) or theirs != ours
+    bits = 8 * len(theirs) / (image.shape[0] * image.shape[1])
+    assert result["bpp"] == pytest.approx(bits)
+
+
+def test_compress_takes_pngs_and_jpegs_of_every_kind(served):
+    face = image_of("face_100")
+    grey = image_of("grey_30")
+    palette = io.BytesIO()
+    Image.fromarray(face).quantize(16).save(palette, "PNG")
+    items = [
+        encoded(face), encoded(grey), encoded(image_of("alpha_30")),
+        encoded(image_of("grey_alpha_30")), palette.getvalue(),
+        encoded(face, "JPEG", quality=95), encoded(grey, "JPEG"),
+    ]  # fmt: skip
+    expected = [
+        (face.shape, "RGB"), ((*grey.shape,), "L"), ((100, 100, 4), "RGBA"),
+        ((100, 100, 2), "LA"), (face.shape, "RGB"), (face.shape, "RGB"),
+        (grey.shape, "L"),
+    ]  # fmt: skip
+    result = call(served, "compress", image_bytes=items, quality=[60.0])
+    assert not any(result["error"])
+    for file, (shape, mode) in zip(result["compressed_bytes"], expected):
+        assert tfcodec.decompress(file, MODEL).shape == shape
+        assert bitstream.read_header(file).mode == mode
+    alpha = tfcodec.decompress(result["compressed_bytes"][2], MODEL)[..., 3]
+    assert np.array_equal(alpha, image_of("alpha_30")[..., 3])
+
+
+def bomb():
+    """A PNG of a few bytes that says it is 30,000 x 30,000."""
+    data = bytearray(encoded(np.zeros((1, 1, 3), np.uint8)))
+    data[16:24] = (30000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+def test_compress_refuses_item_by_item(served):
+    good = encoded(image_of("prime_30"))
+    jpeg = encoded(image_of("prime_30"), "JPEG")
+    large = encoded(np.zeros((1200, 1000), np.uint8), "JPEG")
+    items = [good, b"", b"GIF89a", good[:60], jpeg[:30], bomb(), large, jpeg]
+    levels = [50.0] * len(items)
+    result = call(served, "compress", image_bytes=items, quality=levels)
+    words = [b"", b"neither", b"neither", b"damaged", b"damaged", b"limit", b"limit"]
+    for error, word in zip(result["error"], [*words, b""]):
+        assert bool(error) == bool(word)
+        assert word in error
+    assert [bool(x) for x in result["compressed_bytes"]] == [1, *[0] * 6, 1]
+
+
+@pytest.mark.parametrize("level", [-1.0, 100.1, float("nan"), float("inf")])
+def test_quality_out_of_range_is_an_error(served, level):
+    good = encoded(image_of("pixel_30"))
+    result = call(served, "compress", image_bytes=[good] * 2, quality=[level, 50.0])
+    assert [bool(error) for error in result["error"]] == [1, 0]
+    result = call(served, "compress", image_bytes=[good] * 3, quality=[50.0, 50.0])
+    assert [bool(error) for error in result["error"]] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((0, 5, 3), b"no pixels"), ((4, 4, 5), b"1 to 4 channels"),
+        ((4, 4, 0), b"1 to 4 channels"), ((1, 4001, 3), b"a side"),
+        ((1025, 1024, 1), b"pixels"),
+    ],
+)  # fmt: skip
+def test_pixels_that_are_no_image(served, shape, words):
+    image = np.zeros(shape, np.uint8)
+    result = call(served, "compress_pixels", image=image, quality=np.float32(50))
+    assert words in result["error"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"pixels": 100}, b"pixels"), ({"side": 60}, b"a side"),
+        ({"decoded_bytes": 999}, b"bytes"), ({"tiles": 3}, b"tiles"),
+        ({"tile_pixels": 999}, b"pixels a tile"), ({"chunks": 3}, b"chunks"),
+        ({"file_bytes": 99}, b"bytes"), ({"escapes": 1}, b"damaged"),
+    ],
+)  # fmt: skip
+def test_limits_inside_the_graph(limits, words):
+    name = "escapes" if "escapes" in limits else "tiles_64"
+    data = tf.constant(golden(name))
+    given = bitstream.Limits(**{**vars(fuzz.LIMITS), **limits})
+    served = serving.Served(registry.Model.at(MODEL), given)
+    error = tf.function(lambda data: served.decoded(data)[1])(data)
+    assert words in error.numpy()
+
+
+def test_warm_up_requests_can_be_served(exported, served):
+    path = exported / serving.WARM_UP
+    seen = set()
+    for record in tf.data.TFRecordDataset(str(path)):
+        log = predict.messages()["PredictionLog"].FromString(record.numpy())
+        request = log.predict_log.request
+        assert request.model_spec.name == "tiny"
+        signature = request.model_spec.signature_name
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        assert not np.any(call(served, signature, **inputs)["error"] != b"")
+        seen.add(signature)
+    assert seen == set(SIGNATURES)
+
+
+def test_messages_are_those_of_the_stubs():
+    apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    ours = predict.messages()["PredictionLog"]()
+    request = predict.request("m", "compress", quality=[1.0], image_bytes=[b"x"])
+    ours.predict_log.request.CopyFrom(request)
+    theirs = apis.PredictionLog.FromString(ours.SerializeToString())
+    assert theirs.predict_log.request.model_spec.name == "m"
+    assert theirs.predict_log.request.model_spec.signature_name == "compress"
+    inputs = theirs.predict_log.request.inputs
+    assert tf.make_ndarray(inputs["image_bytes"]).tolist() == [b"x"]
+    assert theirs.SerializeToString(deterministic=True) == ours.SerializeToString(
+        deterministic=True
+    )
+
+
+LOADER = """
+    import ctypes, glob, pathlib, sys
+    library, directory = sys.argv[1:]
+    tf = ctypes.CDLL(library)
+    for name in ("TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions",
+                 "TF_LoadSessionFromSavedModel", "TF_Message"):
+        getattr(tf, name).restype = ctypes.c_void_p
+    tf.TF_Message.restype = ctypes.c_char_p
+    pointer = ctypes.c_void_p
+    status = pointer(tf.TF_NewStatus())
+    graph, options = pointer(tf.TF_NewGraph()), pointer(tf.TF_NewSessionOptions())
+    tags = (ctypes.c_char_p * 1)(b"serve")
+    session = tf.TF_LoadSessionFromSavedModel(
+        options, None, directory.encode(), tags, 1, graph, None, status
+    )
+    assert "tensorflow" not in sys.modules
+    print("code", tf.TF_GetCode(status), tf.TF_Message(status).decode())
+    sys.exit(not session)
+"""
+
+
+def test_the_loader_of_servers_takes_it(exported):
+    """In C++, where nothing has imported TensorFlow's Python, as in a server."""
+    root = pathlib.Path(tf.__file__).parent
+    found = sorted(root.glob("libtensorflow_cc.so*")) + sorted(
+        root.glob("python/_pywrap_tensorflow_internal.so")
+    )
+    found = [path for path in found if has_symbol(path)]
+    if not found:
+        pytest.skip("this TensorFlow has no C++ library with the loader")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LOADER), str(found[0]), str(exported)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "code 0" in done.stdout
+
+
+def has_symbol(path):
+    try:
+        return hasattr(ctypes.CDLL(str(path)), "TF_LoadSessionFromSavedModel")
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(served):
+    """A PredictionService on loopback: what a server does with a request."""
+    import grpc
+
+    messages = predict.messages()
+
+    def handle(request, context):
+        spec = request.model_spec
+        if spec.name != "tiny":
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found: {spec.name}")
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        response = messages["PredictResponse"]()
+        for key, value in call(served, spec.signature_name, **inputs).items():
+            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    _, service, method = predict.METHOD.split("/")
+    most = [("grpc.max_receive_message_length", predict.LARGEST_MESSAGE)]
+    running = grpc.server(concurrent.futures.ThreadPoolExecutor(4), options=most)
+    handler = grpc.unary_unary_rpc_method_handler(
+        handle, messages["PredictRequest"].FromString,
+        lambda message: message.SerializeToString(),
+    )  # fmt: skip
+    running.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {method: handler}),)
+    )
+    port = running.add_insecure_port("127.0.0.1:0")
+    running.start()
+    yield f"127.0.0.1:{port}/tiny"
+    running.stop(None)
+
+
+def test_clients_of_mixed_sizes_at_once(server):
+    names = ["face_50", "pixel_30", "alpha_30", "grey_30", "row_30", "grey_alpha_30"]
+
+    def there_and_back(name):
+        client = predict.Server(server)
+        image = image_of(name)
+        metadata = {"exif": b"MM\0*\0\0\0\x08\0\0\0\0\0\0"}
+        data = client.compress(image, 70, metadata)
+        assert codec.metadata(data) == metadata
+        assert near(client.decompress(data), tfcodec.decompress(data, MODEL))
+        return data == codec.load(MODEL).compress(image, 70, metadata=metadata)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        same = list(pool.map(there_and_back, names))
+    assert sum(same) >= len(same) - 1
+
+
+def test_a_client_says_what_is_wrong(server):
+    client = predict.Server(server)
+    with pytest.raises(bitstream.StreamError, match="checksum"):
+        client.decompress(golden("flat_30")[:-1] + b"?")
+    with pytest.raises(ValueError, match="limit"):
+        client.compress(np.zeros((1025, 1024), np.uint8))
+    with pytest.raises(RuntimeError, match="not_found.*nothing"):
+        predict.Server(server.replace("tiny", "nothing")).decompress(golden("flat_30"))
+    with pytest.raises(ConnectionError, match="no server at 127.0.0.1:9"):
+        predict.Server("127.0.0.1:9").decompress(golden("flat_30"))
+    with pytest.raises(TimeoutError, match="took over"):
+        predict.Server(server, seconds=1e-4).decompress(golden("face_100"))
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        predict.Server("localhost")
+
+
+def test_the_command_line_by_a_server(server, tmp_path):
+    source, file = tmp_path / "a.png", tmp_path / "a.tfc"
+    source.write_bytes(encoded(image_of("prime_30")))
+    back = tmp_path / "b.png"
+    for line in (
+        ["compress", str(source), str(file), "-q", "61", "--server", server],
+        ["decompress", str(file), str(back), "--server", server],
+    ):
+        assert not cli.main(cli.parse(["tfcodec", *line]))
+    assert file.read_bytes() == tfcodec.compress(image_of("prime_30"), 61, MODEL)
+    expected = tfcodec.decompress(file.read_bytes(), MODEL)
+    assert near(decoded(back.read_bytes()), expected)
+    line = ["compress", str(source), "-f", "--effort", "3", "--server", server]
+    assert cli.main(cli.parse(["tfcodec", *line]))
+
+
+def test_rest_speaks_base64(served):
+    """The JSON that a server's REST takes and gives, as docs/serving.md has it."""
+    file = golden("flat_30")
+    body = {"instances": [{"b64": base64.b64encode(file).decode()}]}
+    sent = json.loads(json.dumps(body))["instances"]
+    items = [base64.b64decode(instance["b64"]) for instance in sent]
+    result = call(served, "decompress", compressed_bytes=items)
+    # Outputs whose names end in _bytes are given as {"b64": ...}.
+    answer = {
+        "predictions": [
+            {
+                "image_bytes": {"b64": base64.b64encode(png).decode()},
+                "error": e.decode(),
+            }
+            for png, e in zip(result["image_bytes"], result["error"])
+        ]
+    }
+    found = json.loads(json.dumps(answer))["predictions"][0]
+    image = decoded(base64.b64decode(found["image_bytes"]["b64"]))
+    assert near(image, tfcodec.decompress(file, MODEL))

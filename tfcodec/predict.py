@@ -1,0 +1,184 @@
+"""TensorFlow Serving's Predict call, without its stubs: messages and a client.
+
+The stubs, `tensorflow-serving-api`, are frozen to one TensorFlow each.  What they hold
+of use here are five messages of a few fields; these are the same on the wire, by the
+numbers of https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from tfcodec import bitstream, codec, quality
+
+METHOD = "/tensorflow.serving.PredictionService/Predict"
+# Message -> fields: name, number, type. A type of "map" is from names to tensors.
+MESSAGES = {
+    "ModelSpec": (("name", 1, "string"), ("signature_name", 3, "string")),
+    "PredictRequest": (("model_spec", 1, "ModelSpec"), ("inputs", 2, "map")),
+    "PredictResponse": (("outputs", 1, "map"),),
+    "PredictLog": (("request", 1, "PredictRequest"),),
+    "PredictionLog": (("predict_log", 6, "PredictLog"),),
+}
+PACKAGE = "tfcodec.predict"
+# gRPC's own limit is 4 MiB, less than a photograph's pixels.
+LARGEST_MESSAGE = 2**30
+SECONDS = 60.0
+
+
+@functools.lru_cache
+def messages() -> dict:
+    """Returns the classes of `MESSAGES` by name."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from tensorflow.core.framework import tensor_pb2
+
+    kind = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tfcodec/predict.proto",
+        package=PACKAGE,
+        syntax="proto3",
+        dependency=[tensor_pb2.DESCRIPTOR.name],
+    )
+
+    def add(message, name, number, type_, label=kind.LABEL_OPTIONAL):
+        field = message.field.add(name=name, number=number, label=label)
+        if type_ == "string":
+            field.type = kind.TYPE_STRING
+        else:
+            field.type, field.type_name = kind.TYPE_MESSAGE, type_
+
+    for name, fields in MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, number, type_ in fields:
+            if type_ != "map":
+                own = type_ if type_ == "string" else f".{PACKAGE}.{type_}"
+                add(message, field, number, own)
+                continue
+            # A map is a list of pairs, named as protoc would.
+            entry = message.nested_type.add(name=f"{field.capitalize()}Entry")
+            entry.options.map_entry = True
+            add(entry, "key", 1, "string")
+            add(entry, "value", 2, ".tensorflow.TensorProto")
+            nested = f".{PACKAGE}.{name}.{entry.name}"
+            add(message, field, number, nested, kind.LABEL_REPEATED)
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return {
+        name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"{PACKAGE}.{name}")
+        )
+        for name in MESSAGES
+    }
+
+
+def request(model: str, signature: str, **inputs):
+    """Returns a PredictRequest of arrays."""
+    import tensorflow as tf
+
+    made = messages()["PredictRequest"]()
+    made.model_spec.name, made.model_spec.signature_name = model, signature
+    for name, value in inputs.items():
+        made.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return made
+
+
+class Server:
+    """A served model, as a codec.
+
+    Args:
+        address: HOST:PORT of its gRPC, or HOST:PORT/NAME for a model of another name.
+        seconds: after which a call is given up.
+    """
+
+    def __init__(self, address: str, seconds: float = SECONDS):
+        import grpc
+
+        place, _, name = address.partition("/")
+        host, colon, port = place.rpartition(":")
+        if not (host and colon and port.isdigit()):
+            raise ValueError(f"a server is HOST:PORT or HOST:PORT/MODEL, not {address}")
+        self.place, self.name, self.seconds = place, name or "tfcodec", seconds
+        most = [
+            ("grpc.max_send_message_length", LARGEST_MESSAGE),
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+        ]
+        self.channel = grpc.insecure_channel(place, most)
+        self.predict = self.channel.unary_unary(
+            METHOD,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=messages()["PredictResponse"].FromString,
+        )
+
+    def call(self, signature: str, **inputs) -> dict[str, np.ndarray]:
+        """Calls a signature.
+
+        Raises:
+            OSError: the server does not answer, in time or at all.
+            RuntimeError: it answers that it cannot.
+        """
+        import grpc
+        import tensorflow as tf
+
+        try:
+            response = self.predict(
+                request(self.name, signature, **inputs), timeout=self.seconds
+            )
+        except grpc.RpcError as error:
+            code, why = error.code(), error.details()
+            if code == grpc.StatusCode.UNAVAILABLE:
+                raise ConnectionError(f"no server at {self.place}") from None
+            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise TimeoutError(
+                    f"the server at {self.place} took over {self.seconds:g} s"
+                ) from None
+            raise RuntimeError(
+                f"the server at {self.place}: {code.name.lower()}: {why}"
+            ) from None
+        return {k: tf.make_ndarray(v) for k, v in response.outputs.items()}
+
+    def compress(
+        self,
+        image: np.ndarray,
+        level: float = codec.DEFAULT_QUALITY,
+        metadata: dict[str, bytes | None] | None = None,
+    ) -> bytes:
+        """As `tfcodec.compress`. Alpha and metadata are added here, not there.
+
+        Raises:
+            TypeError, ValueError: the image or quality is none, or over the server's
+                limits.
+            OSError, RuntimeError: as `call`.
+        """
+        image = codec.checked_image(image)
+        colours, alpha = codec.separated(image)
+        if colours.ndim == 2:
+            colours = colours[..., None]
+        result = self.call(
+            "compress_pixels", image=colours, quality=np.float32(quality.check(level))
+        )
+        error = result["error"].item().decode()
+        if error:
+            raise ValueError(f"the server: {error}")
+        chunks = bitstream.metadata_chunks(metadata or {})
+        layout = codec.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
+        if alpha is not None:
+            chunks.append(bitstream.Chunk(bitstream.ALPHA, codec.png(alpha)))
+        return bitstream.repacked(result["compressed_bytes"].item(), layout, chunks)
+
+    def decompress(self, data: bytes) -> np.ndarray:
+        """As `tfcodec.decompress`.
+
+        Raises:
+            StreamError: what the server refuses.
+            OSError, RuntimeError: as `call`.
+        """
+        header = bitstream.read_header(data)
+        result = self.call("decompress_pixels", compressed_bytes=data)
+        if result["error"].item():
+            raise bitstream.StreamError(
+                f"the server: {result['error'].item().decode()}"
+            )
+        image = result["image"]
+        return image[..., 0] if header.mode == "L" else image
