@@ -377,7 +377,8 @@ class Served(tf.Module):
         size = tf.shape(image)[:2]
         pixels = tf.cast(tf.reduce_prod(tf.cast(size, tf.int64)), tf.int64)
         check(pixels > 0, "no pixels")
-        check(tf.shape(image)[2] <= 4, "not 1 to 4 channels")
+        channels = tf.shape(image)[2]
+        check((channels >= 1) & (channels <= 4), "not 1 to 4 channels")
         for value, limit, name in (
             (pixels, self.limits.pixels, "pixels"),
             (tf.cast(tf.reduce_max(size), tf.int64), self.limits.side, "a side"),
