@@ -17,6 +17,7 @@ from PIL import Image
 tf = pytest.importorskip("tensorflow")
 
 import tfcodec
+from benchmarks.serving import loopback
 from tests import fuzz
 from tfcodec import bitstream, cli, codec, predict, registry, serving
 
@@ -309,35 +310,9 @@ def has_symbol(path):
 
 @pytest.fixture(scope="module")
 def server(served):
-    """A PredictionService on loopback: what a server does with a request."""
-    import grpc
-
-    messages = predict.messages()
-
-    def handle(request, context):
-        spec = request.model_spec
-        if spec.name != "tiny":
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Servable not found: {spec.name}")
-        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-        response = messages["PredictResponse"]()
-        for key, value in call(served, spec.signature_name, **inputs).items():
-            response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
-        return response
-
-    _, service, method = predict.METHOD.split("/")
-    most = [("grpc.max_receive_message_length", predict.LARGEST_MESSAGE)]
-    running = grpc.server(concurrent.futures.ThreadPoolExecutor(4), options=most)
-    handler = grpc.unary_unary_rpc_method_handler(
-        handle, messages["PredictRequest"].FromString,
-        lambda message: message.SerializeToString(),
-    )  # fmt: skip
-    running.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(service, {method: handler}),)
-    )
-    port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
-    yield f"127.0.0.1:{port}/tiny"
-    running.stop(None)
+    """HOST:PORT/NAME of a PredictionService on loopback."""
+    with loopback(served, "tiny") as address:
+        yield address
 
 
 def test_clients_of_mixed_sizes_at_once(server):
