@@ -86,7 +86,7 @@ class Page:
         return message
 
     def run(self, code):
-        """Returns the value of a piece of JavaScript, of what it promises if it does."""
+        """Returns the value of a piece of JavaScript, or of what it promises."""
         result = self.call(
             "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True
         )

@@ -268,7 +268,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
     )
 
-    command = add(demo, "show a page that compares codecs on photographs you drop on it")
+    command = add(
+        demo, "show a page that compares codecs on photographs you drop on it"
+    )
     command.add_argument(
         "image", metavar="IMAGE", nargs="?", help="a photograph to begin with"
     )
@@ -754,6 +756,8 @@ def demo(args: argparse.Namespace) -> None:
     limits = server.Limits(megapixels=args.megapixels)
     with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
         server.serve(announce, args.image, args.port, limits)
+    sys.stdout.flush()
+    os._exit(0)  # at once, though a thread may still work for no one
 
 
 def version(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -204,6 +205,24 @@ def warm() -> None:
     codec.decompress(codec.compress(np.zeros([64, 64, 3], np.uint8)))
 
 
+def in_thread(function: Callable) -> asyncio.Future:
+    """Returns what a call in a thread will return; the end of the loop does not wait.
+
+    The thread pools of asyncio and Starlette do, for all of TensorFlow's start.
+    """
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+
+    def run():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
 def refusal(method: str, headers: Mapping[str, str]) -> str:
     """Returns why a request is not answered, or nothing.
 
@@ -246,7 +265,6 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
     """
     try:
         from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
         from starlette.datastructures import Headers, MutableHeaders
         from starlette.exceptions import HTTPException
         from starlette.middleware import Middleware
@@ -256,14 +274,15 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         raise missing(error) from None
 
     photographs = collections.OrderedDict()
-    busy = None  # a lock, which belongs to the loop that runs
+    # One photograph is read at a time, and one compressed. Locks belong to a loop.
+    reading = coding = None
 
-    async def work(function, request=None):
+    async def work(lock, function, request=None):
         """Calls in a thread, one call at a time, unless no one waits any more."""
-        async with busy:
+        async with lock:
             if request and await request.is_disconnected():
                 raise HTTPException(499, "no one waits for it")
-            return await run_in_threadpool(function)
+            return await in_thread(function)
 
     async def body_of(request, largest):
         parts, size = [], 0
@@ -305,7 +324,9 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
     async def upload(request):
         data = await body_of(request, limits.upload)
         name = request.query_params.get("name", "")[:100] or "photograph"
-        photograph = await work(lambda: Photograph(data, name, limits), request)
+        photograph = await work(
+            reading, lambda: Photograph(data, name, limits), request
+        )
         photographs[photograph.id] = photograph
         while len(photographs) > limits.photographs:
             photographs.popitem(last=False)
@@ -319,9 +340,13 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         if (level is None) == (max_bytes is None):
             raise ValueError("quality or max_bytes is wanted")
         if name == OURS:
-            found = await work(lambda: photograph.ours(level, max_bytes), request)
+            found = await work(
+                coding, lambda: photograph.ours(level, max_bytes), request
+            )
         elif name in OTHERS and max_bytes is not None:
-            found = await work(lambda: photograph.theirs(name, max_bytes), request)
+            found = await work(
+                coding, lambda: photograph.theirs(name, max_bytes), request
+            )
         else:
             raise ValueError(f"no codec {name!r} that takes that")
         return JSONResponse(found)
@@ -365,9 +390,9 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
-        nonlocal busy
-        busy = asyncio.Lock()
-        warming = asyncio.create_task(work(warm))
+        nonlocal reading, coding
+        reading, coding = asyncio.Lock(), asyncio.Lock()
+        warming = asyncio.create_task(work(coding, warm))
         yield
         warming.cancel()
 
