@@ -1,4 +1,4 @@
-"""The command line: compress, decompress, info, models, eval.
+"""The command line: compress, decompress, info, models, eval, demo.
 
 One line on stdout says what was done. Diagnostics go to stderr; bad input is one line
 there and exit code 1, wrong usage exit code 2.
@@ -266,6 +266,30 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
+    )
+
+    command = add(
+        demo, "show a page that compares codecs on photographs you drop on it"
+    )
+    command.add_argument(
+        "image", metavar="IMAGE", nargs="?", help="a photograph to begin with"
+    )
+    command.add_argument(
+        "--port",
+        metavar="N",
+        type=int,
+        help="of http://127.0.0.1:N/, where only this machine reaches it (default: "
+        "8642, or another that is free)",
+    )
+    command.add_argument(
+        "--megapixels",
+        metavar="X",
+        type=float,
+        default=4,
+        help="reduce larger photographs to so many (default: %(default)s)",
+    )
+    command.add_argument(
+        "--no_browser", action="store_true", help="do not open a browser"
     )
 
     args = parser.parse_args(argv[1:])
@@ -715,6 +739,25 @@ def eval_(args: argparse.Namespace) -> None:
             print(evaluation.pair_table(chosen, "bd_quality"))
     for reason in missing:
         print(f"missing: {reason}")
+
+
+def demo(args: argparse.Namespace) -> None:
+    import webbrowser
+
+    from tfcodec import demo as server
+
+    def announce(url):
+        print(f"{url}  (Ctrl-C ends it)", flush=True)
+        if not args.no_browser:
+            webbrowser.open(url)
+
+    if not args.megapixels > 0:
+        raise ValueError(f"megapixels must be above 0, not {args.megapixels:g}")
+    limits = server.Limits(megapixels=args.megapixels)
+    with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
+        server.serve(announce, args.image, args.port, limits)
+    sys.stdout.flush()
+    os._exit(0)  # at once, though a thread may still work for no one
 
 
 def version(args: argparse.Namespace) -> None:

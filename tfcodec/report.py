@@ -11,7 +11,8 @@ import numpy as np
 
 from tfcodec import metrics
 
-TEMPLATE = pathlib.Path(__file__).parent / "report.html"
+FOLDER = pathlib.Path(__file__).parent
+PARTS = ("viewer.css", "viewer.js")  # what pages with pictures side by side share
 
 
 def closest(codec, qualities, image: np.ndarray, size: int):
@@ -75,11 +76,30 @@ def pictures(paths, contestants, read, bpp: float = 0.5, progress=None) -> list[
 
 def data_url(image: np.ndarray) -> str:
     """Returns uint8 [height, width, 3] as a `data:` URL of a PNG."""
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def png(image: np.ndarray, **options) -> bytes:
+    """Returns uint8 [height, width, 3] as a PNG; `options` are Pillow's."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(image).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def assembled(name: str, data: dict) -> str:
+    """Returns a page of this package, with what it shares with others and its data.
+
+    Args:
+        name: of the file.
+        data: in place of `@@DATA@@`, as JSON.
+    """
+    text = (FOLDER / name).read_text("utf-8")
+    for part in PARTS:
+        text = text.replace(f"@@{part}@@", (FOLDER / part).read_text("utf-8").rstrip())
+    json_ = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    return text.replace("@@DATA@@", json_)
 
 
 def page(document: dict, curves: dict, pictures_: list[dict]) -> str:
@@ -101,6 +121,4 @@ def page(document: dict, curves: dict, pictures_: list[dict]) -> str:
         }
         for name, row in versions.items()
     ]
-    data = {**slim, "curves": curves, "pictures": pictures_}
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    return TEMPLATE.read_text("utf-8").replace("@@DATA@@", text)
+    return assembled("report.html", {**slim, "curves": curves, "pictures": pictures_})

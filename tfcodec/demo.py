@@ -1,0 +1,473 @@
+"""A page, served to this machine alone, that shows a photograph as codecs make it.
+
+Ours beside JPEG, WebP and AVIF at the same file size. Any page that the browser shows
+could send requests here, so only those of our own page are answered: see `refusal`.
+Nothing is written to disk. Needs Starlette and Uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import math
+import pathlib
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from tfcodec import bitstream, classical, codec, images, metrics, quality, report
+
+HOST = "127.0.0.1"
+PORT = 8642  # by default, where it is free
+NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
+# Of every request that does something. No page of another origin can send it, unless a
+# server allows that when the browser asks, and ours does not.
+HEADER = "X-Tfcodec"
+OURS = "tfcodec"
+OTHERS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}  # with their labels
+SUFFIXES = {OURS: bitstream.SUFFIX, "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
+TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp",
+         ".avif": "image/avif"}  # fmt: skip
+SECURITY = {
+    "Cache-Control": "no-store",  # a browser's cache is on disk
+    "Content-Security-Policy": "default-src 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the page takes, and what the server holds.
+
+    Args:
+        upload: bytes of an image file.
+        megapixels: of what is shown; a larger image is reduced.
+        photographs: kept at a time, the last ones.
+        results: kept of each photograph, likewise.
+    """
+
+    upload: int = 64_000_000
+    megapixels: float = 4.0
+    photographs: int = 3
+    results: int = 8
+
+
+class Photograph:
+    """An image, and what codecs made of it.
+
+    Args:
+        data: an image file.
+        name: what to call it.
+        limits: what it may be.
+
+    Raises:
+        ValueError: it is no image that we read.
+    """
+
+    def __init__(self, data: bytes, name: str, limits: Limits):
+        self.id = secrets.token_urlsafe(12)
+        self.name, self.size, self.limits = name, len(data), limits
+        self.pixels, self.notes = shown(images.read(io.BytesIO(data), name), limits)
+        # Files to fetch, by name, of each result.
+        self.results: collections.OrderedDict[str, dict[str, bytes]]
+        self.results = collections.OrderedDict()
+        self.original = report.png(self.pixels, compress_level=1)
+        self.levels: dict[str, float] = {}  # where the last search of a codec ended
+
+    def description(self) -> dict:
+        """Returns what the page is told of it."""
+        height, width = self.pixels.shape[:2]
+        return {
+            "id": self.id, "name": self.name, "bytes": self.size, "width": width,
+            "height": height, "notes": self.notes, "png": "original.png",
+        }  # fmt: skip
+
+    def file(self, name: str) -> bytes | None:
+        """Returns a file that the page was told of, if it is still here."""
+        if name == "original.png":
+            return self.original
+        found = [files[name] for files in self.results.values() if name in files]
+        return found[0] if found else None
+
+    def ours(self, level: float | None = None, max_bytes: float | None = None) -> dict:
+        """Returns figures of our file, of a quality or at most so many bytes.
+
+        Raises:
+            ValueError: no such quality, or none that gives so few bytes.
+        """
+        start = time.perf_counter()
+        if max_bytes is not None:
+            data = codec.compress(self.pixels, max_bytes=max_bytes)
+        else:
+            data = codec.compress(self.pixels, quality.check(level))
+        middle = time.perf_counter()
+        decoded = codec.decompress(data)
+        seconds = {
+            "compress": middle - start, "decompress": time.perf_counter() - middle,
+        }  # fmt: skip
+        found = bitstream.read_header(data).quality
+        return {**self._figures(OURS, found, data, decoded), "seconds": seconds}
+
+    def theirs(self, name: str, max_bytes: int) -> dict:
+        """Returns figures of another codec's file, the best of at most so many bytes.
+
+        Where it has none as small, it is its smallest.
+
+        Raises:
+            ValueError: no such codec, or it is not installed.
+        """
+        found, lowest = classical.find(name), classical.find(name).limits[0]
+        files = {}
+
+        def size(level):
+            whole = max(int(level), lowest)
+            if whole not in files:
+                files[whole] = found.compress(self.pixels, whole)
+            return len(files[whole])
+
+        try:
+            level = quality.search(
+                quality.Target("bytes", max_bytes), size, self.levels.get(name)
+            )
+        except quality.OutOfReach:
+            level = lowest
+        self.levels[name] = level
+        level = max(int(level), lowest)
+        size(level)
+        data = files[level]
+        return self._figures(name, level, data, found.decompress(data))
+
+    def _figures(self, name, level, data, decoded):
+        """Keeps a file, and the PNG of what it shows; returns what is told of them."""
+        stem = f"{name}-{level:g}"
+        file, png = stem + SUFFIXES[name], f"{stem}.png"
+        self.results[stem] = {
+            file: data, png: report.png(decoded, compress_level=1)
+        }  # fmt: skip
+        self.results.move_to_end(stem)
+        while len(self.results) > self.limits.results:
+            self.results.popitem(last=False)
+        psnr = metrics.psnr(self.pixels, decoded)
+        try:
+            similarity = metrics.ms_ssim(self.pixels, decoded)
+        except ValueError:  # too small a picture
+            similarity = None
+        return {
+            "codec": name, "quality": level, "bytes": len(data),
+            "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
+            "psnr": psnr if math.isfinite(psnr) else None, "ms_ssim": similarity,
+            "file": file, "png": png,
+        }  # fmt: skip
+
+
+def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
+    """Returns an image as the page shows it, and what was changed, in words.
+
+    Returns:
+        uint8 [height, width, 3], sRGB, of few enough pixels.
+    """
+    from PIL import Image
+
+    image, notes = Image.fromarray(picture.pixels), picture.notes
+    if image.mode.endswith("A"):
+        image = images.converted(image, image.mode.removesuffix("A"))
+        notes.append("not kept here: alpha; what can be seen is over white")
+    if "icc_profile" in picture.metadata:
+        image = images.to_srgb(image, picture)
+    largest = limits.megapixels * 1e6
+    if image.width * image.height > largest:
+        before = f"{image.width}x{image.height}"
+        scale = math.sqrt(largest / (image.width * image.height))
+        size = [max(1, int(side * scale)) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        notes.append(
+            f"reduced from {before} to {size[0]}x{size[1]}: the demo shows "
+            f"{limits.megapixels:g} megapixels (--megapixels), the codec takes any size"
+        )
+    return np.asarray(image.convert("RGB")), notes
+
+
+def warm() -> None:
+    """Starts TensorFlow and loads the model, so that no photograph waits for it."""
+    codec.decompress(codec.compress(np.zeros([64, 64, 3], np.uint8)))
+
+
+def in_thread(function: Callable) -> asyncio.Future:
+    """Returns what a call in a thread will return; the end of the loop does not wait.
+
+    The thread pools of asyncio and Starlette do, for all of TensorFlow's start.
+    """
+    future: concurrent.futures.Future = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()
+
+    def run():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
+def refusal(method: str, headers: Mapping[str, str]) -> str:
+    """Returns why a request is not answered, or nothing.
+
+    The `Host` keeps out pages whose name was made to lead here (DNS rebinding), the
+    `Origin` and our header those that send requests across origins.
+    """
+    host = headers.get("host", "")
+    if not NAMES.fullmatch(host):
+        return "only 127.0.0.1 and localhost are served here"
+    if headers.get("origin", f"http://{host}") != f"http://{host}":
+        return "another page may not ask"
+    if method not in ("GET", "HEAD") and HEADER.lower() not in headers:
+        return f"a request without {HEADER}"
+    return ""
+
+
+def number_in(document: object, name: str) -> float | None:
+    """Returns a number of a JSON object; None if it has none of that name.
+
+    Raises:
+        ValueError: it is no number, or there is no object.
+    """
+    value = document.get(name) if isinstance(document, dict) else document
+    if value is None and isinstance(document, dict):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{name} must be a number")
+    return value
+
+
+def application(limits: Limits = Limits(), first: Photograph | None = None):  # noqa: B008
+    """Returns the server, an ASGI application.
+
+    Args:
+        limits: what it takes.
+        first: a photograph that the page shows when it opens.
+
+    Raises:
+        ValueError: Starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
+        from starlette.responses import HTMLResponse, JSONResponse, Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise missing(error) from None
+
+    photographs = collections.OrderedDict()
+    # One photograph is read at a time, and one compressed. Locks belong to a loop.
+    reading = coding = None
+
+    async def work(lock, function, request=None):
+        """Calls in a thread, one call at a time, unless no one waits any more."""
+        async with lock:
+            if request and await request.is_disconnected():
+                raise HTTPException(499, "no one waits for it")
+            return await in_thread(function)
+
+    async def body_of(request, largest):
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > largest:
+                raise HTTPException(
+                    413, f"more than {largest / 1e6:g} MB, which is the most it takes"
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+    def photograph_of(request):
+        id_ = request.path_params["id"]
+        if first and id_ == first.id:
+            return first
+        if id_ not in photographs:
+            raise HTTPException(404, "the photograph is no longer here; open it again")
+        return photographs[id_]
+
+    async def page(request):
+        nonce = secrets.token_urlsafe(16)
+        others = [
+            {"name": name, "label": label, "missing": classical.CODECS[name].missing()}
+            for name, label in OTHERS.items()
+        ]
+        data = {
+            "others": others, "photograph": first and first.description(),
+            "header": HEADER, **dataclasses.asdict(limits),
+        }  # fmt: skip
+        text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)
+        policy = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; img-src 'self' data:; "
+            f"style-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; "
+            "form-action 'none'; frame-ancestors 'none'"
+        )
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+    async def upload(request):
+        data = await body_of(request, limits.upload)
+        name = request.query_params.get("name", "")[:100] or "photograph"
+        photograph = await work(
+            reading, lambda: Photograph(data, name, limits), request
+        )
+        photographs[photograph.id] = photograph
+        while len(photographs) > limits.photographs:
+            photographs.popitem(last=False)
+        return JSONResponse(photograph.description())
+
+    async def code(request):
+        photograph, name = photograph_of(request), request.path_params["codec"]
+        document = json.loads(await body_of(request, 1000))
+        level = number_in(document, "quality")
+        max_bytes = number_in(document, "max_bytes")
+        if (level is None) == (max_bytes is None):
+            raise ValueError("quality or max_bytes is wanted")
+        if name == OURS:
+            found = await work(
+                coding, lambda: photograph.ours(level, max_bytes), request
+            )
+        elif name in OTHERS and max_bytes is not None:
+            found = await work(
+                coding, lambda: photograph.theirs(name, max_bytes), request
+            )
+        else:
+            raise ValueError(f"no codec {name!r} that takes that")
+        return JSONResponse(found)
+
+    async def file(request):
+        name = request.path_params["file"]
+        data = photograph_of(request).file(name)
+        if data is None:
+            raise HTTPException(404, "the file is no longer here")
+        kind = TYPES.get(name[name.rfind(".") :], "application/octet-stream")
+        return Response(data, media_type=kind)
+
+    async def failed(request, error):
+        status, words = 400, str(error)
+        if isinstance(error, HTTPException):
+            status, words = error.status_code, error.detail
+        elif not isinstance(error, ValueError):
+            status, words = 500, f"{type(error).__name__}: {error}"
+        return JSONResponse({"error": " ".join(words.split())[:500]}, status)
+
+    class Guard:
+        """Answers no one but our own page, and lets no other page use the answers."""
+
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            if scope["type"] != "http":
+                return await self.app(scope, receive, send)
+
+            async def guarded(message):
+                if message["type"] == "http.response.start":
+                    headers = MutableHeaders(scope=message)
+                    for name, value in SECURITY.items():
+                        headers.setdefault(name, value)
+                await send(message)
+
+            reason = refusal(scope["method"], Headers(scope=scope))
+            app = JSONResponse({"error": reason}, 403) if reason else self.app
+            await app(scope, receive, guarded)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        nonlocal reading, coding
+        reading, coding = asyncio.Lock(), asyncio.Lock()
+        warming = asyncio.create_task(work(coding, warm))
+        yield
+        warming.cancel()
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/photographs", upload, methods=["POST"]),
+            Route("/photographs/{id}/{codec}", code, methods=["POST"]),
+            Route("/photographs/{id}/{file}", file),
+        ],
+        middleware=[Middleware(Guard)],
+        exception_handlers={kind: failed for kind in (HTTPException, ValueError, 500)},
+        lifespan=lifespan,
+    )
+
+
+def missing(error: ImportError) -> ValueError:
+    """Returns what to raise where the server's packages are not installed."""
+    return ValueError(f"the demo needs {error.name}: pip install 'tfcodec[demo]'")
+
+
+def listening(port: int | None = None) -> socket.socket:
+    """Returns a socket of this machine's own, at `port` or by default any free one.
+
+    Raises:
+        OSError, ValueError: that port cannot be had.
+    """
+    if not 0 <= (port or 0) < 65536:
+        raise ValueError(f"a port is from 0 to 65535, not {port}")
+    if port is None:
+        try:
+            return socket.create_server((HOST, PORT))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    try:
+        return socket.create_server((HOST, port or 0))
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise OSError(error.errno, words, f"{HOST}:{port}") from None
+
+
+def serve(
+    announce: Callable[[str], None],
+    path: str | None = None,
+    port: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008
+) -> None:
+    """Serves the page until the process is interrupted.
+
+    Args:
+        announce: called with the page's address when it can be opened.
+        path: a photograph to begin with.
+        port: see `listening`.
+        limits: what it takes.
+
+    Raises:
+        OSError, ValueError: no such port or photograph, or no Starlette here.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise missing(error) from None
+    first = None
+    if path is not None:
+        path = pathlib.Path(path)
+        first = Photograph(path.read_bytes(), path.name, limits)
+    app = application(limits, first)
+    with listening(port) as sock:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1
+            )
+        )
+        # What comes before the server has begun waits in the socket's queue.
+        url = f"http://{HOST}:{sock.getsockname()[1]}/"
+        threading.Thread(target=announce, args=[url], daemon=True).start()
+        server.run(sockets=[sock])
