@@ -69,7 +69,7 @@ class Lossless(codec.Codec):
         chunks.append(Chunk(bitstream.TILE, zlib.compress(image.tobytes())))
         return bitstream.pack(header, chunks)
 
-    def decompress(self, header, chunks, region=None, progress=None):
+    def decompress(self, header, chunks, region=None, progress=None, limits=None):
         pixels = np.frombuffer(zlib.decompress(chunks[-1].data), np.uint8)
         image = pixels.reshape(header.height, header.width, -1)
         if region:
