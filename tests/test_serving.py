@@ -105,6 +105,28 @@ def test_operations_are_those_of_a_stock_server(exported):
     assert not used & {"PyFunc", "EagerPyFunc", "NumpyFunction", "XlaLaunch"}
 
 
+def test_dense_functions_compile_and_agree(exported):
+    loaded = tf.saved_model.load(str(exported))
+    assert len(loaded.buckets) == 2 * len(serving.BUCKETS)
+    images = np.stack([image_of("face_100"), image_of("face_0")] * 2)
+    images = np.pad(images, [(0, 0), (0, 56), (0, 56), (0, 0)], "reflect")
+    own = codec.load(MODEL)
+    y = [own.parts["analysis"](image=tf.constant(x))["y"][0] for x in images]
+    y_hat, quality = np.round(y), np.float32([0.1, 0.4, 0.7, 1])
+    x_hat = [
+        own.parts["synthesis"](y_hat=tf.constant(v[None]), quality=tf.constant(q))
+        for v, q in zip(y_hat, quality)
+    ]
+    x_hat = np.stack([x["image"] for x in x_hat])
+    for compiled in (False, True):
+        analysis, synthesis = (
+            tf.function(loaded.buckets[f"{name}_256"], jit_compile=compiled)
+            for name in ("analysis", "synthesis")
+        )
+        assert np.allclose(analysis(images), y, atol=1e-3)
+        assert near(synthesis(y_hat, quality).numpy(), x_hat)
+
+
 def test_golden_files_of_all_sizes_in_one_request(served):
     files = [golden(name) for name in NAMES if name not in ("lanes", "face_100")]
     result = call(served, "decompress", compressed_bytes=files)

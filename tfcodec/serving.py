@@ -28,6 +28,8 @@ LIMITS = Limits(
     file_bytes=2**26, escapes=2**20,
 )  # fmt: skip
 ADLER = 65521
+# Sides of the squares that the dense functions take, and how many at a time.
+BUCKETS, BUCKET_BATCH = (256, 512, 1024), 4
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
@@ -479,6 +481,45 @@ class Served(tf.Module):
         )
         return {"image_bytes": png, "error": error}
 
+    def dense(self, side: int, batch: int = BUCKET_BATCH) -> dict:
+        """Analysis and synthesis of static shapes, for compilers: XLA, a TPU's.
+
+        Nothing of the coder, which is loops and strings, and must stay on the CPU.
+
+        Args:
+            side: of the squares, a multiple of the model's stride.
+            batch: how many.
+
+        Returns:
+            dict of tf.functions: `analysis` images uint8 [batch, side, side, 3] -> y
+            float32 [batch, side / 16, side / 16, channels], before the gain; and
+            `synthesis` y_hat likewise, quality float32 [batch] from 0 to 1 -> images.
+        """
+        latents = [batch, *2 * [side // self.card.latent_stride], self.card.channels]
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([batch, side, side, 3], tf.uint8, "images")]
+        )
+        def analysis(images):
+            # One by one, as the exported functions take one: a compiler sees no loop.
+            y = [self.parts["analysis"](image=x)["y"][0] for x in tf.unstack(images)]
+            return tf.ensure_shape(tf.stack(y), latents)
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec(latents, tf.float32, "y_hat"),
+                tf.TensorSpec([batch], tf.float32, "quality"),
+            ]
+        )
+        def synthesis(y_hat, quality):
+            images = [
+                self.parts["synthesis"](y_hat=y[None], quality=level)["image"]
+                for y, level in zip(tf.unstack(y_hat), tf.unstack(quality))
+            ]
+            return tf.ensure_shape(tf.stack(images), [batch, side, side, 3])
+
+        return {"analysis": analysis, "synthesis": synthesis}
+
     @tf.function(
         input_signature=[
             tf.TensorSpec([None], tf.string, "image_bytes"),
@@ -713,11 +754,22 @@ def export(
     served = Served(model, limits)
     names = "decompress", "compress", "decompress_pixels", "compress_pixels"
     signatures = {name: getattr(served, name) for name in names}
+    # Found again by these names: attributes of what is loaded, and aliases for a TPU's
+    # converter.
+    served.buckets = {
+        f"{name}_{side}": function
+        for side in BUCKETS
+        for name, function in served.dense(side).items()
+    }
+    options = tf.saved_model.SaveOptions(function_aliases=dict(served.buckets))
     # A server looks at names of digits alone, and so sees the whole or nothing.
     part = directory / "part"
     shutil.rmtree(part, ignore_errors=True)
     tf.saved_model.save(
-        served, str(part), {"serving_default": served.decompress, **signatures}
+        served,
+        str(part),
+        {"serving_default": served.decompress, **signatures},
+        options,
     )
     card = {**model.card, "limits": dataclasses.asdict(limits)}
     (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
