@@ -68,6 +68,8 @@ def test_runs_from_the_first_cell_to_the_last(path, monkeypatch):
     training = importlib.util.find_spec("tensorflow_compression")
     if path.stem == "train_your_own" and not training:
         pytest.skip("would install TensorFlow Compression first, by uv")
+    # Ours takes a minute to trace and export, however small.
+    monkeypatch.setenv("TFCODEC_NOTEBOOK_FLAGS", '--arch=bls2017 --options={"n":8}')
     monkeypatch.setenv("TFCODEC_NOTEBOOK_STEPS", "30")
     monkeypatch.setenv("TFCODEC_NOTEBOOK_SWEEP", ":q=30:70")
     notebook = execute.execute(path)
