@@ -18,7 +18,7 @@ from notebooks import execute
 from tfcodec import registry
 
 NOTEBOOKS = sorted(pathlib.Path(execute.__file__).parent.glob("*.ipynb"))
-COLAB = "https://colab.research.google.com/github/"
+BADGE = r"\((https://colab.research.google.com/github/[^)]+)\)"
 
 
 def cells(path, kind):
@@ -40,15 +40,13 @@ def test_no_cell_is_longer_than_a_look(path):
 
 
 def test_badge_opens_the_notebook_itself(path):
-    (target,) = re.findall(r"\((https://colab\S+)\)", cells(path, "markdown")[0].source)
-    assert re.fullmatch(
-        f"{re.escape(COLAB)}[^/]+/[^/]+/blob/main/notebooks/{path.name}", target
-    )
+    (target,) = re.findall(BADGE, cells(path, "markdown")[0].source)
+    assert target.endswith(f"/blob/main/notebooks/{path.name}")
 
 
 def test_readme_has_every_badge(path):
     readme = (path.parents[1] / "README.md").read_text("utf-8")
-    (target,) = re.findall(r"\((https://colab\S+)\)", cells(path, "markdown")[0].source)
+    (target,) = re.findall(BADGE, cells(path, "markdown")[0].source)
     assert f"({target})" in readme
 
 
