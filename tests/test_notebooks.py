@@ -1,0 +1,74 @@
+"""The notebooks run from the first cell to the last, as a reader would run them."""
+
+import importlib.util
+import pathlib
+import re
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("ipywidgets")
+pytest.importorskip("matplotlib")
+pytest.importorskip("skimage")
+pytest.importorskip("tensorflow")
+
+from notebooks import execute
+from tfcodec import registry
+
+NOTEBOOKS = sorted(pathlib.Path(execute.__file__).parent.glob("*.ipynb"))
+BADGE = r"\((https://colab.research.google.com/github/[^)]+)\)"
+
+
+def cells(path, kind):
+    notebook = nbformat.read(path, 4)
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def outputs(notebook):
+    return [o for cell in notebook.cells for o in cell.get("outputs", ())]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def test_no_cell_is_longer_than_a_look(path):
+    assert max(len(c.source.splitlines()) for c in cells(path, "code")) <= 20
+
+
+def test_badge_opens_the_notebook_itself(path):
+    (target,) = re.findall(BADGE, cells(path, "markdown")[0].source)
+    assert target.endswith(f"/blob/main/notebooks/{path.name}")
+
+
+def test_readme_has_every_badge(path):
+    readme = (path.parents[1] / "README.md").read_text("utf-8")
+    (target,) = re.findall(BADGE, cells(path, "markdown")[0].source)
+    assert f"({target})" in readme
+
+
+def test_stored_outputs_show_pictures_and_no_machine(path):
+    notebook = nbformat.read(path, 4)
+    shown = {kind for output in outputs(notebook) for kind in output.get("data", {})}
+    assert shown & {"image/png", "image/jpeg"}
+    assert not execute.PRIVATE.findall(execute.text_of(notebook))
+    assert all(output.output_type != "error" for output in outputs(notebook))
+    assert path.stat().st_size < 1.5 * 2**20
+
+
+@pytest.mark.slow
+def test_runs_from_the_first_cell_to_the_last(path, monkeypatch):
+    if not registry.models():
+        pytest.skip("no shipped model in this checkout")
+    training = importlib.util.find_spec("tensorflow_compression")
+    if path.stem == "train_your_own" and not training:
+        pytest.skip("would install TensorFlow Compression first, by uv")
+    # Ours takes a minute to trace and export, however small.
+    monkeypatch.setenv("TFCODEC_NOTEBOOK_FLAGS", '--arch=bls2017 --options={"n":8}')
+    monkeypatch.setenv("TFCODEC_NOTEBOOK_STEPS", "30")
+    monkeypatch.setenv("TFCODEC_NOTEBOOK_SWEEP", ":q=30:70")
+    notebook = execute.execute(path)
+    assert outputs(notebook)
