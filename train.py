@@ -23,7 +23,7 @@ except ImportError as error:
         f"pip install -r requirements.txt  [{error}]"
     )
 
-from tfcodec import training
+from tfcodec import registry, serving, training
 
 DEFINE = {
     str: flags.DEFINE_string,
@@ -31,6 +31,9 @@ DEFINE = {
     float: flags.DEFINE_float,
 }
 RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
+SERVE = flags.DEFINE_string(
+    "serve", "", "At the end write here, too, what TensorFlow Serving loads."
+)
 FLAGS = {
     f.name: DEFINE[type(f.default)](f.name, f.default, f.metadata["help"])
     for f in dataclasses.fields(training.TrainConfig)
@@ -42,7 +45,10 @@ def main(argv):
         raise app.UsageError(f"not a flag: {argv[1]}")
     config = training.TrainConfig(**{name: flag.value for name, flag in FLAGS.items()})
     try:
-        print(training.train(config, RUN.value))
+        exported = training.train(config, RUN.value)
+        print(exported)
+        if SERVE.value:
+            print(serving.export(registry.Model.at(exported), SERVE.value))
     except (ValueError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
