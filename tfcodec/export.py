@@ -141,7 +141,8 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
     if model.coder.quantiser:
         numbers["points"] = model.coder.quantiser.shift
     for name, network in model.coder.exact_networks().items():
-        layers = [x for x in network.layers if isinstance(x, ExactConv)]
+        layers = getattr(network, "layers", [network])  # Some are one alone.
+        layers = [x for x in layers if isinstance(x, ExactConv)]
         for k, layer in enumerate(layers):
             kernel, bias = layer.frozen
             numbers[f"{name}/{k}/kernel"] = kernel
