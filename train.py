@@ -43,7 +43,7 @@ def main(argv):
     config = training.TrainConfig(**{name: flag.value for name, flag in FLAGS.items()})
     try:
         print(training.train(config, RUN.value))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
 
