@@ -49,7 +49,7 @@ def main(argv):
         print(exported)
         if SERVE.value:
             print(serving.export(registry.Model.at(exported), SERVE.value))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
         sys.exit(f"train.py: {error}")
 

@@ -1,4 +1,9 @@
+import errno
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +13,10 @@ pytest.importorskip("tensorflow_compression")
 
 from PIL import Image
 
-from tests.tiny import photograph
+from tests.tiny import images, photograph
 from tfcodec import data, files
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -136,3 +143,62 @@ def test_tfds_set_trains_resumes_and_holds_out(tfds_name):
     for a, b in zip(whole[2:], rest):
         assert_same(a, b)
     assert len(list(held())) == 2  # One in a hundred of 200.
+
+
+def test_images_to_validate_on_are_read_once_and_whole(tmp_path, caplog):
+    folder = images(tmp_path / "images")
+    os.truncate(folder / "3.png", 9000)
+    validation = data.validation_set(
+        data.open_images(files.find_images([folder]), 8), 64
+    )
+    assert caplog.text.count("left out") == 1
+    assert "3.png" in caplog.text
+    shutil.rmtree(folder)
+    assert len(list(validation)) == 7
+    with pytest.raises(ValueError, match="no image to validate on"):
+        data.validation_set(data.open_images([folder / "3.png"], 8), 64)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    images(tmp_path / "a" / "b")
+    scandir = os.scandir
+
+    def denied(path):  # Not by chmod, which does not bind root.
+        if str(path).endswith("b"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b"):
+        with pytest.raises(PermissionError, match="b'$"):
+            files.find_images([folder])
+
+
+INTERRUPTED = """
+import pathlib, sys, time
+from tfcodec import data
+
+def slow(*arguments):
+    time.sleep(0.2)
+    return crop(*arguments)
+
+def train():
+    paths = sorted(pathlib.Path(sys.argv[1]).iterdir())
+    images = iter(data.training_set(paths, 64, 1, seed=0))
+    next(images)
+    raise RuntimeError("for some reason")
+
+crop, data.random_crop = data.random_crop, slow
+train()
+"""
+
+
+def test_a_training_that_fails_ends(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, images(tmp_path / "images")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: for some reason\n")

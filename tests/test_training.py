@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,6 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
-from PIL import Image
-
 from tests import tiny
 from tfcodec import codec, export, registry, training
 
@@ -21,11 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    pixels = tiny.photograph(200, 256)
-    for number in range(8):
-        Image.fromarray(np.roll(pixels, 32 * number, 1)).save(folder / f"{number}.png")
-    return str(folder)
+    return str(tiny.images(tmp_path_factory.mktemp("images")))
 
 
 def config_of(images, arch="tfcodec", **settings):
@@ -42,38 +38,87 @@ def command(config, run):
 def state_of(config, run):
     """All variables of the last checkpoint: weights, optimizer, averages."""
     model = training.build(config)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
-    path = tf.train.latest_checkpoint(str(run / "checkpoints"))
-    checkpoint.restore(path).assert_existing_objects_matched()
+    assert training.Checkpoints(run, model).restore()
     return [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
 
 
-def test_killed_training_goes_on_as_if_it_had_not_been(images, tmp_path):
-    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
+def logged(run):
+    """Lists of the values of each (tag, step) in all event files of a run."""
+    found = {}
+    for file in (run / "logs").iterdir():
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault((value.tag, event.step), []).append(value.simple_value)
+    return found
+
+
+def start(config, run):
+    """Starts `train.py`, as a user does."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    for run in (whole, halves):
-        process = subprocess.Popen(
-            command(config, run), env=environment, stderr=subprocess.PIPE, text=True
-        )
-        killed = False
-        for line in process.stderr:
-            if run is halves and "step 10 of" in line and not killed:
-                process.send_signal(signal.SIGKILL)
-                killed = True
-        assert process.wait() == (-signal.SIGKILL if killed else 0)
-    assert not (halves / "model").exists()
-    done = subprocess.run(
-        command(config, halves), env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "resumed from" in done.stderr
-    for a, b in zip(state_of(config, whole), state_of(config, halves)):
+    return subprocess.Popen(
+        command(config, run), env=environment, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """Settings, and the run directory of a training that nothing happened to."""
+    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(config, run)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return config, run
+
+
+def test_killed_training_goes_on_as_if_it_had_not_been(whole, tmp_path):
+    config, once = whole
+    run = tmp_path / "run"
+    process = start(config, run)
+    for line in process.stderr:
+        if "step 10 of" in line:
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (run / "model").exists()
+
+    # Even from the checkpoint before, in the middle of what one entry sums up.
+    written = [
+        path
+        for path in (run / "checkpoints").glob("*.data-*")
+        if not path.with_name(path.stem + "_temp").exists()
+    ]
+    os.truncate(max(written, key=lambda path: int(path.stem[5:])), 1000)
+    process = start(config, run)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "which is damaged" in errors
+    assert "resumed from" in errors
+    for a, b in zip(state_of(config, once), state_of(config, run)):
         np.testing.assert_array_equal(a, b)
+    entries = logged(run)
+    assert all(len(set(several)) == 1 for several in entries.values())
+    assert {k: v[:1] for k, v in entries.items()} == logged(once)
     assert (
-        registry.Model.at(whole / "model").fingerprint
-        == registry.Model.at(halves / "model").fingerprint
+        registry.Model.at(once / "model").fingerprint
+        == registry.Model.at(run / "model").fingerprint
     )
+
+
+def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
+    config, once = whole
+    run = shutil.copytree(once, tmp_path / "run")
+    with tiny.little_room(100_000):  # What is started has no more, either.
+        process = start(dataclasses.replace(config, steps=20), run)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"resumed from {run}/checkpoints/ckpt-16" in errors
+    assert errors.splitlines()[-1].startswith(f"train.py: {run}/checkpoints/ckpt-17: ")
+    assert "Traceback" not in errors
+    for path in (once / "checkpoints").iterdir():
+        assert (run / "checkpoints" / path.name).read_bytes() == path.read_bytes()
+    assert len(list((run / "checkpoints").iterdir())) == 6
 
 
 def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
@@ -198,19 +243,11 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, tmp_path):
 
 
 def test_tensorboard_gets_scalars_and_images(images, tmp_path):
-    from tensorflow.python.summary.summary_iterator import summary_iterator
-
     training.train(config_of(images, steps=20), tmp_path)
-    tags = {
-        value.tag
-        for file in (tmp_path / "logs").iterdir()
-        for event in summary_iterator(str(file))
-        for value in event.summary.value
-    }
     assert {
         "loss/train", "bpp/train", "psnr/train", "learning_rate",
         "loss/validation", "bpp/validation", "psnr/validation", "reconstruction/0",
-    } <= tags  # fmt: skip
+    } <= {tag for tag, _ in logged(tmp_path)}  # fmt: skip
 
 
 def test_averages_follow_the_weights(images):

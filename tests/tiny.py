@@ -1,8 +1,10 @@
-"""Architectures small enough to train and export in seconds, for every test."""
+"""Architectures small enough to train and export in seconds; a disk that is full."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
 
 import numpy as np
 
@@ -45,3 +47,26 @@ def photograph(height, width):
     pixels = data.astronaut()
     repeats = (-(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
     return np.ascontiguousarray(np.tile(pixels, repeats)[:height, :width])
+
+
+def images(folder):
+    """Writes eight photographs of 200x256 to a folder, and returns it."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    pixels = photograph(200, 256)
+    for number in range(8):
+        image = Image.fromarray(np.roll(pixels, 32 * number, 1))
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+@contextlib.contextmanager
+def little_room(size):
+    """No file may grow beyond `size` bytes, as if the disk were full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -7,7 +7,10 @@ training that resumes at example `i` goes on as if it had not stopped.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,32 +23,51 @@ from PIL import Image
 HOLD_OUT = 50
 VALIDATION_SIDE = 256
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
+# A folder is taken to be gone, or beyond use, when so many files in a row fail.
+TRIES = 20
+
+
+@atexit.register
+def _release():
+    """Ends what iterators of a training that failed are at, while Python still can.
+
+    The frames of its exception hold them. They wait for our functions to return, which,
+    once the interpreter is being taken down, these never do.
+    """
+    sys.last_value = sys.last_traceback = None
+    gc.collect()
+
+
+def _failure(path, error) -> str:
+    """What went wrong with a file, its name included, once."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def usable(paths: Sequence[Path], side: int) -> list[Path]:
     """Leaves out files that do not open as an image of at least `side` pixels a side.
 
-    What is left out is counted in the log.
+    What is left out is counted in the log; of unreadable ones the first is named.
     """
-    good, small, broken = [], 0, 0
+    good, small, broken = [], 0, []
     for path in paths:
         try:
             with Image.open(path) as image:
                 size = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            broken += 1
+        except Exception as error:  # Of a damaged file Pillow raises of any kind.
+            broken.append(_failure(path, error))
             continue
         if min(size) < side:
             small += 1
         else:
             good.append(path)
+    first = f" ({broken[0]})" if broken else ""
     if small or broken:
         logging.warning(
-            "%d images; left out: %d smaller than %d pixels, %d unreadable",
-            len(good), small, side, broken,
+            "%d images; left out: %d smaller than %d pixels, %d unreadable%s",
+            len(good), small, side, len(broken), first,
         )  # fmt: skip
     if not good:
-        raise ValueError(f"no readable image of at least {side} pixels a side")
+        raise ValueError(f"no readable image of at least {side} pixels a side{first}")
     return good
 
 
@@ -110,7 +132,8 @@ def training_set(
 
     Yields dicts of `image` uint8 [batch, side, side, 3], `quality` float32 [batch],
     0 to 1, `seed` int32 [batch, 2]. A file that fails to decode is replaced by the
-    next one of the epoch, and named once in the log.
+    next one of the epoch, and named once in the log; after `TRIES` in a row there is a
+    ValueError, which names the last.
     """
     failed: set[str] = set()
     orders: dict[int, np.ndarray] = {}
@@ -127,16 +150,18 @@ def training_set(
         rng = np.random.default_rng((seed, 1, number))
         quality, noise = _labels(rng)
         files = order(number // len(paths))
-        for attempt in range(len(paths)):
+        tries = min(TRIES, len(paths))
+        for attempt in range(tries):
             path = paths[files[(number + attempt) % len(paths)]]
             try:
                 with Image.open(path) as image:
                     return random_crop(image.convert("RGB"), side, rng), quality, noise
-            except (OSError, ValueError, SyntaxError) as error:
+            except Exception as error:  # As above.
+                failure = _failure(path, error)
                 if path not in failed:
                     failed.add(path)
-                    logging.warning("left out %s: %s", path, error)
-        raise ValueError("no training image could be read")
+                    logging.warning("left out: %s", failure)
+        raise ValueError(f"{tries} images in a row are unreadable, the last: {failure}")
 
     numbers = tf.data.Dataset.range(first, 2**62)
     return _dataset(numbers, load, side, batch)
@@ -145,16 +170,22 @@ def training_set(
 def validation_set(images: Callable, side: int) -> tf.data.Dataset:
     """Batches of one centre crop at each of `VALIDATION_QUALITIES`.
 
+    The images are read here, once: all validations are of the same, come what may.
+
     Args:
         images: returns an iterator of Pillow images.
         side: sides of a crop are multiples of it.
     """
+    crops = {
+        number: centre_crop(image.convert("RGB"), side)
+        for number, image in enumerate(images())
+        if min(image.size) >= side
+    }
+    if not crops:
+        raise ValueError("no image to validate on could be read")
 
     def examples():
-        for number, image in enumerate(images()):
-            if min(image.size) < side:
-                continue
-            pixels = centre_crop(image.convert("RGB"), side)
+        for number, pixels in crops.items():
             count = len(VALIDATION_QUALITIES)
             yield {
                 "image": np.stack([pixels] * count),
@@ -173,13 +204,21 @@ def validation_set(images: Callable, side: int) -> tf.data.Dataset:
 
 
 def open_images(paths: Sequence[Path], count: int) -> Callable:
-    """Returns a function that opens up to `count` files, evenly spread."""
+    """Returns a function that opens up to `count` files, evenly spread.
+
+    One that fails to decode is left out, and named in the log.
+    """
     step = max(1, len(paths) // count)
 
     def images():
         for path in list(paths[::step])[:count]:
-            with Image.open(path) as image:
-                yield image.copy()
+            try:
+                with Image.open(path) as image:
+                    whole = image.copy()
+            except Exception as error:  # As above.
+                logging.warning("left out: %s", _failure(path, error))
+                continue
+            yield whole
 
     return images
 

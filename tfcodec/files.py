@@ -18,6 +18,7 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
 
     Raises:
         ValueError: a pattern finds nothing.
+        OSError: a folder cannot be read.
     """
     found = set()
     for pattern in patterns:
@@ -36,10 +37,19 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
 
 
 def inside(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
-    """Returns the files of some suffixes in a folder, to any depth, sorted."""
+    """Returns the files of some suffixes in a folder, to any depth, sorted.
+
+    Raises:
+        OSError: it or a folder in it cannot be read: less than all would be no answer.
+    """
+
+    def stop(error):
+        raise error
+
     return sorted(
         file
-        for file in folder.rglob("*")
+        for here, _, names in os.walk(folder, onerror=stop)
+        for file in (pathlib.Path(here, name) for name in names)
         if file.suffix.lower() in suffixes and file.is_file()
     )
 

@@ -3,16 +3,19 @@
 A run directory holds `config.json`, `checkpoints/`, TensorBoard events under `logs/`,
 and at the end `model/`, the exported SavedModel.  Started again with the same
 directory, a training goes on where it was: weights, optimizer, averages, data position
-and noise, as if it had not stopped.
+and noise, as if it had not stopped, whatever it was killed at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import pathlib
+import re
+import shutil
 import sys
 import time
 
@@ -113,6 +116,8 @@ MAY_CHANGE = {
 }  # fmt: skip
 # Batches that the tables of a trained model are fitted to.
 CALIBRATION_STEPS = 200
+# Checkpoints kept.
+KEPT = 3
 # What a model card leaves out, as it says more of a computer than of a model.
 PRIVATE = {"images", "validation", "data_dir", "init", "note"}
 
@@ -163,11 +168,15 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
 
     Raises:
         ValueError: the directory is of a training with other settings.
+        OSError: it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     if path.exists():
-        old = json.loads(path.read_text())
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
         new = dataclasses.asdict(config)
         changed = [k for k in new if k in old and old[k] != new[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
@@ -226,28 +235,171 @@ def strategy_for(replicas: int):
     return tf.distribute.MirroredStrategy([d.name for d in devices[: replicas or None]])
 
 
+class Checkpoints:
+    """The newest checkpoints of a run; one that is damaged is never resumed from.
+
+    Attributes:
+        latest: path of the newest, as TensorFlow takes it, or None.
+        seconds: variable, how long the training took so far.
+        sums: variable, what `Progress` has summed since its last entry, as JSON.
+    """
+
+    def __init__(self, directory, model):
+        self.directory = pathlib.Path(directory) / "checkpoints"
+        self.latest, self.damaged = None, []
+        self.seconds = tf.Variable(0.0, trainable=False)
+        self.sums = tf.Variable("{}", trainable=False)
+        state = {"model": model, "optimizer": model.optimizer, "seconds": self.seconds}
+        self.whole = tf.train.Checkpoint(**state, sums=self.sums)
+        self.needed = tf.train.Checkpoint(**state)  # Once there were no sums.
+
+    def paths(self) -> list[str]:
+        """Returns what is there, whole or not, newest first."""
+        found = (path.name for path in self.directory.glob("ckpt-*"))
+        found = {re.match(r"ckpt-(\d+)\.(index|data)", name) for name in found} - {None}
+        steps = sorted({int(match[1]) for match in found}, reverse=True)
+        return [str(self.directory / f"ckpt-{step}") for step in steps]
+
+    def restore(self) -> str | None:
+        """Restores the newest whole checkpoint; returns it, or None if there is none.
+
+        Raises:
+            ValueError: there are checkpoints, and all are damaged, or of another model.
+        """
+        for path in self.paths():
+            why = damage(path)
+            if not why:
+                self.latest = path
+                break
+            if os.path.exists(path + "_temp"):  # Killed while it was written.
+                self.remove(path)
+                continue
+            logging.warning("not resumed from %s, which is damaged: %s", path, why)
+            self.damaged.append(path)
+        for unfinished in self.directory.glob("ckpt-*_temp"):
+            shutil.rmtree(unfinished)
+        if self.latest:
+            try:
+                status = self.needed.read(self.latest).expect_partial()
+                status.assert_existing_objects_matched()
+            except (AssertionError, ValueError) as error:
+                raise ValueError(f"{self.latest} is of another model") from error
+            self.whole.read(self.latest).expect_partial()
+        elif self.damaged:
+            raise ValueError(
+                f"every checkpoint in {self.directory} is damaged; to begin anew, "
+                "remove that directory"
+            )
+        return self.latest
+
+    def save(self, step):
+        """Writes a checkpoint, and removes old ones and damaged ones.
+
+        Raises:
+            OSError: it could not be written; those before are as they were.
+        """
+        path = str(self.directory / f"ckpt-{step}")
+        if path == self.latest:
+            return
+        try:
+            with export.writing(path):
+                self.whole.write(path)
+        except OSError:
+            self.remove(path)
+            raise
+        self.latest = path
+        good = [path for path in self.paths() if path not in self.damaged]
+        for old in good[KEPT:] + self.damaged:
+            if old != path:  # A damaged one may just have been written again.
+                self.remove(old)
+        self.damaged = []
+
+    def remove(self, path):
+        """Removes a checkpoint, or what there is of it."""
+        shutil.rmtree(path + "_temp", ignore_errors=True)
+        for file in self.directory.glob(os.path.basename(path) + ".*"):
+            file.unlink()
+
+
+def damage(path) -> str:
+    """Says what is wrong with a checkpoint, or nothing. Every checksum is checked.
+
+    To restore from a damaged one would tell as well, but leave the model half restored.
+    """
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+class Events:
+    """A TensorBoard event file. The writer of `tf.summary` keeps silent on a full disk.
+
+    Raises:
+        OSError: it could not be written.
+    """
+
+    def __init__(self, directory):
+        self.path = directory / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        with export.writing(self.path):
+            directory.mkdir(exist_ok=True)
+            self.file = tf.io.TFRecordWriter(str(self.path))
+        self.write(file_version="brain.Event:2")
+
+    def write(self, **fields):
+        event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+        with export.writing(self.path):
+            self.file.write(event.SerializeToString())
+            self.file.flush()
+
+    def scalars(self, step, values):
+        summary = tf.compat.v1.Summary()
+        for tag, value in values.items():
+            summary.value.add(tag=tag, simple_value=value)
+        self.write(step=step, summary=summary)
+
+    def image(self, step, tag, pixels):
+        """`pixels` are uint8 [h, w, 3]."""
+        height, width, _ = pixels.shape
+        png = tf.io.encode_png(pixels).numpy()
+        image = tf.compat.v1.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png
+        )
+        value = tf.compat.v1.Summary.Value(tag=tag, image=image)
+        self.write(step=step, summary=tf.compat.v1.Summary(value=[value]))
+
+
 class Progress(tf.keras.callbacks.Callback):
     """Logs, checkpoints, validates; stops at a loss that is not finite."""
 
-    def __init__(self, config, directory, manager, validation, seconds):
+    def __init__(self, config, directory, checkpoints, validation):
         super().__init__()
-        self.config, self.manager, self.validation = config, manager, validation
-        self.logs = tf.summary.create_file_writer(str(directory / "logs"))
-        self.seconds = seconds
+        self.config, self.validation = config, validation
+        self.checkpoints = checkpoints
+        self.events = Events(directory / "logs")
 
     def on_train_begin(self, logs=None):
         self.step = int(inner_optimizer(self.model).iterations)
         self.began, self.first = time.time(), self.step
         self.saved = time.time()
+        self.sums = json.loads(self.checkpoints.sums.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
             self.fail("the loss")
+        # Means of Keras would begin anew where a training does.
+        self.model.reset_metrics()
+        for key, value in {"steps": 1, **logs}.items():
+            self.sums[key] = self.sums.get(key, 0) + float(value)
         if self.step % self.config.log_steps == 0:
-            self.record("train", logs)
-            self.model.reset_metrics()
+            steps = self.sums.pop("steps")
+            self.record("train", {k: v / steps for k, v in self.sums.items()})
+            self.sums = {}
         if self.step % self.config.validate_steps == 0:
             self.validate()
         if time.time() - self.saved > 60 * self.config.checkpoint_minutes:
@@ -257,12 +409,11 @@ class Progress(tf.keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.save()
-        self.logs.flush()
 
     def fail(self, what):
         raise FloatingPointError(
             f"step {self.step}: {what} is not finite; the last good state is "
-            f"{self.manager.latest_checkpoint or 'the start'}"
+            f"{self.checkpoints.latest or 'the start'}"
         )
 
     def save(self):
@@ -270,9 +421,10 @@ class Progress(tf.keras.callbacks.Callback):
         for variable in self.model.trainable_variables:
             if not np.all(np.isfinite(variable.numpy())):
                 self.fail(variable.name)
-        self.seconds.assign_add(time.time() - self.saved)
+        self.checkpoints.seconds.assign_add(time.time() - self.saved)
         self.saved = time.time()
-        self.manager.save(self.step)
+        self.checkpoints.sums.assign(json.dumps(self.sums))
+        self.checkpoints.save(self.step)
 
     def status(self):
         done = self.step - self.first
@@ -286,15 +438,14 @@ class Progress(tf.keras.callbacks.Callback):
         )
 
     def record(self, name, values):
-        optimizer = inner_optimizer(self.model)
-        with self.logs.as_default(self.step):
-            for key, value in values.items():
-                tf.summary.scalar(f"{key}/{name}", value)
-            if name == "train":
-                rate = optimizer.learning_rate  # A variable that the schedule sets.
-                tf.summary.scalar("learning_rate", rate)
+        scalars = {f"{key}/{name}": value for key, value in values.items()}
+        if name == "train":  # The learning rate is a variable that the schedule sets.
+            rate = inner_optimizer(self.model).learning_rate
+            scalars["learning_rate"] = float(rate)
+        self.events.scalars(self.step, scalars)
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        print("\r", end="", file=sys.stderr)
+        if sys.stderr.isatty():
+            print("\r", end="", file=sys.stderr)
         logging.info("%s: %s (%s)", self.status(), text, name)
 
     def validate(self):
@@ -304,13 +455,11 @@ class Progress(tf.keras.callbacks.Callback):
         try:
             values = self.model.evaluate(self.validation, return_dict=True, verbose=0)
             self.record("validation", values)
-            with self.logs.as_default(self.step):
-                for number, batch in enumerate(self.validation.take(3)):
-                    x_hat = tf.clip_by_value(self.model(batch), 0, 255)
-                    rows = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
-                    tf.summary.image(
-                        f"reconstruction/{number}", rows, max_outputs=len(rows)
-                    )
+            for number, batch in enumerate(self.validation.take(3)):
+                x_hat = tf.clip_by_value(self.model(batch), 0, 255)
+                row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
+                row = tf.concat(tf.unstack(row), 1)
+                self.events.image(self.step, f"reconstruction/{number}", row)
         finally:
             inner_optimizer(self.model).swap_averages(variables)
             self.model.reset_metrics()
@@ -350,6 +499,22 @@ def datasets(config: TrainConfig):
     return training, data.validation_set(data.open_images(held_paths, count), side)
 
 
+@contextlib.contextmanager
+def reading():
+    """Turns what is wrong with the data into a ValueError of one line."""
+    of_files = tf.errors.NotFoundError, tf.errors.DataLossError
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, *of_files) as error:
+        # Much surrounds the words, those of `data` or those of what reads TFDS.
+        tfds = isinstance(error, of_files)
+        pattern = r"^(.+)\n\t \[\[" if tfds else r"^ValueError: (.+)\nTraceback"
+        words = re.search(pattern, error.message, re.MULTILINE)
+        if not words:
+            raise
+        raise ValueError(f"data: {words[1]}" if tfds else words[1]) from error
+
+
 def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     """Trains until `config.steps`, from the last checkpoint if there is one, exports.
 
@@ -357,7 +522,9 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         The exported model's directory, `directory/model`.
 
     Raises:
-        ValueError: bad settings, no images, or a directory with other settings.
+        ValueError: bad settings, no images (any more), or a directory with other
+            settings or of which every checkpoint is damaged.
+        OSError: something could not be read or written; the last checkpoint is kept.
         FloatingPointError: the loss stopped being finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
@@ -368,25 +535,19 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         model = build(config)
     for part, cost in model.kmac_per_pixel().items():
         logging.info("%s: %.2f kMAC per pixel", part, cost)
-    seconds = tf.Variable(0.0, trainable=False)
-    checkpoint = tf.train.Checkpoint(
-        model=model, optimizer=model.optimizer, seconds=seconds
-    )
-    manager = tf.train.CheckpointManager(
-        checkpoint, str(directory / "checkpoints"), max_to_keep=3
-    )
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
-        logging.info("resumed from %s", manager.latest_checkpoint)
+    checkpoints = Checkpoints(directory, model)
+    if checkpoints.restore():
+        logging.info("resumed from %s", checkpoints.latest)
     step = int(inner_optimizer(model).iterations)
     if step < config.steps:
-        progress = Progress(config, directory, manager, validation, seconds)
-        model.fit(
-            training(step * config.batch),
-            steps_per_epoch=config.steps - step,
-            verbose=0,
-            callbacks=[progress],
-        )
+        progress = Progress(config, directory, checkpoints, validation)
+        with reading():
+            model.fit(
+                training(step * config.batch),
+                steps_per_epoch=config.steps - step,
+                verbose=0,
+                callbacks=[progress],
+            )
     inner_optimizer(model).swap_averages(model.trainable_variables)
     whole = model
     if config.precision != "float32":  # Half precision is for training alone.
@@ -397,14 +558,15 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
             variable.assign(trained)
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
-    whole.calibrate(patches.take(min(config.steps, CALIBRATION_STEPS)))
+    with reading():
+        whole.calibrate(patches.take(min(config.steps, CALIBRATION_STEPS)))
     start = config.start()
     settings = dataclasses.asdict(config).items()
     record = {
         "note": config.note,
         "settings": {k: v for k, v in settings if k not in PRIVATE},
         "steps": int(inner_optimizer(model).iterations),
-        "hours": round(float(seconds) / 3600, 2),
+        "hours": round(float(checkpoints.seconds) / 3600, 2),
         "figures": validation_figures(whole, validation),
     }
     if start:
