@@ -12,8 +12,8 @@ checksums made right again, so that it reaches the coder:
 
 With Atheris installed and `--atheris`, libFuzzer chooses the damage by what code of
 `header` it reaches; graphs cannot be instrumented, so it finds no way into the others.
-A file that breaks a rule
-is kept in tests/golden/broken, which tests/test_fuzz.py tries for ever after.
+A file that breaks a rule is kept in tests/golden/broken, which tests/test_fuzz.py tries
+for ever after.
 """
 
 from __future__ import annotations
