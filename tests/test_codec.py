@@ -130,9 +130,9 @@ def test_a_crop_decodes_the_tiles_it_needs_alone(one, monkeypatch):
     decoded = []
     decode = one.decode
 
-    def counted(height, width, payload):
+    def counted(height, width, payload, limits):
         decoded.append(payload)
-        return decode(height, width, payload)
+        return decode(height, width, payload, limits)
 
     monkeypatch.setattr(one, "decode", counted)
     one.decompress(header, chunks)
