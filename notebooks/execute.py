@@ -31,7 +31,7 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     """
     notebook = nbformat.read(path, 4)
     nbclient.NotebookClient(
-        notebook, timeout=1800, kernel_name="python3",
+        notebook, timeout=600, kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}}, record_timing=False,
     ).execute()  # fmt: skip
     notebook.metadata = {
