@@ -30,10 +30,14 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
     notebook = nbformat.read(path, 4)
-    nbclient.NotebookClient(
+    client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}}, record_timing=False,
-    ).execute()  # fmt: skip
+    )  # fmt: skip
+    # It would answer a widget on the socket on which it waits for the cell's end, and
+    # now and then not wake when that comes.  What a widget prints is the cell's, so.
+    client.comm_open_handlers.clear()
+    client.execute()
     notebook.metadata = {
         "kernelspec": {
             "display_name": "Python 3", "language": "python", "name": "python3"
