@@ -225,10 +225,17 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp
         assert a.shape == b.shape
 
 
-def test_run_directory_tells_all_and_refuses_other_settings(images, tmp_path):
+@pytest.fixture(scope="module")
+def ours(images, tmp_path_factory):
+    """(settings, run directory, exported model) of a training of our architecture."""
     config = config_of(images, steps=20)
-    exported = training.train(config, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == vars(config)
+    run = tmp_path_factory.mktemp("ours")
+    return config, run, training.train(config, run)
+
+
+def test_run_directory_tells_all_and_refuses_other_settings(images, ours):
+    config, run, exported = ours
+    assert json.loads((run / "config.json").read_text()) == vars(config)
     card = registry.Model.at(exported).card
     assert card["training"]["steps"] == 20
     assert [row["quality"] for row in card["training"]["figures"]] == [
@@ -239,15 +246,15 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, tmp_path):
     assert codec.decompress(data, exported).shape == image.shape
     other = config_of(images, steps=20, learning_rate=0.5)
     with pytest.raises(ValueError, match="learning_rate=0.001, not 0.5"):
-        training.train(other, tmp_path)
+        training.train(other, run)
 
 
-def test_tensorboard_gets_scalars_and_images(images, tmp_path):
-    training.train(config_of(images, steps=20), tmp_path)
+def test_tensorboard_gets_scalars_and_images(ours):
+    _, run, _ = ours
     assert {
         "loss/train", "bpp/train", "psnr/train", "learning_rate",
         "loss/validation", "bpp/validation", "psnr/validation", "reconstruction/0",
-    } <= {tag for tag, _ in logged(tmp_path)}  # fmt: skip
+    } <= {tag for tag, _ in logged(run)}  # fmt: skip
 
 
 def test_averages_follow_the_weights(images):
@@ -313,7 +320,7 @@ def test_bad_settings_are_explained(images, tmp_path, settings, words):
 def test_export_refuses_ops_that_a_stock_server_lacks(images, monkeypatch):
     import tensorflow_compression as tfc
 
-    model = training.build(config_of(images))
+    model = training.build(config_of(images, "bls2017"))
     graphs = model.graphs
 
     def with_foreign(tables):
@@ -325,4 +332,4 @@ def test_export_refuses_ops_that_a_stock_server_lacks(images, monkeypatch):
 
     monkeypatch.setattr(model, "graphs", with_foreign)
     with pytest.raises(ValueError, match="CreateRangeDecoder"):
-        export.export(model, "unused", "tfcodec")
+        export.export(model, "unused", "bls2017")
