@@ -170,7 +170,7 @@ def test_card_tells_what_the_model_is(trained):
     assert set(card["kmac_per_pixel"]) >= {"analysis", "synthesis", "coder"}
 
 
-@pytest.mark.parametrize("trained", ["bls2017", "tfcodec"], indirect=True)
+@pytest.mark.parametrize("trained", ["bls2017", "bmshj2018-hyperprior"], indirect=True)
 def test_fingerprint_follows_the_weights(trained, tmp_path):
     model, directory, _ = trained
     first = registry.Model.at(directory)
