@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import data, export, files, training
+from tfcodec import data, files, training
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_an_export_that_finds_no_room_leaves_the_model_that_is_there(tmp_path):
     module.double = tf.function(lambda x: 2 * x, [tf.TensorSpec([])])
 
     def save(number):
-        with export.new_directory(there) as part:
+        with files.new_directory(there) as part:
             tf.saved_model.save(module, str(part))
             (part / "card.json").write_text(str(number))
 

@@ -386,10 +386,11 @@ def compress(args: argparse.Namespace) -> bool:
             **targets,
             "effort": args.effort or None,
             "verify": args.verify or None,
+            "alpha_quality": args.alpha_quality,
         }
-        given["alpha_quality"] = args.alpha_quality
-        for name in (name for name, value in given.items() if value is not None):
-            raise ValueError(f"--{name} is not for a server")
+        unfit = [name for name, value in given.items() if value is not None]
+        if unfit:
+            raise ValueError(f"--{unfit[0]} is not for a server")
 
     def work(picture, progress):
         if server:
@@ -449,23 +450,22 @@ def compress(args: argparse.Namespace) -> bool:
 
 
 def decompress(args: argparse.Namespace) -> bool:
+    from tfcodec import codec, images, predict
+
     if args.model is not None:
         registry.resolve(args.model)
     if args.server and args.crop:
         raise ValueError("--crop is not for a server")
+    server = args.server and predict.Server(args.server)
 
     def work(data, progress):
-        from tfcodec import codec, predict
-
-        if args.server:
-            return predict.Server(args.server).decompress(data)
+        if server:
+            return server.decompress(data)
         return codec.decompress(
             data, model=args.model, crop=args.crop, progress=progress
         )
 
     def one(job, progress):
-        from tfcodec import codec, images
-
         data = job.stream()
         # Known to be of no use before the work is done.
         form = "PNG" if job.target == "-" else images.form_of(pathlib.Path(job.target))

@@ -8,14 +8,10 @@ the bit.  The coder's tables stay constants, as TensorFlow prepares them once th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-import re
-import shutil
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +21,7 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 from tensorflow.python.grappler import tf_optimizer
 
-from tfcodec import rans
+from tfcodec import files, rans
 from tfcodec.layers import EXACT_LIMIT, ExactConv, Residual
 
 LICENCE = "Apache-2.0"
@@ -98,44 +94,11 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         name: module.value(array)
         for name, array in decoder_numbers(model, tables).items()
     }
-    with new_directory(directory) as part:
+    with files.new_directory(directory) as part:
         tf.saved_model.save(module, str(part), signatures=signatures)
         drop_shapes(part)
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
-
-
-@contextlib.contextmanager
-def new_directory(path: pathlib.Path):
-    """Gives a directory to make, which takes the place of `path` once all is written.
-
-    Raises:
-        OSError: naming `path`, which is as it was.
-    """
-    part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
-    for left in (part, old):  # By one that was killed.
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        with writing(path):
-            yield part
-            if path.exists():
-                os.replace(path, old)
-            os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def writing(path):
-    """Turns what goes wrong into an OSError that names `path`, in one line."""
-    try:
-        yield
-    except (tf.errors.OpError, OSError) as error:
-        # TensorFlow names an op, then a temporary file, and then what is the matter.
-        words = getattr(error, "message", None) or error.strerror or str(error)
-        line, *_ = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", words).strip().split("\n")
-        raise OSError(f"{path}: {line.split('; ')[-1]}") from error
 
 
 def drop_shapes(directory):

@@ -6,7 +6,9 @@ import contextlib
 import glob
 import os
 import pathlib
+import re
 import secrets
+import shutil
 from collections.abc import Iterable, Sequence
 
 # What counts as an image in a folder; a file that is named may have any suffix.
@@ -77,3 +79,38 @@ def new_file(path: str | os.PathLike):
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def new_directory(path: pathlib.Path):
+    """Gives a directory to make, which takes the place of `path` once all is written.
+
+    Raises:
+        OSError: naming `path`, which is as it was.
+    """
+    part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
+    for left in (part, old):  # By one that was killed.
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with writing(path):
+            yield part
+            if path.exists():
+                os.replace(path, old)
+            os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Turns what goes wrong, in TensorFlow too, into an OSError that names `path`."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        # TensorFlow names an op, then a temporary file, and then what is the matter.
+        words = getattr(error, "message", None) or error.strerror or str(error)
+        line, *_ = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", words).strip().split("\n")
+        raise OSError(f"{path}: {line.split('; ')[-1]}") from error

@@ -12,13 +12,12 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfcodec import bitstream, codec, predict, registry
+from tfcodec import bitstream, codec, files, predict, registry
 from tfcodec.bitstream import Limits
 
 # Of a server, smaller than those of a command line: each item of a batch may be as
@@ -377,7 +376,7 @@ class Served(tf.Module):
         hundredths = tf.round(quality * 100)
         check((hundredths >= 0) & (hundredths <= 10000), "quality is not 0 to 100")
         size = tf.shape(image)[:2]
-        pixels = tf.cast(tf.reduce_prod(tf.cast(size, tf.int64)), tf.int64)
+        pixels = tf.reduce_prod(tf.cast(size, tf.int64))
         check(pixels > 0, "no pixels")
         channels = tf.shape(image)[2]
         check((channels >= 1) & (channels <= 4), "not 1 to 4 channels")
@@ -746,6 +745,9 @@ def export(
 
     Returns:
         The directory of the version.
+
+    Raises:
+        OSError: it could not be written, and is not there.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -763,21 +765,15 @@ def export(
     }
     options = tf.saved_model.SaveOptions(function_aliases=dict(served.buckets))
     # A server looks at names of digits alone, and so sees the whole or nothing.
-    part = directory / "part"
-    shutil.rmtree(part, ignore_errors=True)
-    tf.saved_model.save(
-        served,
-        str(part),
-        {"serving_default": served.decompress, **signatures},
-        options,
-    )
-    card = {**model.card, "limits": dataclasses.asdict(limits)}
-    (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (part / WARM_UP).parent.mkdir()
-    with tf.io.TFRecordWriter(str(part / WARM_UP)) as file:
-        for record in warm_up(served, directory.name):
-            file.write(record.SerializeToString())
-    os.replace(part, version)
+    with files.new_directory(version) as part:
+        signatures = {"serving_default": served.decompress, **signatures}
+        tf.saved_model.save(served, str(part), signatures, options)
+        card = {**model.card, "limits": dataclasses.asdict(limits)}
+        (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        (part / WARM_UP).parent.mkdir()
+        with tf.io.TFRecordWriter(str(part / WARM_UP)) as file:
+            for record in warm_up(served, directory.name):
+                file.write(record.SerializeToString())
     return version
 
 

@@ -302,7 +302,7 @@ class Checkpoints:
         if path == self.latest:
             return
         try:
-            with export.writing(path):
+            with files.writing(path):
                 self.whole.write(path)
         except OSError:
             self.remove(path)
@@ -344,14 +344,14 @@ class Events:
 
     def __init__(self, directory):
         self.path = directory / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        with export.writing(self.path):
+        with files.writing(self.path):
             directory.mkdir(exist_ok=True)
             self.file = tf.io.TFRecordWriter(str(self.path))
         self.write(file_version="brain.Event:2")
 
     def write(self, **fields):
         event = tf.compat.v1.Event(wall_time=time.time(), **fields)
-        with export.writing(self.path):
+        with files.writing(self.path):
             self.file.write(event.SerializeToString())
             self.file.flush()
 
