@@ -135,7 +135,7 @@ def stepwise(files, rows, xla):
     With `xla`, each network is compiled for itself.
     """
     try:
-        from tfcodec import architectures, export, rans
+        from tfcodec import architectures, rans, weights
     except ImportError:
         raise SystemExit("skipped: needs TensorFlow Compression") from None
     import tensorflow as tf
@@ -156,14 +156,14 @@ def stepwise(files, rows, xla):
             card["architecture"], (quality["lmbda_min"], quality["lmbda_max"]),
             **card["options"],
         )  # fmt: skip
-        export.load_weights(network, registry.resolve(model).path)
+        weights.load_model(network, registry.resolve(model).path)
         for layer in network.exact_layers():
             layer.freeze()
         if xla:
             coder = network.coder
-            coder.hyper_synthesis = tf.function(coder.hyper_synthesis, jit_compile=True)
-            for nets in (coder.slice_nets, coder.pyramid_nets):
-                nets[:] = [tf.function(net, jit_compile=True) for net in nets]
+            nets = [coder.hyper_synthesis, *coder.slice_nets, *coder.pyramid_nets]
+            for net in nets:
+                net.call = tf.function(net.call, jit_compile=True)
         size = numbers["tables/size"].astype(int)
         rows_of = np.split(numbers["tables/frequency"], np.cumsum(size)[:-1])
         tables = rans.Tables.from_rows(

@@ -263,8 +263,15 @@ def walk(coder, height: int, width: int, numbers, card) -> np.ndarray:
     slices = [y]
     around, inside = neighbours(y, CROSS, 1)
     seen = [features, *context((around - y) * inside)]
-    while f"slice/{len(slices)}/0/kernel" in numbers:
-        y = code(*parameters(numbers, f"slice/{len(slices)}", seen))
+    even = (row + column) % 2 == 0
+    while f"slice/{len(slices)}/first/0/kernel" in numbers:
+        name = f"slice/{len(slices)}"
+        known = sum(x.shape[-1] for x in seen)
+        own = numbers[f"{name}/first/0/kernel"].shape[2] - known
+        y = np.zeros([rows, columns, own], features.dtype)
+        for half, places in (("first", even), ("second", ~even)):
+            index, mean = parameters(numbers, f"{name}/{half}", [*seen, context(y)])
+            y[places] = code(index[places], mean[places])
         slices.append(y)
         seen.append(context(y))
     return np.concatenate(slices, -1)[None].astype(np.int32)

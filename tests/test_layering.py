@@ -14,7 +14,7 @@ TABLE = """
     files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
     registry codec predict serving
-    data export training evaluation report images pillow_plugin demo console cli
+    data weights export training evaluation report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.

@@ -106,7 +106,7 @@ def test_gains_are_continuous_and_start_as_inverses():
 
 def test_residual_block_starts_as_the_identity():
     x = tf.random.stateless_normal([1, 8, 8, 6], [1, 2])
-    np.testing.assert_array_equal(layers.Residual(6)(x), x)
+    np.testing.assert_array_equal(layers.Block(6)(x), x)
 
 
 def test_cosines_are_orthonormal_and_begin_with_the_mean():

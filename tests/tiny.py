@@ -18,8 +18,8 @@ OPTIONS = {
         "hidden": [12, 8],
     },
     "tfcodec": {
-        "widths": [8, 12, 16], "blocks": [1, 1], "n": 8, "z": 4, "features": 12,
-        "hidden": 12, "slices": [3, 4, 9], "pyramid": 8,
+        "widths": [8, 12, 16], "blocks": [1, 1], "synthesis_blocks": [1, 0], "n": 8,
+        "z": 4, "features": 12, "hidden": 12, "slices": [3, 4, 9], "pyramid": 8,
     },
 }  # fmt: skip
 

@@ -80,32 +80,43 @@ def ms2020(
 
 
 def tfcodec(
-    lmbda, widths=(96, 144, 256), blocks=(1, 1), n=128, z=96, features=192, hidden=128,
-    slices=(3, 13, 16, 32, 64, 128), pyramid=48,
+    lmbda, widths=(96, 192, 320), blocks=(4, 4), synthesis_blocks=(4, 4), n=128, z=128,
+    features=224, hidden=160, slices=(3, 13, 24, 40, 80, 160), pyramid=48, anchors=10,
 ):  # fmt: skip
     """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.
+
+    The first slice, of the means of luma and colours, is coded from coarse to fine,
+    each of the others in two passes.
 
     Args:
         lmbda: (lowest, highest); a range makes one model for every quality.
         widths: channels at 1/4, 1/8 and of the latents at 1/16.
-        blocks: residual blocks at 1/8 and 1/16.
+        blocks: residual blocks of the analysis at 1/8 and 1/16.
+        synthesis_blocks: those of the synthesis, fewer for a decoder that is lighter.
         n, z: channels of the hyper analysis and of z.
         features, hidden: channels of the hyper synthesis and of the slice networks.
-        slices: latents of each slice, in coding order; the first, of the means of luma
-            and colours, from coarse to fine.
-        pyramid: channels of the networks of that.
+        slices: latents of each slice, in coding order.
+        pyramid: channels of the networks that code the first slice.
+        anchors: qualities at which the gains are learned.
     """
+    means, *rest = slices
+    first = t.slice_net((hidden, hidden), (3, 1, 1), means, scales=SCALES, index=0)
     coder = Conditional(
         t.hyper_analysis(n, z), t.hyper_synthesis((n, features, features)), z, slices,
-        _slices((hidden, hidden), (3, 1, 1), slices),
+        [first]
+        + [
+            t.TwoPassNet(hidden, c, scales=SCALES, index=k)
+            for k, c in enumerate(rest, 1)
+        ],
         pyramid_nets=[
-            t.slice_net((pyramid,), (1, 1), slices[0], scales=SCALES, index=f"0_{k}")
+            t.slice_net((pyramid,), (1, 1), means, scales=SCALES, index=f"0_{k}")
             for k in range(len(PYRAMID))
         ],
     )  # fmt: skip
     return CompressionModel(
-        t.analysis_tfcodec(widths, blocks), coder, t.synthesis_tfcodec(widths, blocks),
-        channels=widths[-1], stride=64, lmbda=lmbda,
+        t.analysis_tfcodec(widths, blocks), coder,
+        t.synthesis_tfcodec(widths, synthesis_blocks),
+        channels=widths[-1], stride=64, lmbda=lmbda, anchors=anchors,
     )  # fmt: skip
 
 

@@ -20,8 +20,13 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from tfcodec import rans
-from tfcodec.layers import ACTIVATION_BITS, ACTIVATION_MAX, straight_through
-from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS
+from tfcodec.layers import (
+    ACTIVATION_BITS,
+    ACTIVATION_MAX,
+    ExactConv,
+    straight_through,
+)
+from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
 
 # Deviations of the tables, in geometric progression (Minnen et al. 2018).
 SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
@@ -307,7 +312,7 @@ class Coder(tf.keras.layers.Layer):
         return y_hat, action.bits
 
     def exact_networks(self):
-        """Returns the networks of exact convolutions that decoding runs, by name."""
+        """Returns the networks that decoding runs: lists of `ExactConv`, by name."""
         return {}
 
     def calibrate(self, latents):
@@ -388,11 +393,15 @@ class Conditional(Coder):
     which predict it, as in interlaced lossless coders.  (The hyperprior alone leaves
     neighbours with a correlation of 0.7 there.)
 
+    A slice whose network is a `TwoPassNet` is coded in two passes, every second latent
+    first, as on a checkerboard.
+
     Args:
         hyper_analysis, hyper_synthesis: networks; the second an exact one.
         z_channels: channels of z.
         slices: channels of each slice of y.
-        slice_nets: exact networks, features and slices before to (index, mean).
+        slice_nets: exact networks, features and slices before to (index, mean); or a
+            `TwoPassNet`.
         residual_nets: float networks of the latent residual prediction, or none.
         support: the largest number of slices that a network sees.
         magnitudes: the hyper analysis sees |y| (scale hyperprior).
@@ -423,9 +432,15 @@ class Conditional(Coder):
         return self.z_coder
 
     def exact_networks(self):
-        networks = {"hyper_synthesis": self.hyper_synthesis}
-        networks |= {f"slice/{k}": net for k, net in enumerate(self.slice_nets)}
-        return networks | {f"step/{k}": n for k, n in enumerate(self.pyramid_nets)}
+        networks = {"hyper_synthesis": exact_layers(self.hyper_synthesis)}
+        for k, net in enumerate(self.slice_nets):
+            if isinstance(net, TwoPassNet):
+                first, second = net.passes()
+                networks |= {f"slice/{k}/first": first, f"slice/{k}/second": second}
+            else:
+                networks[f"slice/{k}"] = exact_layers(net)
+        steps = enumerate(self.pyramid_nets)
+        return networks | {f"step/{k}": exact_layers(net) for k, net in steps}
 
     def encoder_inputs(self, y):
         z = self.hyper_analysis(tf.abs(y) if self.magnitudes else y)
@@ -436,13 +451,16 @@ class Conditional(Coder):
         done, contexts = [], []
         for k, net in enumerate(self.slice_nets):
             seen = tf.concat([features, *contexts[: self.support]], -1)
-            index, mean = self.parameters(net(seen), k)
-            if k == 0 and self.pyramid_nets:
-                y, index, mean = self.pyramid(code, features, index, mean)
-                contexts.append(differences(y, y, 1, CROSS))
+            if isinstance(net, TwoPassNet):
+                y, index, mean = self.two_passes(code, k, net, seen)
             else:
-                y = code.slice(k, index, mean)
-                contexts.append(exact_context(y))
+                index, mean = self.parameters(net(seen), k)
+                if k == 0 and self.pyramid_nets:
+                    y, index, mean = self.pyramid(code, features, index, mean)
+                else:
+                    y = code.slice(k, index, mean)
+            coarse = k == 0 and self.pyramid_nets
+            contexts.append(differences(y, y, 1, CROSS) if coarse else exact_context(y))
             done.append((y, index, mean))
         y, index, mean = (tf.concat(parts, -1) for parts in zip(*done))
         return y, (features, index, mean)
@@ -453,13 +471,25 @@ class Conditional(Coder):
             return output, tf.zeros_like(output)
         return tf.split(output, 2, -1)
 
+    def two_passes(self, code, k, net, seen):
+        """Codes slice k, every second latent first; returns (y, index, mean)."""
+        rows, columns = places(seen)
+        even = lattice((rows + columns) % 2 == 0)
+        output, sums = net(seen)
+        index, mean = (x * even for x in self.parameters(output, k))
+        y = code.slice(k, index, mean, even) * even
+        odd = 1 - even
+        output = net(seen, exact_context(y), sums)
+        second, second_mean = (x * odd for x in self.parameters(output, k))
+        y += code.slice(k, second, second_mean, odd) * odd
+        return y, index + second, mean + second_mean
+
     def pyramid(self, code, features, index, mean):
         """Codes slice 0 from coarse to fine; returns (y, index, mean).
 
         `index` and `mean` are for the coarsest latents.
         """
-        rows, columns = (tf.range(n)[:, None] for n in tf.unstack(tf.shape(mean)[1:3]))
-        columns = tf.transpose(columns)
+        rows, columns = places(mean)
         where = lattice((rows % 4 == 0) & (columns % 4 == 0))
         y = code.slice(0, index, mean, where) * where
         index, mean = index * where, mean * where
@@ -522,8 +552,20 @@ DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
 
 
+def exact_layers(network):
+    """Returns the exact convolutions of a network, itself one or a stack of layers."""
+    layers = getattr(network, "layers", [network])
+    return [layer for layer in layers if isinstance(layer, ExactConv)]
+
+
+def places(value):
+    """Row numbers [h, 1] and column numbers [1, w] of [b, h, w, c], int32."""
+    height, width = tf.unstack(tf.shape(value)[1:3])
+    return tf.range(height)[:, None], tf.range(width)[None]
+
+
 def lattice(mask):
-    """[h, w] boolean to [1, h, w, 1] of ones and noughts."""
+    """[h, w] boolean to [1, h, w, 1] of ones and zeros."""
     return tf.cast(mask, tf.float32)[None, :, :, None]
 
 

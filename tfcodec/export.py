@@ -21,8 +21,8 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 from tensorflow.python.grappler import tf_optimizer
 
-from tfcodec import files, rans
-from tfcodec.layers import EXACT_LIMIT, ExactConv, Residual
+from tfcodec import files, rans, weights
+from tfcodec.layers import EXACT_LIMIT
 
 LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
@@ -88,8 +88,8 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         card["lmbda"] = None
     module = Store()
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
-    # All that `load_weights` needs; what the functions hold too is stored once.
-    module.weights = [module.value(array) for array in training_weights(model)]
+    # For trainings that begin from this model; what functions hold too is stored once.
+    module.weights = [module.value(array) for array in weights.stored(model)]
     module.decoder = {
         name: module.value(array)
         for name, array in decoder_numbers(model, tables).items()
@@ -116,12 +116,6 @@ def drop_shapes(directory):
     (directory / "fingerprint.pb").unlink(missing_ok=True)
 
 
-def training_weights(model) -> list[np.ndarray]:
-    """Returns the weights of a frozen model in order; exact kernels as integers."""
-    exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
-    return [exact.get(v.ref(), v.numpy()) for v in model.trainable_variables]
-
-
 def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
     """Returns all the numbers between a file's bytes and the latents, by name.
 
@@ -135,40 +129,13 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
     }
     if model.coder.quantiser:
         numbers["points"] = model.coder.quantiser.shift
-    for name, network in model.coder.exact_networks().items():
-        layers = getattr(network, "layers", [network])  # Some are one alone.
-        layers = [x for x in layers if isinstance(x, ExactConv)]
+    for name, layers in model.coder.exact_networks().items():
         for k, layer in enumerate(layers):
             kernel, bias = layer.frozen
             numbers[f"{name}/{k}/kernel"] = kernel
             rest = np.stack([bias, layer.shift, layer.low, layer.high])
             numbers[f"{name}/{k}/numbers"] = rest.astype(np.int32)
     return numbers
-
-
-def load_weights(model, directory):
-    """Gives `model` the weights of an exported model of the same architecture.
-
-    Where that one has no residual blocks, those of `model` stay what they are at first,
-    the identity.
-
-    Raises:
-        ValueError: the architectures differ, or the model has no weights to train.
-    """
-    weights = getattr(tf.saved_model.load(str(directory)), "weights", None)
-    if weights is None:
-        raise ValueError(f"{directory} holds no weights to go on from")
-    variables = model.trainable_variables
-    if len(weights) < len(variables):
-        blocks = [x for x in model.submodules if isinstance(x, Residual)]
-        new = {v.ref() for block in blocks for v in block.trainable_variables}
-        variables = [v for v in variables if v.ref() not in new]
-    if [w.shape for w in weights] != [v.shape for v in variables]:
-        raise ValueError(f"{directory} is a model of another architecture")
-    exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
-    for variable, weight in zip(variables, weights):
-        scale = exact.get(variable.ref(), 1.0)
-        variable.assign(weight.numpy().astype(np.float32) / scale)
 
 
 def round_weights(model):

@@ -31,9 +31,12 @@ class CompressionModel(tf.keras.Model):
         channels: channels of y.
         stride: height and width must be multiples of it.
         lmbda: (lowest, highest) weight of the MSE; equal for a model of one rate.
+        anchors: number of qualities at which the gains are learned.
     """
 
-    def __init__(self, analysis, coder, synthesis, *, channels, stride, lmbda):
+    def __init__(
+        self, analysis, coder, synthesis, *, channels, stride, lmbda, anchors=8
+    ):
         super().__init__(autocast=False)  # Quality and seeds keep their types.
         self.analysis, self.coder, self.synthesis = analysis, coder, synthesis
         self.channels, self.stride, self.lmbda = channels, stride, lmbda
@@ -41,8 +44,10 @@ class CompressionModel(tf.keras.Model):
         if self.variable_rate:
             span = math.log(lmbda[1] / lmbda[0])
             start = 0.5 * math.log(lmbda[0] / UNIT_LMBDA)
-            self.gain = QualityGain(channels, span, start)
-            self.inverse_gain = QualityGain(channels, span, start, inverse=True)
+            self.gain, self.inverse_gain = (
+                QualityGain(channels, span, start, inverse, anchors)
+                for inverse in (False, True)
+            )
 
     def lmbda_at(self, quality):
         low, high = self.lmbda
@@ -267,6 +272,8 @@ def multiply_adds(function, spec) -> int:
     for op in graph.get_operations():
         if op.type == "Conv2D":
             total += np.prod(op.outputs[0].shape) * np.prod(op.inputs[1].shape[:3])
+        elif op.type == "DepthwiseConv2dNative":
+            total += np.prod(op.outputs[0].shape) * np.prod(op.inputs[1].shape[:2])
         elif op.type == "Conv2DBackpropInput":
             total += np.prod(op.inputs[2].shape) * np.prod(op.inputs[1].shape[:3])
         elif op.type == "MatMul":

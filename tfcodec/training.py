@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import architectures, data, export, files, losses, registry
+from tfcodec import architectures, data, export, files, losses, registry, weights
 
 
 def setting(default, help):
@@ -45,12 +45,21 @@ class TrainConfig:
     validation_images: int = setting(24, "Images validated on, at five qualities each.")
     lmbda: float = setting(0.0, "Weight of the MSE, for a model of one rate.")
     lmbda_min: float = setting(0.001, "Lambda at quality 0, unless --lmbda is given.")
-    lmbda_max: float = setting(0.128, "Lambda at quality 100, likewise.")
-    steps: int = setting(1_000_000, "Optimizer steps in all, resumed ones included.")
+    lmbda_max: float = setting(0.512, "Lambda at quality 100, likewise.")
+    steps: int = setting(
+        1_000_000,
+        "Optimizer steps in all, resumed ones included; 0 with --init only "
+        "fits tables and exports.",
+    )
     batch: int = setting(8, "Patches a step.")
     patch: int = setting(256, "Side of a patch in pixels, a multiple of 64.")
     init: str = setting(
-        "", "Model to go on from, a shipped name or a directory: weights alone."
+        "",
+        "What to go on from, weights alone: a shipped model's name, a model "
+        "directory, or a file of arrays (.npz, .npy; see tfcodec/weights.py).",
+    )
+    record: str = setting(
+        "", "JSON file that says how the arrays of --init were made, for the card."
     )
     learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
@@ -82,13 +91,21 @@ class TrainConfig:
         if not 0 < low <= high:
             raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
         for name in ("steps", "batch", "log_steps", "validate_steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) < 1 and not (name == "steps" and self.init):
                 raise ValueError(f"--{name} must be at least 1")
+        if self.steps < 0:
+            raise ValueError("--steps must not be negative")
         self.builder_options()
+        self.began_from()
+        if self.record and not weights.is_arrays(self.init):
+            raise ValueError("--record says how the arrays of --init were made")
+        if weights.is_arrays(self.init) and not os.path.isfile(self.init):
+            raise ValueError(f"--init={self.init}: no such file")
         start = self.start()
         options = [self.builder_options(), start.card["options"] if start else {}]
         # A model may have residual blocks that the one it begins from has not.
-        rest = [{k: v for k, v in x.items() if k != "blocks"} for x in options]
+        blocks = ("blocks", "synthesis_blocks")
+        rest = [{k: v for k, v in x.items() if k not in blocks} for x in options]
         if start and (
             start.card["architecture"] != self.arch
             or rest[0] != rest[1]
@@ -97,8 +114,31 @@ class TrainConfig:
             raise ValueError(f"--init={self.init} is a model of another architecture")
 
     def start(self) -> registry.Model | None:
-        """The model to go on from, if there is one."""
-        return registry.resolve(self.init) if self.init else None
+        """The exported model to go on from, if it is one."""
+        if not self.init or weights.is_arrays(self.init):
+            return None
+        return registry.resolve(self.init)
+
+    def began_from(self) -> dict | None:
+        """What the card says of what the training began from.
+
+        Raises:
+            ValueError: the file that --record names is no JSON object.
+        """
+        start = self.start()
+        if start:
+            return {key: start.card[key] for key in ("fingerprint", "training")}
+        if not self.init:
+            return None
+        try:
+            training = json.loads(pathlib.Path(self.record).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            if self.record:
+                raise ValueError(f"--record={self.record}: {error}") from None
+            training = {}
+        if not isinstance(training, dict):
+            raise ValueError(f"--record={self.record}: not a JSON object")
+        return {"training": training}
 
     def builder_options(self) -> dict:
         try:
@@ -119,7 +159,7 @@ CALIBRATION_STEPS = 200
 # Checkpoints kept.
 KEPT = 3
 # What a model card leaves out, as it says more of a computer than of a model.
-PRIVATE = {"images", "validation", "data_dir", "init", "note"}
+PRIVATE = {"images", "validation", "data_dir", "init", "record", "note"}
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -203,9 +243,10 @@ def network(config: TrainConfig, precision: str) -> tf.keras.Model:
 def build(config: TrainConfig) -> tf.keras.Model:
     """Returns the compiled model, with optimizer state made. Call it under a scope."""
     model = network(config, config.precision)
-    start = config.start()
-    if start:
-        export.load_weights(model, start.path)
+    if weights.is_arrays(config.init):
+        weights.load_arrays(model, config.init)
+    elif config.init:
+        weights.load_model(model, config.start().path)
     optimizer = Adam(
         Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
         global_clipnorm=config.clip,
@@ -548,7 +589,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
                 verbose=0,
                 callbacks=[progress],
             )
-    inner_optimizer(model).swap_averages(model.trainable_variables)
+    if config.steps:
+        inner_optimizer(model).swap_averages(model.trainable_variables)
     whole = model
     if config.precision != "float32":  # Half precision is for training alone.
         whole = network(config, "float32")
@@ -559,8 +601,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
     with reading():
-        whole.calibrate(patches.take(min(config.steps, CALIBRATION_STEPS)))
-    start = config.start()
+        count = min(config.steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
+        whole.calibrate(patches.take(count))
     settings = dataclasses.asdict(config).items()
     record = {
         "note": config.note,
@@ -569,11 +611,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         "hours": round(float(checkpoints.seconds) / 3600, 2),
         "figures": validation_figures(whole, validation),
     }
-    if start:
-        record["began_from"] = {
-            "fingerprint": start.card["fingerprint"],
-            "training": start.card["training"],
-        }
+    if config.init:
+        record["began_from"] = config.began_from()
     options = config.builder_options()
     return export.export(whole, directory / "model", config.arch, options, record)
 

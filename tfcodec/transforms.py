@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec.layers import (
+    Block,
     DepthToSpace,
     ExactConv,
-    Residual,
+    SecondPass,
     SpaceToDepth,
     Sum,
     conv,
@@ -113,6 +114,47 @@ def slice_net(widths, kernels, channels, *, scales, index):
     return stack(*hidden, head, name=f"slice_{index}")
 
 
+class TwoPassNet(tf.keras.layers.Layer):
+    """Networks of a slice that is coded in two passes, each a half of a checkerboard.
+
+    The second pass sees the latents of the first (He et al. 2021, arXiv:2103.15306; per
+    slice, as He et al. 2022, arXiv:2203.10886). Both passes see the features and the
+    slices before, whose sums in the first layer are computed once. Then each pass has a
+    hidden layer and a head of its own.
+
+    Args:
+        hidden: channels of the hidden layers.
+        channels: latents of the slice.
+        scales: number of tables.
+        index: of the slice, for the name.
+    """
+
+    def __init__(self, hidden, channels, *, scales, index):
+        super().__init__(dtype=tf.float32, name=f"slice_{index}")
+        self.conv = SecondPass(ExactConv(hidden, 3), channels)
+        self.rest = [
+            stack(ExactConv(hidden, 1), parameters(channels, scales=scales), name=name)
+            for name in ("first", "second")
+        ]
+
+    def call(self, seen, own=None, sums=None):
+        """Integers `seen` [b, h, w, c] to the parameters of one pass.
+
+        Returns:
+            (parameters, sums) of the first pass; or with the contexts `own` of its
+            latents, [b, h, w, channels], and its `sums`, the second's parameters.
+        """
+        if own is None:
+            hidden, sums = self.conv(seen)
+            return self.rest[0](hidden), sums
+        return self.rest[1](self.conv(seen, own, sums))
+
+    def passes(self):
+        """Returns the exact layers of the first pass, and those of the second."""
+        firsts = (self.conv.first, self.conv)
+        return [[conv, *rest.layers] for conv, rest in zip(firsts, self.rest)]
+
+
 def residual_prediction(widths, channels, index):
     """Latent residual prediction of ms2020: float, for the synthesis alone."""
     hidden = [x for n, k in zip(widths, (5, 5)) for x in (conv(n, k), leaky_relu())]
@@ -121,23 +163,28 @@ def residual_prediction(widths, channels, index):
 
 
 def analysis_tfcodec(widths, blocks):
-    """A linear transform of blocks, plus what three convolutions with GDN add to it.
+    """A linear transform of blocks, plus what convolutions with GDN add to it.
 
     The linear part starts as a cosine transform, the convolutions near zero: training
     begins at a codec much like JPEG's, not at noise, and needs a tenth of the steps.
     The convolutions start at quarter resolution, where four fifths of the cost of
-    `analysis_bmshj2018` have been saved; residual blocks at 1/8 and 1/16.
+    `analysis_bmshj2018` have been saved; residual blocks follow at 1/8 and 1/16, where
+    multiplications do most for their number.
+
+    Args:
+        widths: channels at 1/4, at 1/8, and of the latents at 1/16.
+        blocks: number of residual blocks at 1/8 and at 1/16.
     """
     a, b, m = widths
     detail = stack(
         SpaceToDepth(4),
         conv(a, 3),
         gdn(),
-        down(b, 5),
-        *[Residual(b) for _ in range(blocks[0])],
+        down(b, 4),
+        *[Block(b) for _ in range(blocks[0])],
         gdn(),
-        conv(m, 5, 2, kernel_initializer=tf.keras.initializers.VarianceScaling(0.01)),
-        *[Residual(m) for _ in range(blocks[1])],
+        conv(m, 4, 2, kernel_initializer=tf.keras.initializers.VarianceScaling(0.01)),
+        *[Block(m) for _ in range(blocks[1])],
         name="detail",
     )
     # In float32 even where the rest trains in half precision: its sums are large.
@@ -148,18 +195,18 @@ def analysis_tfcodec(widths, blocks):
 
 
 def synthesis_tfcodec(widths, blocks):
-    """`analysis_tfcodec` mirrored.
+    """`analysis_tfcodec` mirrored, with its own number of blocks.
 
     With GDN, not its inverse: latents are as large as a cosine transform makes them,
     and the inverse's squares of those diverge.
     """
     a, b, m = widths
     detail = stack(
-        *[Residual(m) for _ in range(blocks[1])],
-        up(b, 5),
+        *[Block(m) for _ in range(blocks[1])],
+        up(b, 4),
         gdn(),
-        *[Residual(b) for _ in range(blocks[0])],
-        up(a, 5),
+        *[Block(b) for _ in range(blocks[0])],
+        up(a, 4),
         gdn(),
         conv(3 * 4**2, 3, kernel_initializer="zeros"),
         DepthToSpace(4),

@@ -1,0 +1,106 @@
+"""What a training begins from: the weights of an exported model, or arrays.
+
+Arrays are weights that were trained elsewhere, in order of the `trainable_variables` of
+the architecture that `architectures.build` makes:
+
+- `.npz`: one array for each variable, in the order in which the file holds them;
+- `.npy`: all of them in one vector, one after the other.
+
+Their type may be any of floating point.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from tfcodec.layers import Block
+
+ARRAYS = (".npz", ".npy")
+
+
+def is_arrays(path) -> bool:
+    """Whether a path names arrays, by its suffix, and not an exported model."""
+    return str(path).endswith(ARRAYS)
+
+
+def load_model(model, directory):
+    """Gives `model` the weights of an exported model of the same architecture.
+
+    Where that one has no residual blocks, those of `model` stay what they are at first,
+    the identity.
+
+    Raises:
+        ValueError: the architectures differ, or the model has no weights to train.
+    """
+    found = getattr(tf.saved_model.load(str(directory)), "weights", None)
+    if found is None:
+        raise ValueError(f"{directory} holds no weights to go on from")
+    exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
+    variables = model.trainable_variables
+    if len(found) < len(variables):
+        blocks = [x for x in model.submodules if isinstance(x, Block)]
+        new = {v.ref() for block in blocks for v in block.trainable_variables}
+        variables = [v for v in variables if v.ref() not in new]
+    scales = [exact.get(v.ref(), 1.0) for v in variables]
+    _assign(variables, [w.numpy() for w in found], scales, directory)
+
+
+def load_arrays(model, path):
+    """Gives `model` the weights in a file of arrays.
+
+    Raises:
+        ValueError: the file cannot be read, or its arrays are those of another
+            architecture, or not finite.
+    """
+    path, variables = pathlib.Path(path), model.trainable_variables
+    try:
+        found = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            with found:
+                found = [found[name] for name in found.files]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read arrays from {path}: {error}") from None
+    if path.suffix == ".npy":
+        ends = np.cumsum([v.shape.num_elements() for v in variables])
+        if found.shape != (ends[-1],):
+            raise ValueError(
+                f"{path} holds an array of shape {list(found.shape)}; this "
+                f"architecture has {ends[-1]} weights"
+            )
+        parts = np.split(found, ends[:-1])
+        found = [part.reshape(v.shape) for part, v in zip(parts, variables)]
+    for array in found:
+        if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
+            raise ValueError(f"{path} holds values that are not finite numbers")
+    _assign(variables, found, [1.0] * len(variables), path)
+
+
+def stored(model) -> list[np.ndarray]:
+    """Returns the weights of a frozen model in order; exact kernels as integers.
+
+    It is what an exported model holds, and `load_model` reads.
+    """
+    exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
+    return [exact.get(v.ref(), v.numpy()) for v in model.trainable_variables]
+
+
+def _assign(variables, arrays, scales, source):
+    """Sets variables to arrays divided by scales, if all shapes agree."""
+    shapes = [tuple(array.shape) for array in arrays]
+    if shapes != [tuple(v.shape) for v in variables]:
+        pairs = enumerate(zip(shapes, variables))
+        wrong = [
+            f"number {k} is {list(s)}, not {list(v.shape)} ({v.name})"
+            for k, (s, v) in pairs
+            if s != tuple(v.shape)
+        ]
+        raise ValueError(
+            f"{source} is a model of another architecture: {len(shapes)} arrays for "
+            f"{len(variables)} variables" + (f"; {wrong[0]}" if wrong else "")
+        )
+    for variable, array, scale in zip(variables, arrays, scales):
+        variable.assign(array.astype(np.float32) / scale)
