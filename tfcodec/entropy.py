@@ -24,7 +24,9 @@ from tfcodec.layers import (
     ACTIVATION_BITS,
     ACTIVATION_MAX,
     ExactConv,
+    half_of_board,
     straight_through,
+    whole_board,
 )
 from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
 
@@ -357,7 +359,7 @@ class Factorized(Coder):
         return self
 
     def encoder_inputs(self, y):
-        """Returns the side latents and the slices, which the encoder alone knows."""
+        """Returns the side latents, and those of each pass of the walk: a list."""
         return y, []
 
     def walk(self, code):
@@ -444,21 +446,29 @@ class Conditional(Coder):
 
     def encoder_inputs(self, y):
         z = self.hyper_analysis(tf.abs(y) if self.magnitudes else y)
-        return tf.cast(z, tf.float32), tf.split(y, self.slices, -1)
+        parts = []
+        for net, own in zip(self.slice_nets, tf.split(y, self.slices, -1)):
+            if isinstance(net, TwoPassNet):
+                parts += [half_of_board(own, odd) for odd in (False, True)]
+            else:
+                parts.append(own)
+        return tf.cast(z, tf.float32), parts
 
     def walk(self, code):
         features = self.hyper_synthesis(code.side())
-        done, contexts = [], []
+        done, contexts, number = [], [], 0
         for k, net in enumerate(self.slice_nets):
             seen = tf.concat([features, *contexts[: self.support]], -1)
             if isinstance(net, TwoPassNet):
-                y, index, mean = self.two_passes(code, k, net, seen)
+                y, index, mean = self.two_passes(code, number, k, net, seen)
+                number += 2
             else:
                 index, mean = self.parameters(net(seen), k)
                 if k == 0 and self.pyramid_nets:
                     y, index, mean = self.pyramid(code, features, index, mean)
                 else:
-                    y = code.slice(k, index, mean)
+                    y = code.slice(number, index, mean)
+                number += 1
             coarse = k == 0 and self.pyramid_nets
             contexts.append(differences(y, y, 1, CROSS) if coarse else exact_context(y))
             done.append((y, index, mean))
@@ -471,25 +481,23 @@ class Conditional(Coder):
             return output, tf.zeros_like(output)
         return tf.split(output, 2, -1)
 
-    def two_passes(self, code, k, net, seen):
-        """Codes slice k, every second latent first; returns (y, index, mean)."""
-        rows, columns = places(seen)
-        even = lattice((rows + columns) % 2 == 0)
+    def two_passes(self, code, number, k, net, seen):
+        """Codes slice k in parts `number` and the next; returns (y, index, mean)."""
         output, sums = net(seen)
-        index, mean = (x * even for x in self.parameters(output, k))
-        y = code.slice(k, index, mean, even) * even
-        odd = 1 - even
-        output = net(seen, exact_context(y), sums)
-        second, second_mean = (x * odd for x in self.parameters(output, k))
-        y += code.slice(k, second, second_mean, odd) * odd
-        return y, index + second, mean + second_mean
+        index, mean = self.parameters(output, k)
+        y = whole_board(code.slice(number, index, mean), odd=False)
+        first = y, *(whole_board(x, odd=False) for x in (index, mean))
+        index, mean = self.parameters(net(seen, exact_context(y), sums), k)
+        second = code.slice(number + 1, index, mean), index, mean
+        return [a + whole_board(b, odd=True) for a, b in zip(first, second)]
 
     def pyramid(self, code, features, index, mean):
         """Codes slice 0 from coarse to fine; returns (y, index, mean).
 
         `index` and `mean` are for the coarsest latents.
         """
-        rows, columns = places(mean)
+        rows, columns = (tf.range(n)[:, None] for n in tf.unstack(tf.shape(mean)[1:3]))
+        columns = tf.transpose(columns)
         where = lattice((rows % 4 == 0) & (columns % 4 == 0))
         y = code.slice(0, index, mean, where) * where
         index, mean = index * where, mean * where
@@ -556,12 +564,6 @@ def exact_layers(network):
     """Returns the exact convolutions of a network, itself one or a stack of layers."""
     layers = getattr(network, "layers", [network])
     return [layer for layer in layers if isinstance(layer, ExactConv)]
-
-
-def places(value):
-    """Row numbers [h, 1] and column numbers [1, w] of [b, h, w, c], int32."""
-    height, width = tf.unstack(tf.shape(value)[1:3])
-    return tf.range(height)[:, None], tf.range(width)[None]
 
 
 def lattice(mask):

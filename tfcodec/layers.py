@@ -350,3 +350,27 @@ class SecondPass(ExactConv):
 
 def convolve(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+def half_of_board(x, odd: bool):
+    """[b, h, w, c] to the places whose row plus column is even, or odd, as on a board.
+
+    Returns:
+        [b, h, w / 2, c]: in each row its places from left to right; w is even.
+    """
+    height, width, channels = *tf.unstack(tf.shape(x)[1:3]), x.shape[-1]
+    pairs = tf.reshape(x, [-1, height, width // 2, 2, channels])
+    return tf.where(_right(height, odd), pairs[:, :, :, 1], pairs[:, :, :, 0])
+
+
+def whole_board(x, odd: bool):
+    """The inverse of `half_of_board`, with zeros at the other places."""
+    height, width, channels = *tf.unstack(tf.shape(x)[1:3]), x.shape[-1]
+    right, zero = _right(height, odd), tf.zeros_like(x)
+    pairs = tf.stack([tf.where(right, zero, x), tf.where(right, x, zero)], 3)
+    return tf.reshape(pairs, [-1, height, 2 * width, channels])
+
+
+def _right(height, odd):
+    """Whether a row's places are the right ones of its pairs, bool [h, 1, 1]."""
+    return (tf.range(height) % 2 == (0 if odd else 1))[:, None, None]

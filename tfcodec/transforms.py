@@ -22,6 +22,7 @@ from tfcodec.layers import (
     cosines,
     down,
     gdn,
+    half_of_board,
     igdn,
     leaky_relu,
     up,
@@ -138,16 +139,17 @@ class TwoPassNet(tf.keras.layers.Layer):
         ]
 
     def call(self, seen, own=None, sums=None):
-        """Integers `seen` [b, h, w, c] to the parameters of one pass.
+        """Integers `seen` [b, h, w, c] to the parameters of one pass, [b, h, w / 2, n].
 
         Returns:
-            (parameters, sums) of the first pass; or with the contexts `own` of its
-            latents, [b, h, w, channels], and its `sums`, the second's parameters.
+            (parameters, sums) of the first pass, on the places of the board that are
+            even; or with the contexts `own` of its latents, [b, h, w, channels] with
+            zeros between, and its `sums`, the parameters of the second pass.
         """
         if own is None:
             hidden, sums = self.conv(seen)
-            return self.rest[0](hidden), sums
-        return self.rest[1](self.conv(seen, own, sums))
+            return self.rest[0](half_of_board(hidden, odd=False)), sums
+        return self.rest[1](half_of_board(self.conv(seen, own, sums), odd=True))
 
     def passes(self):
         """Returns the exact layers of the first pass, and those of the second."""
