@@ -104,6 +104,45 @@ def test_gains_are_continuous_and_start_as_inverses():
     assert ratios.max() < 1.02
 
 
+def test_second_pass_is_the_convolution_of_all_inputs():
+    """What it adds to the first pass's sums is exactly what was zero before."""
+    pair = layers.SecondPass(layers.ExactConv(7, 3), own=4)
+    rng = np.random.default_rng(3)
+    seen = rng.integers(-255, 256, [2, 5, 6, 9]).astype(np.float32)
+    own = rng.integers(-255, 256, [2, 5, 6, 4]).astype(np.float32)
+    first, sums = pair(seen)
+    pair.bias.assign(rng.normal(size=7))
+    for layer in (pair.first, pair):
+        assert layer.freeze().max() < layers.EXACT_LIMIT
+    np.testing.assert_array_equal(pair.frozen[0], pair.first.frozen[0])
+    zero = np.zeros_like(own)
+    np.testing.assert_array_equal(first, pair.first(np.concatenate([seen, zero], -1)))
+    whole = layers.convolve(np.concatenate([seen, own], -1), pair.frozen[0])
+    expected = pair.activate(whole + pair.frozen[1])
+    np.testing.assert_array_equal(pair(seen, own, sums), expected)
+
+
+def test_exactness_is_proven_over_both_kernels_of_a_second_pass():
+    pair = layers.SecondPass(layers.ExactConv(3, 5), own=400)
+    pair(np.zeros([1, 8, 8, 112], np.float32))
+    pair.kernel.assign(tf.fill(pair.kernel.shape, 100.0))
+    assert 2**23 < pair.freeze().max() < 2**24
+    pair.first.budget *= 4  # As if the bound had been forgotten.
+    with pytest.raises(ValueError, match="over 2\\*\\*24"):
+        pair.freeze()
+
+
+@pytest.mark.parametrize("odd", [False, True])
+def test_half_of_a_board_has_every_second_place_in_reading_order(odd):
+    x = np.arange(1, 61, dtype=np.float32).reshape(1, 5, 6, 2)
+    half = layers.half_of_board(x, odd).numpy()
+    row, column = np.indices([5, 6])
+    mask = (row + column) % 2 == odd
+    np.testing.assert_array_equal(half.reshape(-1, 2), x[0][mask])
+    whole = layers.whole_board(half, odd).numpy()
+    np.testing.assert_array_equal(whole[0], np.where(mask[..., None], x[0], 0))
+
+
 def test_residual_block_starts_as_the_identity():
     x = tf.random.stateless_normal([1, 8, 8, 6], [1, 2])
     np.testing.assert_array_equal(layers.Block(6)(x), x)

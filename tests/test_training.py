@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import codec, export, registry, training
+from tfcodec import codec, export, registry, training, weights
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -127,8 +127,8 @@ def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
     still = config_of(images, arch, steps=1, init=str(first), learning_rate=0.0)
     second = training.train(still, tmp_path / "second")
     cards = [registry.Model.at(path).card for path in (first, second)]
-    weights = [tf.saved_model.load(str(path)).weights for path in (first, second)]
-    for a, b in zip(*weights):
+    both = [tf.saved_model.load(str(path)).weights for path in (first, second)]
+    for a, b in zip(*both):
         np.testing.assert_array_equal(a, b)
     assert cards[1]["training"]["began_from"] == {
         "fingerprint": cards[0]["fingerprint"],
@@ -142,7 +142,9 @@ def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
 
 def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_path):
     def settings(blocks, **more):
-        options = json.dumps({**tiny.OPTIONS["tfcodec"], "blocks": blocks})
+        options = json.dumps(
+            {**tiny.OPTIONS["tfcodec"], "blocks": blocks, "synthesis_blocks": blocks}
+        )
         return config_of(images, "tfcodec", options=options, seed=3, **more)
 
     shallow = training.build(settings([0, 0]))
@@ -164,6 +166,63 @@ def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_
     settings([1, 1], init=str(start)).check()
     with pytest.raises(ValueError, match="another architecture"):
         settings([1, 1], init=str(start), lmbda=0.01).check()
+
+
+def test_a_training_begins_from_arrays(images, tmp_path):
+    """Weights trained elsewhere: fitted, exported and on record without a step."""
+    given = config_of(images, "tfcodec", seed=5)
+    model = training.build(given)
+    variables = model.trainable_variables
+    half = [v.numpy().astype(np.float16) for v in variables]
+    np.savez(tmp_path / "a.npz", **{f"{k:03d} x": a for k, a in enumerate(half)})
+    np.save(tmp_path / "a.npy", np.concatenate([a.ravel() for a in half]))
+    (tmp_path / "record.json").write_text('{"steps": 7, "hardware": "an abacus"}')
+    config = config_of(
+        images, "tfcodec", steps=0, init=str(tmp_path / "a.npz"),
+        record=str(tmp_path / "record.json"),
+    )  # fmt: skip
+    exported = training.train(config, tmp_path / "run")
+    card = registry.Model.at(exported).card
+    began = {"training": {"steps": 7, "hardware": "an abacus"}}
+    assert card["training"]["began_from"] == began
+    assert card["training"]["steps"] == 0
+    assert str(tmp_path) not in json.dumps(card)
+    vector = dataclasses.replace(config, init=str(tmp_path / "a.npy"), record="")
+    for variable, a in zip(training.build(vector).trainable_variables, half):
+        np.testing.assert_array_equal(variable, a.astype(np.float32))
+    # And the exported model is one to begin from, but for kernels rounded to integers.
+    again = training.build(dataclasses.replace(vector, init=str(exported)))
+    coarse = {layer.kernel.ref() for layer in again.exact_layers()}
+    for variable, a in zip(again.trainable_variables, half):
+        if variable.ref() not in coarse:
+            np.testing.assert_array_equal(variable, a.astype(np.float32))
+
+
+def test_arrays_of_another_architecture_are_refused_in_words(images, tmp_path):
+    arch = "bmshj2018-factorized"
+    model = training.build(config_of(images, arch))
+    arrays = [v.numpy() for v in model.trainable_variables]
+    arrays[1] = arrays[1][:-1]
+    np.savez(tmp_path / "short.npz", *arrays)
+    np.save(tmp_path / "short.npy", arrays[0].ravel())
+    (tmp_path / "none.npz").write_bytes(b"PK")
+    arrays[1] = np.full(model.trainable_variables[1].shape, np.nan, np.float32)
+    np.savez(tmp_path / "nan.npz", *arrays)
+    for name, words in {
+        "short.npz": "another architecture: .*number 1 is",
+        "short.npy": "this architecture has",
+        "none.npz": "cannot read arrays",
+        "nan.npz": "not finite",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            weights.load_arrays(model, tmp_path / name)
+    missing = config_of(images, arch, init=str(tmp_path / "gone.npz"))
+    with pytest.raises(ValueError, match="no such file"):
+        missing.check()
+    with pytest.raises(ValueError, match="--record"):
+        config_of(images, arch, record="x.json").check()
+    with pytest.raises(ValueError, match="--steps"):
+        config_of(images, arch, steps=0).check()
 
 
 REPLICAS = """

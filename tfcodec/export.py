@@ -29,7 +29,9 @@ LICENCE = "Apache-2.0"
 STORED_FROM = 1024
 
 
-def export(model, directory, architecture, options=None, record=None) -> pathlib.Path:
+def export(
+    model, directory, architecture, options=None, record=None, name=None
+) -> pathlib.Path:
     """Writes `model` to `directory`, replacing what is there only when all is well.
 
     The weights of `model` are rounded to half precision on the way, so that the model
@@ -38,9 +40,10 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
     Args:
         model: a `CompressionModel`, trained, averages in place.
         directory: becomes a SavedModel directory with `card.json`.
-        architecture: name of the builder, for the card; the model's name, too.
+        architecture: name of the builder, for the card.
         options: the builder's arguments, for the card.
         record: how it was trained, for the card.
+        name: of the model; by default that of the architecture.
 
     Returns:
         `directory`.
@@ -59,7 +62,7 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
     }
     check_stock(frozen.values())
     card = {
-        "name": architecture,
+        "name": name or architecture,
         "fingerprint": fingerprint(frozen["decode"], frozen["synthesis"]),
         "architecture": architecture,
         "options": options or {},

@@ -34,7 +34,14 @@ ENTRIES = (
         name="tfcodec",
         fingerprint="014b64883581c6b2",
         licence="Apache-2.0",
-        description="photographs, every quality from one set of weights",
+        description="photographs, trained for what people see; every quality",
+    ),
+    Entry(
+        number=2,
+        name="tfcodec-mse",
+        fingerprint="",
+        licence="Apache-2.0",
+        description="photographs, trained for squared error (PSNR); every quality",
     ),
 )
 

@@ -70,6 +70,7 @@ class TrainConfig:
         "float32", "Of transforms; or mixed_bfloat16, mixed_float16."
     )
     replicas: int = setting(1, "Devices to train on in step; 0 for every GPU.")
+    name: str = setting("", "Name of the model; by default that of the architecture.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(0, "Seed of initial weights, data order and noise.")
     log_steps: int = setting(100, "Steps between entries in the log and TensorBoard.")
@@ -152,14 +153,15 @@ class TrainConfig:
 
 # What may differ when a training resumes: it changes nothing that has been.
 MAY_CHANGE = {
-    "steps", "replicas", "note", "log_steps", "validate_steps", "checkpoint_minutes"
+    "steps", "replicas", "name", "note", "log_steps", "validate_steps",
+    "checkpoint_minutes",
 }  # fmt: skip
 # Batches that the tables of a trained model are fitted to.
 CALIBRATION_STEPS = 200
 # Checkpoints kept.
 KEPT = 3
 # What a model card leaves out, as it says more of a computer than of a model.
-PRIVATE = {"images", "validation", "data_dir", "init", "record", "note"}
+PRIVATE = {"images", "validation", "data_dir", "init", "record", "name", "note"}
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -614,7 +616,9 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     if config.init:
         record["began_from"] = config.began_from()
     options = config.builder_options()
-    return export.export(whole, directory / "model", config.arch, options, record)
+    return export.export(
+        whole, directory / "model", config.arch, options, record, config.name
+    )
 
 
 def validation_figures(model, validation) -> list[dict]:
