@@ -133,6 +133,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="X",
         help="the smallest file with an MS-SSIM of X or more, as 0.97",
     )
+    rate.add_argument(
+        "--target_ssimulacra2",
+        type=float,
+        metavar="X",
+        help="the smallest file with an SSIMULACRA2 of X or more, as 70",
+    )
     command.add_argument(
         "--alpha_quality",
         type=float,
@@ -162,7 +168,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "-v",
         "--verbose",
         action="store_true",
-        help="decode what was written, and show its PSNR and MS-SSIM",
+        help="decode what was written, and show its PSNR, MS-SSIM and SSIMULACRA2",
     )
 
     command = add(decompress, "decompress .tfc files to images")
@@ -215,11 +221,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument(
         "--codecs",
         default=CODECS,
-        metavar="NAME[:effort=N][:q=Q:Q...],...",
-        help="codecs, with commas between: a shipped model, a model directory, jpeg, "
-        "jpeg-444, jpeg2000 (q is its compression ratio), webp, avif, avif-444, jxl, "
-        "heic, png, webp-lossless; and the qualities to try (default: %(default)s, "
-        "each over a sweep of its own)",
+        metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
+        help="codecs, with commas between: a shipped model or a model directory "
+        "(option: effort=0..9), jpeg, jpeg-444, jpeg2000 (q is its compression ratio), "
+        "webp, avif and avif-444 (speed=0..10, by default 6, and "
+        "tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by default 7), heic, png, "
+        "webp-lossless; and the qualities to try (default: %(default)s, each over a "
+        "sweep of its own). Rivals at their best: avif:speed=0:tune=ssimulacra2, "
+        "jxl:effort=9",
     )
     command.add_argument(
         "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
@@ -258,11 +267,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     command.add_argument(
         "--metric",
-        metavar="NAME",
+        metavar="MODULE:FUNCTION",
         action="append",
         default=[],
-        help="one more metric, may be given again: ssimulacra2 (needs the package of "
-        "that name), or module:function of two uint8 arrays [height, width, 3]",
+        help="one more metric, may be given again: module:function of two uint8 "
+        "arrays [height, width, 3]",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -368,17 +377,15 @@ def describe(error: Exception) -> str:
 
 
 def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, images, metrics, predict
+    from tfcodec import codec, images, metrics, predict, ssimulacra2
 
     level = quality.check(args.quality)
     if args.alpha_quality is not None:
         quality.check(args.alpha_quality)
     codec.steps_of(args.effort)
     model = registry.resolve(args.model)
-    targets = {
-        name: getattr(args, name)
-        for name in ("max_bytes", "target_bpp", "target_psnr", "target_msssim")
-    }
+    names = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2"
+    targets = {name: getattr(args, name) for name in names.split()}
     codec.target_of((1, 1), **targets)
     server = args.server and predict.Server(args.server)
     if server:
@@ -437,13 +444,15 @@ def compress(args: argparse.Namespace) -> bool:
             decoded = codec.decompress(data, model=args.model)
             pair = codec.separated(picture.pixels)[0], codec.separated(decoded)[0]
             row["psnr"] = metrics.psnr(*pair)
+            text += f"\nPSNR {row['psnr']:.2f} dB"
             try:
+                row["ssimulacra2"] = ssimulacra2.score(*pair)
+                text += f"  SSIMULACRA2 {row['ssimulacra2']:.2f}"
                 row["ms_ssim"] = metrics.ms_ssim(*pair)
                 decibels = metrics.decibels(row["ms_ssim"])
-                similarity = f"{row['ms_ssim']:.4f} ({decibels:.2f} dB)"
-            except ValueError as error:
-                similarity = f"left out: {error}"
-            text += f"\nPSNR {row['psnr']:.2f} dB  MS-SSIM {similarity}"
+                text += f"  MS-SSIM {row['ms_ssim']:.4f} ({decibels:.2f} dB)"
+            except ValueError as error:  # the image is too small for it
+                text += f"  left out: {error}"
         return row, text
 
     return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)
@@ -693,7 +702,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
-    from tfcodec import evaluation, images
+    from tfcodec import evaluation, images, summary
     from tfcodec import report as html
 
     names = [name for name in args.codecs.split(",") if name]
@@ -720,7 +729,11 @@ def eval_(args: argparse.Namespace) -> None:
             pictures = html.pictures(chosen, codecs, images.read_rgb)
     means = evaluation.means(rows)
     curves = evaluation.curves(means, known)
-    pairs = evaluation.pairs(curves) + evaluation.pairs(curves, "ms_ssim_db")
+    pairs = [
+        pair
+        for figure in evaluation.COMPARED
+        for pair in evaluation.pairs(curves, figure)
+    ]
     found = evaluation.document(rows, means, pairs, missing, known)
     if args.json:
         with new_file(args.json) as file:
@@ -729,14 +742,7 @@ def eval_(args: argparse.Namespace) -> None:
         with new_file(args.report) as file:
             file.write(html.page(found, curves, pictures).encode())
     print(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n")
-    print(evaluation.table(means))
-    for figure, name in (("psnr", "PSNR"), ("ms_ssim_db", "MS-SSIM")):
-        chosen = [pair for pair in pairs if pair["figure"] == figure]
-        if chosen:
-            print(f"\nBD-rate by {name}, %: each line against each column.\n")
-            print(evaluation.pair_table(chosen))
-            print(f"\nBD-{name}, dB: each line against each column.\n")
-            print(evaluation.pair_table(chosen, "bd_quality"))
+    print(summary.comparison(means, pairs, evaluation.COMPARED))
     for reason in missing:
         print(f"missing: {reason}")
 
