@@ -179,24 +179,49 @@ class StringReader:
 # --- Networks of integers, on [rows, columns, channels]
 
 
-def convolution(x, kernel, numbers):
+def sums(x, kernel):
     rows, columns, size, edge = *x.shape[:2], len(kernel), len(kernel) // 2
-    bias, shift, low, high = numbers.astype(np.int64)
     x = np.pad(x, [(edge, edge), (edge, edge), (0, 0)])
-    total = bias
-    for i, j in np.ndindex(size, size):
-        total = total + x[i : i + rows, j : j + columns] @ kernel[i, j].astype(np.int64)
-    return np.clip(total >> shift, low, high)
+    return sum(
+        x[i : i + rows, j : j + columns] @ kernel[i, j].astype(np.int64)
+        for i, j in np.ndindex(size, size)
+    )
 
 
-def network(numbers, name: str, x, upsampled=()):
-    layer = 0
+def activation(total, numbers):
+    bias, shift, low, high = numbers.astype(np.int64)
+    return np.clip((total + bias) >> shift, low, high)
+
+
+def convolution(x, kernel, numbers):
+    return activation(sums(x, kernel), numbers)
+
+
+def network(numbers, name: str, x, upsampled=(), layer=0):
     while f"{name}/{layer}/kernel" in numbers:
         kernel, others = (numbers[f"{name}/{layer}/{n}"] for n in ("kernel", "numbers"))
         x = convolution(x, kernel, others)
         x = depth_to_space(x) if layer in upsampled else x
         layer += 1
     return x
+
+
+def two_passes(numbers, name: str, seen, code):
+    """Latents of a slice: where row + column is even first, then the others."""
+    kernels = [numbers[f"{name}/{half}/0/kernel"] for half in ("first", "second")]
+    own = kernels[1].shape[2]
+    seen = np.concatenate(seen, -1)
+    shared = sums(seen, kernels[0])
+    y = np.zeros([*seen.shape[:2], own], shared.dtype)
+    row, column = np.indices(seen.shape[:2])
+    for parity, half in enumerate(("first", "second")):
+        total = shared + sums(context(y), kernels[1])
+        x = activation(total, numbers[f"{name}/{half}/0/numbers"])
+        x = network(numbers, f"{name}/{half}", x, layer=1)
+        index, mean = np.split(x, 2, -1)
+        places = (row + column) % 2 == parity
+        y[places] = code(index[places], mean[places])
+    return y
 
 
 def depth_to_space(x):
@@ -263,17 +288,9 @@ def walk(coder, height: int, width: int, numbers, card) -> np.ndarray:
     slices = [y]
     around, inside = neighbours(y, CROSS, 1)
     seen = [features, *context((around - y) * inside)]
-    even = (row + column) % 2 == 0
     while f"slice/{len(slices)}/first/0/kernel" in numbers:
-        name = f"slice/{len(slices)}"
-        known = sum(x.shape[-1] for x in seen)
-        own = numbers[f"{name}/first/0/kernel"].shape[2] - known
-        y = np.zeros([rows, columns, own], features.dtype)
-        for half, places in (("first", even), ("second", ~even)):
-            index, mean = parameters(numbers, f"{name}/{half}", [*seen, context(y)])
-            y[places] = code(index[places], mean[places])
-        slices.append(y)
-        seen.append(context(y))
+        slices.append(two_passes(numbers, f"slice/{len(slices)}", seen, code))
+        seen.append(context(slices[-1]))
     return np.concatenate(slices, -1)[None].astype(np.int32)
 
 

@@ -115,11 +115,13 @@ def test_second_pass_is_the_convolution_of_all_inputs():
     for layer in (pair.first, pair):
         assert layer.freeze().max() < layers.EXACT_LIMIT
     np.testing.assert_array_equal(pair.frozen[0], pair.first.frozen[0])
-    zero = np.zeros_like(own)
-    np.testing.assert_array_equal(first, pair.first(np.concatenate([seen, zero], -1)))
-    whole = layers.convolve(np.concatenate([seen, own], -1), pair.frozen[0])
-    expected = pair.activate(whole + pair.frozen[1])
-    np.testing.assert_array_equal(pair(seen, own, sums), expected)
+    for output, layer, last in (
+        (first, pair.first, np.zeros_like(own)),
+        (pair(seen, own, sums), pair, own),
+    ):
+        kernel, bias = layer.frozen
+        whole = layers.convolve(np.concatenate([seen, last], -1), kernel) + bias
+        np.testing.assert_array_equal(output, layer.activate(whole))
 
 
 def test_exactness_is_proven_over_both_kernels_of_a_second_pass():

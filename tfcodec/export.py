@@ -135,7 +135,7 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
     for name, layers in model.coder.exact_networks().items():
         for k, layer in enumerate(layers):
             kernel, bias = layer.frozen
-            numbers[f"{name}/{k}/kernel"] = kernel
+            numbers[f"{name}/{k}/kernel"] = kernel[:, :, layer.part]
             rest = np.stack([bias, layer.shift, layer.low, layer.high])
             numbers[f"{name}/{k}/numbers"] = rest.astype(np.int32)
     return numbers

@@ -222,6 +222,8 @@ class ExactConv(tf.keras.layers.Layer):
         self.rectify = rectify
         self.kernel_initializer = kernel_initializer
         self.bias_start = np.broadcast_to(bias, [filters])
+        # Input channels of the kernel that `call` convolves with.
+        self.part = slice(None)
         self.frozen = None
 
     def build(self, input_shape):
@@ -285,7 +287,7 @@ class ExactConv(tf.keras.layers.Layer):
 
     def call(self, x):
         kernel, bias = self.frozen or self.integer_weights()
-        return self.activate(convolve(x, kernel) + bias)
+        return self.activate(convolve(x, kernel[:, :, self.part]) + bias)
 
     def activate(self, sums):
         """Shifts and clips: from sums, the bias included, to the layer's output."""
@@ -316,6 +318,7 @@ class SecondPass(ExactConv):
             output_range=(first.low, first.high), rectify=first.rectify, **kwargs,
         )  # fmt: skip
         self.first, self.own = first, own
+        first.part, self.part = slice(None, -own), slice(-own, None)
 
     def build(self, input_shape):
         """Makes the variables; `input_shape` is of what both passes see."""
@@ -342,10 +345,10 @@ class SecondPass(ExactConv):
         """
         if own is None:
             kernel, bias = self.first.frozen or self.first.integer_weights()
-            sums = convolve(x, kernel[:, :, : -self.own])
+            sums = convolve(x, kernel[:, :, self.first.part])
             return self.first.activate(sums + bias), sums
         kernel, bias = self.frozen or self.integer_weights()
-        return self.activate(sums + convolve(own, kernel[:, :, -self.own :]) + bias)
+        return self.activate(sums + convolve(own, kernel[:, :, self.part]) + bias)
 
 
 def convolve(x, kernel):

@@ -11,13 +11,15 @@ Their type may be any of floating point.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import pathlib
 import zipfile
 
 import numpy as np
 import tensorflow as tf
 
-from tfcodec.layers import Block
+from tfcodec.layers import Block, SecondPass
 
 ARRAYS = (".npz", ".npy")
 
@@ -41,12 +43,19 @@ def load_model(model, directory):
         raise ValueError(f"{directory} holds no weights to go on from")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
     variables = model.trainable_variables
-    if len(found) < len(variables):
+    if len(found) < len(variables) + len(_own_channels(model)):
         blocks = [x for x in model.submodules if isinstance(x, Block)]
         new = {v.ref() for block in blocks for v in block.trainable_variables}
         variables = [v for v in variables if v.ref() not in new]
     scales = [exact.get(v.ref(), 1.0) for v in variables]
-    _assign(variables, [w.numpy() for w in found], scales, directory)
+    parts, arrays, own = iter(found), [], _own_channels(model)
+    for variable in variables:
+        count = 2 if variable.ref() in own else 1
+        pieces = [part.numpy() for part in itertools.islice(parts, count)]
+        with contextlib.suppress(ValueError):  # Other shapes: `_assign` says so.
+            arrays += [np.concatenate(pieces, 2)] if count == 2 else pieces
+    arrays += [part.numpy() for part in parts]
+    _assign(variables, arrays, scales, directory)
 
 
 def load_arrays(model, path):
@@ -82,10 +91,22 @@ def load_arrays(model, path):
 def stored(model) -> list[np.ndarray]:
     """Returns the weights of a frozen model in order; exact kernels as integers.
 
-    It is what an exported model holds, and `load_model` reads.
+    It is what an exported model holds, and `load_model` reads. A kernel that two passes
+    share is in two parts, as the exported functions have it, so that it is stored once.
     """
     exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
-    return [exact.get(v.ref(), v.numpy()) for v in model.trainable_variables]
+    own, arrays = _own_channels(model), []
+    for variable in model.trainable_variables:
+        array = exact.get(variable.ref(), variable.numpy())
+        count = own.get(variable.ref())
+        arrays += [array[:, :, :-count], array[:, :, -count:]] if count else [array]
+    return arrays
+
+
+def _own_channels(model) -> dict:
+    """Input channels that the second pass alone knows, by reference to the kernel."""
+    passes = (x for x in model.submodules if isinstance(x, SecondPass))
+    return {layer.kernel.ref(): layer.own for layer in passes}
 
 
 def _assign(variables, arrays, scales, source):
