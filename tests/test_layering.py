@@ -14,7 +14,8 @@ TABLE = """
     files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
     registry codec predict serving
-    data export training evaluation report images pillow_plugin demo console cli
+    data export optimizers checkpoints progress training
+    evaluation report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.

@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import codec, export, registry, training
+from tfcodec import checkpoints, codec, export, optimizers, registry, training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def command(config, run):
 def state_of(config, run):
     """All variables of the last checkpoint: weights, optimizer, averages."""
     model = training.build(config)
-    assert training.Checkpoints(run, model).restore()
+    assert checkpoints.Checkpoints(run, model).restore()
     return [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
 
 
@@ -211,12 +211,12 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp
     training.train(good, tmp_path)
     before = state_of(good, tmp_path)
 
-    class Bad(training.Schedule):
+    class Bad(optimizers.Schedule):
         def __call__(self, step):
             return super().__call__(step) * 1e30
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Schedule", Bad)
+        patch.setattr(optimizers, "Schedule", Bad)
         longer = config_of(images, "bls2017", steps=50, checkpoint_minutes=0.0)
         with pytest.raises(FloatingPointError, match="last good state"):
             training.train(longer, tmp_path)
@@ -264,12 +264,12 @@ def test_averages_follow_the_weights(images):
     start = [v.numpy() for v in variables]
     model.fit(data(0), steps_per_epoch=20, verbose=0)
     end = [v.numpy() for v in variables]
-    training.inner_optimizer(model).swap_averages(variables)
+    optimizers.inner_optimizer(model).swap_averages(variables)
     averages = [v.numpy() for v in variables]
     moved = sum(np.abs(a - b).sum() for a, b in zip(start, end))
     behind = sum(np.abs(a - b).sum() for a, b in zip(averages, end))
     assert 0 < behind < 0.8 * moved
-    training.inner_optimizer(model).swap_averages(variables)
+    optimizers.inner_optimizer(model).swap_averages(variables)
     for a, b in zip(variables, end):
         np.testing.assert_array_equal(a, b)
 
@@ -291,7 +291,7 @@ def test_mixed_precision_trains_and_exports(images, tmp_path, precision):
 
 
 def test_schedule_warms_up_holds_and_falls():
-    schedule = training.Schedule(1.0, 10, 0.5, 100)
+    schedule = optimizers.Schedule(1.0, 10, 0.5, 100)
     rates = np.array([float(schedule(step)) for step in range(101)])
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == pytest.approx(1.0)
