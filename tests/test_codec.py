@@ -21,6 +21,7 @@ from tfcodec import (  # noqa: E402
     metrics,
     pillow_plugin,
     quality,
+    ssimulacra2,
 )
 from tfcodec.tiling import Box, boxes, cut  # noqa: E402
 
@@ -199,6 +200,23 @@ def test_psnr_is_reached_by_the_smallest_file(one, model):
         tfcodec.compress(IMAGE, model=model, target_psnr=90)
 
 
+def test_ssimulacra2_is_reached_by_the_smallest_file(one, model):
+    def score(data):
+        return ssimulacra2.score(IMAGE, tfcodec.decompress(data, model))
+
+    least, most = (score(one.compress(IMAGE, level)) for level in (0, 100))
+    goal = (least + most) / 2
+    assert goal > 0
+    data = tfcodec.compress(IMAGE, model=model, target_ssimulacra2=goal)
+    assert goal <= score(data) < goal + 1  # at so few pixels it moves in steps
+    with pytest.raises(tfcodec.OutOfReach, match=r"99\.00 SSIMULACRA2; the nearest is"):
+        tfcodec.compress(IMAGE, model=model, target_ssimulacra2=99)
+    with pytest.raises(ValueError, match="above 0 and below 100, not 105"):
+        tfcodec.compress(IMAGE, model=model, target_ssimulacra2=105)
+    with pytest.raises(ValueError, match="SSIMULACRA2 needs 8 pixels a side, not 9x1"):
+        tfcodec.compress(IMAGE[:1, :9], model=model, target_ssimulacra2=50)
+
+
 def test_a_target_with_effort_is_met_too(one):
     image = IMAGE[:64, :128]
     goal = len(one.compress(image, 40))
@@ -212,6 +230,7 @@ def test_a_target_with_effort_is_met_too(one):
     [
         {"max_bytes": 0}, {"target_bpp": -1}, {"target_psnr": float("nan")},
         {"target_msssim": 1.0}, {"max_bytes": 5, "target_psnr": 5},
+        {"target_ssimulacra2": 100}, {"target_ssimulacra2": -5},
         {"alpha_quality": 101}, {"effort": 10}, {"quality": "high"},
     ],
 )  # fmt: skip
@@ -352,7 +371,7 @@ def test_pillow_says_what_is_damaged(as_shipped):
     assert pillow_plugin.FORMAT in Image.SAVE
 
 
-@pytest.mark.parametrize("figure", ["bytes", "psnr"])
+@pytest.mark.parametrize("figure", ["bytes", "psnr", "ssimulacra2"])
 @pytest.mark.parametrize("seed", range(20))
 def test_search_meets_a_target_from_the_right_side(figure, seed):
     rng = np.random.default_rng(seed)
@@ -362,9 +381,11 @@ def test_search_meets_a_target_from_the_right_side(figure, seed):
     def measure(level):
         tried.append(level)
         value = 9 + slope * level * (1 + bend * (level - 100))
+        if figure == "ssimulacra2":  # from below 0, in larger steps
+            return 8 * (value - 11)
         return round(np.exp(value)) if figure == "bytes" else 20 + value
 
-    target = quality.Target(figure, measure(rng.uniform(1, 99)))
+    target = quality.Target(figure, max(1, measure(rng.uniform(1, 99))))
     tried.clear()
     found = quality.search(target, measure)
     assert len(tried) <= 8

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    files bitstream tiling quality classical metrics
+    files bitstream tiling quality classical metrics ssimulacra2
     rans layers transforms entropy losses model architectures
     registry codec predict serving
     data export optimizers checkpoints progress training
@@ -20,14 +20,14 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics rans registry codec predict
-    serving evaluation report images pillow_plugin demo console cli
+    files bitstream tiling quality classical metrics ssimulacra2 rans registry codec
+    predict serving evaluation report images pillow_plugin demo console cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
-    "files bitstream tiling quality metrics registry codec images pillow_plugin "
-    "console cli".split()
+    "files bitstream tiling quality metrics ssimulacra2 registry codec images "
+    "pillow_plugin console cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

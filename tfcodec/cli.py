@@ -133,6 +133,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="X",
         help="the smallest file with an MS-SSIM of X or more, as 0.97",
     )
+    rate.add_argument(
+        "--target_ssimulacra2",
+        type=float,
+        metavar="X",
+        help="the smallest file with an SSIMULACRA2 of X or more, as 70",
+    )
     command.add_argument(
         "--alpha_quality",
         type=float,
@@ -162,7 +168,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "-v",
         "--verbose",
         action="store_true",
-        help="decode what was written, and show its PSNR and MS-SSIM",
+        help="decode what was written, and show its PSNR, MS-SSIM and SSIMULACRA2",
     )
 
     command = add(decompress, "decompress .tfc files to images")
@@ -368,17 +374,15 @@ def describe(error: Exception) -> str:
 
 
 def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, images, metrics, predict
+    from tfcodec import codec, images, metrics, predict, ssimulacra2
 
     level = quality.check(args.quality)
     if args.alpha_quality is not None:
         quality.check(args.alpha_quality)
     codec.steps_of(args.effort)
     model = registry.resolve(args.model)
-    targets = {
-        name: getattr(args, name)
-        for name in ("max_bytes", "target_bpp", "target_psnr", "target_msssim")
-    }
+    names = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2"
+    targets = {name: getattr(args, name) for name in names.split()}
     codec.target_of((1, 1), **targets)
     server = args.server and predict.Server(args.server)
     if server:
@@ -437,13 +441,15 @@ def compress(args: argparse.Namespace) -> bool:
             decoded = codec.decompress(data, model=args.model)
             pair = codec.separated(picture.pixels)[0], codec.separated(decoded)[0]
             row["psnr"] = metrics.psnr(*pair)
+            text += f"\nPSNR {row['psnr']:.2f} dB"
             try:
+                row["ssimulacra2"] = ssimulacra2.score(*pair)
+                text += f"  SSIMULACRA2 {row['ssimulacra2']:.2f}"
                 row["ms_ssim"] = metrics.ms_ssim(*pair)
                 decibels = metrics.decibels(row["ms_ssim"])
-                similarity = f"{row['ms_ssim']:.4f} ({decibels:.2f} dB)"
-            except ValueError as error:
-                similarity = f"left out: {error}"
-            text += f"\nPSNR {row['psnr']:.2f} dB  MS-SSIM {similarity}"
+                text += f"  MS-SSIM {row['ms_ssim']:.4f} ({decibels:.2f} dB)"
+            except ValueError as error:  # the image is too small for it
+                text += f"  left out: {error}"
         return row, text
 
     return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)

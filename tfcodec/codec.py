@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tfcodec import bitstream, metrics, quality, registry, tiling
+from tfcodec import bitstream, metrics, quality, registry, ssimulacra2, tiling
 from tfcodec.bitstream import (
     GREY,
     GREY_ALPHA,
@@ -412,7 +412,7 @@ class _Work:
         return bitstream.pack(header, self.chunks + tiles)
 
     def _figure(self, figure, level, y_hat):
-        """PSNR or MS-SSIM in dB of the image that `y_hat` of each tile gives."""
+        """The figure of a target of the image that `y_hat` of each tile gives."""
         header = dataclasses.replace(self.header, quality=level)
         parts = self.codec.pixels(header, y_hat)
         if figure == "psnr":
@@ -425,7 +425,8 @@ class _Work:
         whole = Box(0, 0, *self.image.shape[:2])
         for box, pixels in parts:
             decoded[box.inside(whole)] = pixels
-        return metrics.ms_ssim_db(self.image, decoded)
+        function = {"ms_ssim": metrics.ms_ssim_db, "ssimulacra2": ssimulacra2.score}
+        return function[figure](self.image, decoded)
 
     def _all_analysed(self, level):
         return list(side_by_side(lambda box: self._analysed(box, level), self.boxes))
@@ -662,6 +663,7 @@ def compress(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     target_msssim: float | None = None,
+    target_ssimulacra2: float | None = None,
     alpha_quality: float | None = None,
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
@@ -688,6 +690,8 @@ def compress(
             there is alpha, over those that can be seen, and what stands for the others.
         target_msssim: likewise the least MS-SSIM, 0 to 1. It holds the whole image
             as floats for a while.
+        target_ssimulacra2: likewise the least SSIMULACRA2, up to 100: 50 is medium
+            quality, 70 high, 90 visually lossless.
         alpha_quality: 0 to 100 for alpha that loses something; by default none is lost.
         icc_profile, exif, xmp: kept in the file as they are; EXIF from its TIFF
             header on.
@@ -702,7 +706,10 @@ def compress(
         RuntimeError: what was coded did not decode, which only `verify` looks at.
     """
     image = checked_image(image)
-    target = target_of(image.shape, max_bytes, target_bpp, target_psnr, target_msssim)
+    target = target_of(
+        image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
+        target_ssimulacra2,
+    )  # fmt: skip
     return load(model).compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata={"icc_profile": icc_profile, "exif": exif, "xmp": xmp}, verify=verify,
@@ -715,6 +722,7 @@ def target_of(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     target_msssim: float | None = None,
+    target_ssimulacra2: float | None = None,
 ) -> quality.Target | None:
     """Returns the target for an image of a shape that `compress` is asked for, if any.
 
@@ -723,20 +731,25 @@ def target_of(
     """
     given = {
         "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
-        "target_msssim": target_msssim,
+        "target_msssim": target_msssim, "target_ssimulacra2": target_ssimulacra2,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"one target at a time, not {' and '.join(given)}")
     for name, value in given.items():
-        if not (0 < value < float("inf")) or (name == "target_msssim" and value >= 1):
-            raise ValueError(f"{name} out of range: {value}")
+        end = {"target_msssim": 1, "target_ssimulacra2": 100}.get(name, float("inf"))
+        if not 0 < value < end:
+            raise ValueError(
+                f"{name} out of range: it is above 0 and below {end:g}, not {value}"
+            )
         if name == "max_bytes":
             return quality.Target("bytes", int(value))
         if name == "target_bpp":
             return quality.Target("bytes", int(value * shape[0] * shape[1] / 8) or 1)
         if name == "target_psnr":
             return quality.Target("psnr", value)
+        if name == "target_ssimulacra2":
+            return quality.Target("ssimulacra2", value)
         return quality.Target("ms_ssim", metrics.decibels(value))
     return None
 

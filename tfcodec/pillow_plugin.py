@@ -9,9 +9,9 @@
 `open` gives size, mode and `info` (icc_profile, exif, xmp, quality) without TensorFlow;
 `load`, and all that needs pixels, decodes.  `save` takes what `tfcodec.compress` does:
 quality, effort, model, max_bytes, target_bpp, target_psnr, target_msssim,
-alpha_quality, verify, icc_profile, exif, xmp; by default it keeps the image's own
-metadata.  Damaged files raise what Pillow raises: `UnidentifiedImageError` when opened,
-OSError when loaded.
+target_ssimulacra2, alpha_quality, verify, icc_profile, exif, xmp; by default it keeps
+the image's own metadata.  Damaged files raise what Pillow raises:
+`UnidentifiedImageError` when opened, OSError when loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT = "TFC"
 MIME = "image/x-tfcodec"
 SETTINGS = {
     "quality", "effort", "model", "max_bytes", "target_bpp", "target_psnr",
-    "target_msssim", "alpha_quality", "verify",
+    "target_msssim", "target_ssimulacra2", "alpha_quality", "verify",
 }  # fmt: skip
 
 

@@ -16,9 +16,9 @@ MAXIMUM = 100.0
 STEPS = 10_000
 # Where a search begins, and how steep it takes a figure to be at first, per quality.
 START = 50.0
-SLOPES = {"bytes": 0.027, "psnr": 0.12, "ms_ssim": 0.12}
-# How near is near enough: of the logarithm of bytes, and in dB.
-NEAR = {"bytes": 0.005, "psnr": 0.01, "ms_ssim": 0.01}
+SLOPES = {"bytes": 0.027, "psnr": 0.12, "ms_ssim": 0.12, "ssimulacra2": 0.6}
+# How near is near enough: of the logarithm of bytes, in dB, and in points.
+NEAR = {"bytes": 0.005, "psnr": 0.01, "ms_ssim": 0.01, "ssimulacra2": 0.05}
 
 
 class OutOfReach(ValueError):
@@ -30,7 +30,7 @@ class Target:
     """What a file is to be: of at most so many bytes, or at least so good.
 
     Args:
-        figure: "bytes", "psnr" or "ms_ssim" (both in dB).
+        figure: "bytes", "psnr" or "ms_ssim" (both in dB), or "ssimulacra2".
         value: of it, above 0.
     """
 
@@ -51,7 +51,8 @@ class Target:
     def says(self, value: float) -> str:
         if self.figure == "bytes":
             return f"{value:.0f} bytes"
-        return f"{value:.2f} dB " + {"psnr": "PSNR", "ms_ssim": "MS-SSIM"}[self.figure]
+        unit = {"psnr": "dB PSNR", "ms_ssim": "dB MS-SSIM"}
+        return f"{value:.2f} {unit.get(self.figure, 'SSIMULACRA2')}"
 
 
 def search(

@@ -1,0 +1,343 @@
+"""SSIMULACRA2, how alike two images look to people, for NumPy and for TensorFlow.
+
+Jon Sneyers's metric of 2022 as revised in April 2023: the tool `ssimulacra2` of libjxl
+(https://github.com/cloudinary/ssimulacra2). Both images are compared at six scales,
+each half the size of the one before, halved in linear light. At each, in the colour
+space XYB, three maps of error are made of each channel: one less a structural
+similarity; edges that only the decoded image has, as ringing and blocks; edges that it
+lost, as blur. Of each map two means are taken, the plain one and the fourth root of
+that of fourth powers, and a weighted sum of all 108 is the distance. A cubic
+polynomial and a power make a score of it: 100 is equal, 90 visually lossless, 70 high
+quality, 50 medium, 30 low; it may be negative.
+
+Scores are those of the package `ssimulacra2` on PyPI (0.3.0), to about a thousandth.
+Like it, blurs take pixels beyond the left and the right side as 0, and mirror those
+beyond the top and the bottom. (libjxl takes 0 on all sides, and blurs by a recursive
+filter that approximates the Gaussian.)
+
+An image with a side under 225 pixels has fewer scales than six. Here each scale keeps
+its weights, and those of the missing ones are not used. Package and tool read on in
+their list of weights instead, so that scales and channels get those of others: of such
+small images their scores are different ones, and say little.
+
+The formulas are written once, over the few functions that NumPy and TensorFlow both
+have; TensorFlow is imported only by `distance`.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+
+import numpy as np
+
+SCALES = 6
+SMALLEST_SIDE = 8  # a scale with a shorter side is left out
+RADIUS, SIGMA = 5, 1.5  # of the blur, in pixels
+C2 = 0.0009  # keeps the structural similarity of flat areas finite
+# Height of the strips and width of the blocks in which an image is blurred. A blur is
+# a product with a matrix of 11 diagonals, of which only blocks along the diagonals are
+# multiplied; and the planes of a strip fit the processor's cache.
+STRIP, BLOCK = 64, 64
+# Means of fourth powers below this (their root is 1e-6) count as 0: the root's slope
+# at 0 is infinite.
+LEAST = 1e-24
+
+# Linear RGB to the responses of the eye's three cones, in part mixed, and the bias
+# added to each before the cube root (lib/jxl/cms/opsin_params.h of libjxl).
+CONES = np.array(
+    [
+        [0.3, 0.622, 0.078],
+        [0.23, 0.692, 0.078],
+        [0.24342268924547819, 0.20476744424496821, 0.5518098665095536],
+    ]
+)
+BIAS = 0.0037930732552754493
+# The cube roots to X, Y and B - Y, about 0 to 1 each, and what is added to each.
+XYB = np.array([[7.0, -7.0, 0.0], [0.5, 0.5, 0.0], [-0.5, -0.5, 1.0]])
+OFFSET = np.array([0.42, 0.01, 0.55])
+
+# Weights of tools/ssimulacra2.cc of libjxl: of each channel (X, Y, B - Y) and scale
+# (1:1 to 1:32) those of the means and those of the fourth powers' means, each of
+# (dissimilarity, new edges, lost edges).
+WEIGHTS = np.array(
+    [
+        [
+            [[0, 0.0007376606707406586, 0], [0, 0.0007793481682867309, 0]],
+            [
+                [0, 0.0004371155730107379, 0],
+                [1.1041726426657346, 0.00066284834129271, 0.00015231632783718752],
+            ],
+            [
+                [0, 0.0016406437456599754, 0],
+                [1.8422455520539298, 11.441172603757666, 0],
+            ],
+            [
+                [0.0007989109436015163, 0.000176816438078653, 0],
+                [1.8787594979546387, 10.94906990605142, 0],
+            ],
+            [
+                [0.0007289346991508072, 0.9677937080626833, 0],
+                [0.00014003424285435884, 0.9981766977854967, 0.00031949755934435053],
+            ],
+            [[0.0004550992113792063, 0, 0], [0.0013648766163243398, 0, 0]],
+        ],
+        [
+            [[0, 0, 0], [7.466890328078848, 0, 17.445833984131262]],
+            [
+                [0.0006235601634041466, 0, 0],
+                [6.683678146179332, 0.00037724407979611296, 1.027889937768264],
+            ],
+            [
+                [225.20515300849274, 0, 0],
+                [19.213238186143016, 0.0011401524586618361, 0.001237755635509985],
+            ],
+            [
+                [176.39317598450694, 0, 0],
+                [24.43300999870476, 0.28520802612117757, 0.0004485436923833408],
+            ],
+            [[0, 0, 0], [34.77906344483772, 44.835625328877896, 0]],
+            [[0, 0, 0], [0, 0, 0]],
+        ],
+        [
+            [[0, 0.0008680556573291698, 0], [0, 0, 0]],
+            [[0, 0.0005313191874358747, 0], [0.00016533814161379112, 0, 0]],
+            [[0, 0, 0], [0.0004179171803251336, 0.0017290828234722833, 0]],
+            [[0.0020827005846636437, 0, 0], [8.826982764996862, 23.19243343998926, 0]],
+            [
+                [95.1080498811086, 0.9863978034400682, 0.9834382792465353],
+                [0.0012286405048278493, 171.2667255897307, 0.9807858872435379],
+            ],
+            [[0, 0, 0], [0.0005130064588990679, 0, 0.00010854057858411537]],
+        ],
+    ]
+)
+# Distance to score: 100 - 10 p(d)^POWER, with p of these coefficients of d, d^2, d^3.
+POLYNOMIAL = (
+    2.326765642916932 * 0.9562382616834844,
+    -0.020884521182843837 * 0.9562382616834844**2,
+    6.248496625763138e-05 * 0.9562382616834844**3,
+)
+POWER = 0.6276336467831387
+
+
+def score(image: np.ndarray, decoded: np.ndarray) -> float:
+    """SSIMULACRA2 of two images: 100 is equal, and it may be negative.
+
+    Args:
+        image, decoded: uint8 [height, width, 3], or [height, width] of grey levels.
+
+    Raises:
+        ValueError: the shapes differ, or a side is under 8 pixels.
+    """
+    image, decoded = np.asarray(image), np.asarray(decoded)
+    if image.shape != decoded.shape:
+        raise ValueError(
+            f"shapes differ: {list(image.shape)} and {list(decoded.shape)}"
+        )
+    pair = [
+        np.repeat(each[..., None], 3, -1) if each.ndim == 2 else each
+        for each in (image, decoded)
+    ]
+    return float(score_of(_distance(NUMPY, *(each[None] for each in pair))[0]))
+
+
+def distance(x, x_hat):
+    """The distance of which `score_of` makes a score, in TensorFlow, [batch].
+
+    0 is equal. It can be differentiated by `x_hat`, with finite gradients everywhere.
+
+    Args:
+        x, x_hat: float32 [batch, height, width, 3] on the 0..255 scale, of static
+            height and width; values of `x_hat` may lie beyond that scale.
+
+    Raises:
+        ValueError: a side is under 8 pixels.
+    """
+    return _distance(_tensorflow(), x, x_hat)
+
+
+def score_of(distance):
+    """Returns the score of a distance (a number or an array)."""
+    d = np.asarray(distance, np.float64)
+    a, b, c = POLYNOMIAL
+    return 100 - 10 * np.maximum(d * (a + d * (b + d * c)), 0) ** POWER
+
+
+NUMPY = types.SimpleNamespace(
+    cast=lambda x: np.asarray(x, np.float32),
+    maximum=np.maximum,
+    where=np.where,
+    abs=np.abs,
+    sum=np.sum,
+    concat=np.concatenate,
+    stack=np.stack,
+    reshape=np.reshape,
+    transpose=np.transpose,
+)
+
+
+@functools.lru_cache(1)
+def _tensorflow():
+    """The functions of `NUMPY` of TensorFlow."""
+    import tensorflow as tf
+
+    return types.SimpleNamespace(
+        cast=lambda x: tf.cast(x, tf.float32),
+        maximum=tf.maximum,
+        where=tf.where,
+        abs=tf.abs,
+        sum=tf.reduce_sum,
+        concat=tf.concat,
+        stack=tf.stack,
+        reshape=tf.reshape,
+        transpose=tf.transpose,
+    )
+
+
+def _count(shape) -> int:
+    """Number of scales of an image of shape [height, width, ...].
+
+    Raises:
+        ValueError: it is too small for any.
+    """
+    height, width = shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise ValueError(
+            f"SSIMULACRA2 needs {SMALLEST_SIDE} pixels a side, not {width}x{height}"
+        )
+    side, count = min(height, width), 0
+    while side >= SMALLEST_SIDE and count < SCALES:
+        side, count = (side + 1) // 2, count + 1
+    return count
+
+
+def _distance(xp, x, x_hat):
+    """The weighted sum of two batches [b, h, w, 3] of 0..255; returns [b].
+
+    Args:
+        xp: functions of arrays, `NUMPY` or those of TensorFlow.
+    """
+    total, count = 0.0, _count(x.shape[1:])
+    planes = [_linear(xp, xp.transpose(xp.cast(v), (0, 3, 1, 2))) for v in (x, x_hat)]
+    for scale in range(count):
+        if scale:
+            planes = [_halve(xp, each) for each in planes]
+        norms = _norms(xp, *planes)
+        total = total + xp.sum(norms * _f32(WEIGHTS[:, scale]), (1, 2, 3))
+    return total
+
+
+def _f32(values):
+    return np.asarray(values, np.float32)
+
+
+def _linear(xp, x):
+    """sRGB of 0..255 to linear light of 0..1 (IEC 61966-2-1)."""
+    x = x / 255
+    low = x <= 0.04045
+    # The power's slope must be finite also where it is not used.
+    return xp.where(low, x / 12.92, ((xp.where(low, 1.0, x) + 0.055) / 1.055) ** 2.4)
+
+
+def _xyb(xp, linear):
+    """Linear light [b, 3, h, w] to XYB of about 0..1."""
+    b, _, h, w = linear.shape
+    flat = xp.reshape(linear, (-1, 3, h * w))
+    mixed = _f32(CONES) @ flat + _f32(BIAS)
+    # Only colours beyond the scale of 0..255 are below an eighth of the bias.
+    roots = xp.maximum(mixed, _f32(BIAS / 8)) ** (1 / 3) - _f32(BIAS ** (1 / 3))
+    return xp.reshape(_f32(XYB) @ roots + _f32(OFFSET[:, None]), (-1, 3, h, w))
+
+
+def _halve(xp, x):
+    """Means of 2x2 pixels of [b, c, h, w]; an odd last row or column is repeated."""
+    if x.shape[2] % 2:
+        x = xp.concat([x, x[:, :, -1:]], 2)
+    if x.shape[3] % 2:
+        x = xp.concat([x, x[:, :, :, -1:]], 3)
+    rows = x[:, :, ::2] + x[:, :, 1::2]
+    return (rows[..., ::2] + rows[..., 1::2]) / 4
+
+
+@functools.lru_cache(256)
+def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
+    """The blur of a line's pixels `start` to `stop` as a matrix.
+
+    Args:
+        size: number of pixels in the line.
+        mirrored: whether pixels beyond its ends are mirrored, or else 0.
+
+    Returns:
+        first pixel of the line that counts, one after the last, and the matrix
+        [stop - start, of those pixels].
+    """
+    offsets = np.arange(-RADIUS, RADIUS + 1)
+    window = np.exp(-0.5 * (offsets / SIGMA) ** 2)
+    window /= window.sum()
+    rows, columns = np.indices((stop - start, len(window)))
+    columns += rows + start - RADIUS
+    values = np.broadcast_to(window, columns.shape)
+    if mirrored:
+        columns = np.where(columns < 0, -1 - columns, columns)
+        columns = np.where(columns >= size, 2 * size - 1 - columns, columns)
+    inside = (columns >= 0) & (columns < size)
+    first, last = columns[inside].min(), columns[inside].max() + 1
+    matrix = np.zeros((stop - start, last - first))
+    np.add.at(matrix, (rows[inside], columns[inside] - first), values[inside])
+    return int(first), int(last), _f32(matrix)
+
+
+def _norms(xp, linear, linear_hat):
+    """Means and fourth powers' means of the maps of error of one scale.
+
+    Args:
+        linear, linear_hat: linear light, [b, 3, h, w].
+
+    Returns:
+        [b, channel, norm, map].
+    """
+    height, width = linear.shape[2:]
+    sums = 0.0
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        first, last, matrix = _band(top, bottom, height, True)
+        p, q = (_xyb(xp, v[:, :, first:last]) for v in (linear, linear_hat))
+        change = q - p
+        lines = matrix @ xp.stack([p, change, change * change, p * q], 1)
+        blocks = []
+        for left in range(0, width, BLOCK):
+            a, b, across = _band(left, min(left + BLOCK, width), width, False)
+            blocks.append(lines[..., a:b] @ across.T)
+        blurred = xp.concat(blocks, -1)
+        inner = slice(top - first, bottom - first)
+        maps = _maps(xp, p[:, :, inner], q[:, :, inner], blurred)
+        squares = maps * maps
+        both = xp.stack([maps, squares * squares], 3)  # [b, map, channel, norm, h, w]
+        sums = sums + xp.sum(both, (4, 5))
+    sums = xp.transpose(sums, (0, 2, 3, 1)) / (height * width)
+    fourth = sums[:, :, 1]
+    some = fourth > LEAST
+    roots = xp.where(some, xp.where(some, fourth, 1.0) ** 0.25, 0.0)
+    return xp.stack([sums[:, :, 0], roots], 2)
+
+
+def _maps(xp, p, q, blurred):
+    """Maps of error of two pieces of one scale, [b, map, channel, h, w].
+
+    The formulas of libjxl, rearranged so that each is a multiple of a difference:
+    equal images give exactly 0, and nearly equal ones lose no digits.
+
+    Args:
+        p, q: XYB of the image and of the decoded one, [b, channel, h, w].
+        blurred: p, q - p, (q - p)^2 and p q, each blurred, [b, 4, channel, h, w].
+    """
+    mean, shift, squares, product = (blurred[:, i] for i in range(4))
+    mean_hat = mean + shift
+    covariance = 2 * (product - mean * mean_hat) + C2  # twice it
+    # The variance of q - p, which is both variances less twice the covariance.
+    rest = squares - shift * shift
+    unlike = (rest + shift * shift * covariance) / (covariance + rest)
+    edge, edge_hat = xp.abs(p - mean), xp.abs(q - mean_hat)
+    edges = (edge_hat - edge) / (1 + edge)
+    return xp.maximum(xp.stack([unlike, edges, -edges], 1), 0.0)
