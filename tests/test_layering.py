@@ -14,7 +14,7 @@ TABLE = """
     files bitstream tiling quality classical metrics ssimulacra2
     rans layers transforms entropy losses model architectures
     registry codec predict serving
-    data export optimizers checkpoints progress training
+    data export optimizers checkpoints validation progress training
     evaluation report images pillow_plugin demo console cli
 """.split()
 

@@ -66,6 +66,7 @@ def export(model, directory, architecture, options=None, record=None) -> pathlib
         "licence": LICENCE,
         "quality": None,
         "lmbda": model.lmbda[0],
+        "distortion": str(model.distortion),
         "stride": model.stride,
         "latents": {
             "channels": model.channels,

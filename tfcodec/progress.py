@@ -14,6 +14,7 @@ from absl import logging
 
 from tfcodec import files
 from tfcodec.optimizers import inner_optimizer
+from tfcodec.validation import Validation
 
 
 class Events:
@@ -56,13 +57,14 @@ class Events:
 class Progress(tf.keras.callbacks.Callback):
     """Logs, checkpoints, validates; stops at a loss that is not finite."""
 
-    def __init__(self, config, directory, checkpoints, validation):
+    def __init__(self, config, directory, checkpoints, crops):
         super().__init__()
-        self.config, self.validation = config, validation
+        self.config, self.crops = config, crops
         self.checkpoints = checkpoints
         self.events = Events(directory / "logs")
 
     def on_train_begin(self, logs=None):
+        self.validation = Validation(self.model, self.crops)
         self.step = int(inner_optimizer(self.model).iterations)
         self.began, self.first = time.time(), self.step
         self.saved = time.time()
@@ -134,9 +136,9 @@ class Progress(tf.keras.callbacks.Callback):
         variables = self.model.trainable_variables
         inner_optimizer(self.model).swap_averages(variables)
         try:
-            values = self.model.evaluate(self.validation, return_dict=True, verbose=0)
-            self.record("validation", values)
-            for number, batch in enumerate(self.validation.take(3)):
+            figures = self.validation.figures().items()
+            self.record("validation", {k: float(v.mean()) for k, v in figures})
+            for number, batch in enumerate(self.crops.take(3)):
                 x_hat = tf.clip_by_value(self.model(batch), 0, 255)
                 row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
                 row = tf.concat(tf.unstack(row), 1)

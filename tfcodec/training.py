@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -23,6 +22,7 @@ from tfcodec import architectures, data, export, files, losses, optimizers, regi
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.optimizers import inner_optimizer
 from tfcodec.progress import Progress
+from tfcodec.validation import Validation
 
 
 def setting(default, help):
@@ -42,7 +42,12 @@ class TrainConfig:
         "", "Folders or globs held out; by default one file in fifty of --images."
     )
     validation_images: int = setting(24, "Images validated on, at five qualities each.")
-    lmbda: float = setting(0.0, "Weight of the MSE, for a model of one rate.")
+    distortion: str = setting(
+        "mse",
+        "What to train for: mse, ssim, ms-ssim, ssimulacra2, masked-mse, or a mixture "
+        "with weights, e.g. mse:0.3,ssimulacra2:0.7.",
+    )
+    lmbda: float = setting(0.0, "Weight of the distortion, for a model of one rate.")
     lmbda_min: float = setting(0.001, "Lambda at quality 0, unless --lmbda is given.")
     lmbda_max: float = setting(0.128, "Lambda at quality 100, likewise.")
     steps: int = setting(1_000_000, "Optimizer steps in all, resumed ones included.")
@@ -83,6 +88,7 @@ class TrainConfig:
         for name in ("steps", "batch", "log_steps", "validate_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1")
+        losses.Distortion.parse(self.distortion)
         self.builder_options()
         start = self.start()
         options = [self.builder_options(), start.card["options"] if start else {}]
@@ -134,7 +140,9 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         new = dataclasses.asdict(config)
-        changed = [k for k in new if k in old and old[k] != new[k]]
+        # What a setting was before there was a flag for it is now its default.
+        old = {**dataclasses.asdict(TrainConfig()), **old}
+        changed = [k for k in new if old[k] != new[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
         if changed:
             raise ValueError(
@@ -150,7 +158,10 @@ def network(config: TrainConfig, precision: str) -> tf.keras.Model:
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
     model = architectures.build(
-        config.arch, config.lmbda_range(), **config.builder_options()
+        config.arch,
+        config.lmbda_range(),
+        losses.Distortion.parse(config.distortion),
+        **config.builder_options(),
     )
     tf.keras.mixed_precision.set_global_policy("float32")
     return model
@@ -291,7 +302,7 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         "settings": {k: v for k, v in settings if k not in PRIVATE},
         "steps": int(inner_optimizer(model).iterations),
         "hours": round(float(checkpoints.seconds) / 3600, 2),
-        "figures": validation_figures(whole, validation),
+        "figures": Validation(whole, validation).rows(),
     }
     if start:
         record["began_from"] = {
@@ -300,24 +311,3 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
         }
     options = config.builder_options()
     return export.export(whole, directory / "model", config.arch, options, record)
-
-
-def validation_figures(model, validation) -> list[dict]:
-    """Returns mean estimated bpp and PSNR on the validation crops, by quality."""
-    function = tf.function(model.evaluate_images, reduce_retracing=True)
-    bpps, psnrs = [], []
-    for batch in validation:
-        _, bpp, mse = function(batch)
-        bpps.append(bpp.numpy())
-        psnrs.append(losses.psnr(mse).numpy())
-    rows = zip(data.VALIDATION_QUALITIES, np.mean(bpps, 0), np.mean(psnrs, 0))
-    if not model.variable_rate:
-        rows = list(rows)[:1]
-    return [
-        {
-            "quality": round(100 * quality) if model.variable_rate else None,
-            "bpp": round(float(bpp), 4),
-            "psnr": round(float(psnr), 3),
-        }
-        for quality, bpp, psnr in rows
-    ]
