@@ -65,7 +65,10 @@ def start(config, run):
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     """Settings, and the run directory of a training that nothing happened to."""
-    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
+    config = config_of(
+        images, "bls2017", steps=16, checkpoint_minutes=0.0,
+        distortion="mse:0.3,ms-ssim,ssimulacra2:0.7,masked-mse",
+    )  # fmt: skip
     run = tmp_path_factory.mktemp("whole") / "run"
     process = start(config, run)
     _, errors = process.communicate()
@@ -124,9 +127,13 @@ def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
 def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
     arch = "bmshj2018-hyperprior"
     first = training.train(config_of(images, arch, steps=10), tmp_path / "first")
-    still = config_of(images, arch, steps=1, init=str(first), learning_rate=0.0)
+    still = config_of(
+        images, arch, steps=1, init=str(first), learning_rate=0.0, distortion="ssim"
+    )
     second = training.train(still, tmp_path / "second")
-    cards = [registry.Model.at(path).card for path in (first, second)]
+    models = [registry.Model.at(path) for path in (first, second)]
+    cards = [model.card for model in models]
+    assert [model.distortion for model in models] == ["mse", "ssim"]
     weights = [tf.saved_model.load(str(path)).weights for path in (first, second)]
     for a, b in zip(*weights):
         np.testing.assert_array_equal(a, b)
@@ -241,12 +248,32 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, ours):
     assert [row["quality"] for row in card["training"]["figures"]] == [
         10, 30, 50, 70, 90
     ]  # fmt: skip
+    row = card["training"]["figures"][0]
+    assert row["distortion"] > 0
+    assert 0 < row["ms_ssim"] < 1
+    assert row["ssimulacra2"] < 100
+    assert card["distortion"] == "mse"
     image = tiny.photograph(80, 90)
     data = codec.compress(image, 50, exported)
     assert codec.decompress(data, exported).shape == image.shape
     other = config_of(images, steps=20, learning_rate=0.5)
     with pytest.raises(ValueError, match="learning_rate=0.001, not 0.5"):
         training.train(other, run)
+    other = config_of(images, steps=20, distortion="ssim")
+    with pytest.raises(ValueError, match="distortion='mse', not 'ssim'"):
+        training.train(other, run)
+
+
+def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
+    config = config_of(images, distortion="mse")
+    training.prepare_directory(config, tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["distortion"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="distortion='mse', not 'ms-ssim'"):
+        training.prepare_directory(config_of(images, distortion="ms-ssim"), tmp_path)
+    training.prepare_directory(config, tmp_path)
 
 
 def test_tensorboard_gets_scalars_and_images(ours):
@@ -254,6 +281,8 @@ def test_tensorboard_gets_scalars_and_images(ours):
     assert {
         "loss/train", "bpp/train", "psnr/train", "learning_rate",
         "loss/validation", "bpp/validation", "psnr/validation", "reconstruction/0",
+        "distortion/train", "distortion/validation", "ms_ssim/validation",
+        "ssimulacra2/validation",
     } <= {tag for tag, _ in logged(run)}  # fmt: skip
 
 
@@ -307,6 +336,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
         ({"options": "n=3"}, "JSON object"),
         ({"steps": 0}, "--steps"),
+        ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),
         ({"images": "/no/such/folder"}, "no images there"),
         ({"replicas": 99}, "99"),
     ],
