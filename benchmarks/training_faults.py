@@ -52,7 +52,10 @@ def main(argv=None) -> int:
         if whole.process.wait():
             sys.exit(whole.log())
         took = time.time() - began
-        print(f"{args.steps} steps of {args.arch}, left alone: {took:.0f} s\n")
+        print(
+            f"{args.steps} steps of {args.arch} for {args.distortion}, "
+            f"left alone: {took:.0f} s\n"
+        )
         print(f"{'killed':30}{'at step':>8}{'cut short':>14}   {'resumed from':14}")
         for moment in moments(args, took / 3):
             killed.start()
@@ -74,6 +77,7 @@ def parse(argv):
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200, help="in all")
     parser.add_argument("--arch", default="bls2017", help="architecture")
+    parser.add_argument("--distortion", default="mse", help="as of train.py")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     return parser.parse_args(argv)
 
@@ -109,6 +113,7 @@ class Run:
         settings = tiny.flags(
             args.arch, images=images, steps=args.steps, log_steps=LOG_STEPS,
             validate_steps=VALIDATE_STEPS, checkpoint_minutes=0.003,
+            distortion=args.distortion,
         )  # fmt: skip
         flags = [f"--{name}={value}" for name, value in settings.items()]
         program = [sys.executable, ROOT / "train.py", f"--run={directory}"]

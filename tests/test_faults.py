@@ -10,7 +10,8 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import data, files, training
+from tfcodec import data, files, progress, training
+from tfcodec.checkpoints import Checkpoints, damage
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ DAMAGE = {
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory, model):
-    made = training.Checkpoints(tmp_path_factory.mktemp("three"), model)
+    made = Checkpoints(tmp_path_factory.mktemp("three"), model)
     for step in (1, 2, 3):
         fill(model, step)
         made.save(step)
@@ -77,14 +78,14 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     checkpoints, model, caplog, part, following, damage
 ):
     DAMAGE[damage](checkpoints / f"ckpt-3.{part}")
-    again = training.Checkpoints(checkpoints.parent, model)
+    again = Checkpoints(checkpoints.parent, model)
     assert again.restore() == str(checkpoints / "ckpt-2")
     assert is_filled(model, 2)
     assert "ckpt-3, which is damaged" in caplog.text
     # It is written again, or makes room before those do that are whole.
     fill(model, following)
     again.save(following)
-    last = training.Checkpoints(checkpoints.parent, model).restore()
+    last = Checkpoints(checkpoints.parent, model).restore()
     assert last == str(checkpoints / f"ckpt-{following}")
     assert is_filled(model, following)
     assert len(list(checkpoints.iterdir())) == 6
@@ -98,9 +99,9 @@ def test_each_flipped_bit_of_the_data_is_noticed(checkpoints):
         content = bytearray(whole)
         content[place] ^= 1 << bit
         path.write_bytes(content)
-        assert training.damage(str(checkpoints / "ckpt-3")), place
+        assert damage(str(checkpoints / "ckpt-3")), place
     path.write_bytes(whole)
-    assert not training.damage(str(checkpoints / "ckpt-3"))
+    assert not damage(str(checkpoints / "ckpt-3"))
 
 
 def test_nothing_starts_anew_where_every_checkpoint_is_damaged(checkpoints, model):
@@ -108,7 +109,7 @@ def test_nothing_starts_anew_where_every_checkpoint_is_damaged(checkpoints, mode
         flip(path)
     before = sorted(checkpoints.iterdir())
     with pytest.raises(ValueError, match="every checkpoint in .* is damaged"):
-        training.Checkpoints(checkpoints.parent, model).restore()
+        Checkpoints(checkpoints.parent, model).restore()
     assert is_filled(model, 0)
     assert sorted(checkpoints.iterdir()) == before
 
@@ -119,7 +120,7 @@ def test_a_first_checkpoint_cut_short_by_a_kill_is_none(checkpoints, model):
             path.unlink()
     os.truncate(checkpoints / "ckpt-3.index", 100)
     (checkpoints / "ckpt-3_temp").mkdir()  # TensorFlow's, until all is written.
-    assert training.Checkpoints(checkpoints.parent, model).restore() is None
+    assert Checkpoints(checkpoints.parent, model).restore() is None
     assert not list(checkpoints.iterdir())
 
 
@@ -127,11 +128,11 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoints):
     other = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=[1])])
     other.compile("adam")
     with pytest.raises(ValueError, match="ckpt-3 is of another model"):
-        training.Checkpoints(checkpoints.parent, other).restore()
+        Checkpoints(checkpoints.parent, other).restore()
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_those_before(checkpoints, model):
-    again = training.Checkpoints(checkpoints.parent, model)
+    again = Checkpoints(checkpoints.parent, model)
     again.restore()
     before = sorted(checkpoints.iterdir())
     fill(model, 4)
@@ -144,18 +145,18 @@ def test_a_checkpoint_that_finds_no_room_leaves_those_before(checkpoints, model)
         assert len(str(raised.value).splitlines()) == 1
         assert sorted(checkpoints.iterdir()) == before
     again.save(4)
-    assert training.Checkpoints(checkpoints.parent, model).restore()[-1] == "4"
+    assert Checkpoints(checkpoints.parent, model).restore()[-1] == "4"
     assert is_filled(model, 4)
 
 
 def test_entries_that_find_no_room_are_not_lost_silently(tmp_path):
-    events = training.Events(tmp_path / "logs")
+    events = progress.Events(tmp_path / "logs")
     events.scalars(1, {"loss": 1.0})
     with tiny.little_room(1000):
         with pytest.raises(OSError, match="tfevents"):
             events.image(2, "image", tf.constant(tiny.photograph(64, 64)))
     with tiny.little_room(0), pytest.raises(OSError, match="tfevents"):
-        training.Events(tmp_path / "others")
+        progress.Events(tmp_path / "others")
 
 
 def test_an_export_that_finds_no_room_leaves_the_model_that_is_there(tmp_path):

@@ -14,8 +14,8 @@ TABLE = """
     files bitstream tiling quality classical metrics ssimulacra2
     rans layers transforms entropy losses model architectures
     registry codec predict serving
-    data weights export training workers evaluation summary report images
-    pillow_plugin demo console cli
+    data weights export optimizers checkpoints validation progress training
+    workers evaluation summary report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.

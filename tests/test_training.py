@@ -14,7 +14,15 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import codec, export, registry, training, weights
+from tfcodec import (
+    checkpoints,
+    codec,
+    export,
+    optimizers,
+    registry,
+    training,
+    weights,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -38,7 +46,7 @@ def command(config, run):
 def state_of(config, run):
     """All variables of the last checkpoint: weights, optimizer, averages."""
     model = training.build(config)
-    assert training.Checkpoints(run, model).restore()
+    assert checkpoints.Checkpoints(run, model).restore()
     return [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
 
 
@@ -65,7 +73,10 @@ def start(config, run):
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     """Settings, and the run directory of a training that nothing happened to."""
-    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
+    config = config_of(
+        images, "bls2017", steps=16, checkpoint_minutes=0.0,
+        distortion="mse:0.3,ms-ssim,ssimulacra2:0.7,masked-mse",
+    )  # fmt: skip
     run = tmp_path_factory.mktemp("whole") / "run"
     process = start(config, run)
     _, errors = process.communicate()
@@ -124,9 +135,13 @@ def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
 def test_a_training_goes_on_from_an_exported_model(images, tmp_path):
     arch = "bmshj2018-hyperprior"
     first = training.train(config_of(images, arch, steps=10), tmp_path / "first")
-    still = config_of(images, arch, steps=1, init=str(first), learning_rate=0.0)
+    still = config_of(
+        images, arch, steps=1, init=str(first), learning_rate=0.0, distortion="ssim"
+    )
     second = training.train(still, tmp_path / "second")
-    cards = [registry.Model.at(path).card for path in (first, second)]
+    models = [registry.Model.at(path) for path in (first, second)]
+    cards = [model.card for model in models]
+    assert [model.distortion for model in models] == ["mse", "ssim"]
     both = [tf.saved_model.load(str(path)).weights for path in (first, second)]
     for a, b in zip(*both):
         np.testing.assert_array_equal(a, b)
@@ -270,12 +285,12 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp
     training.train(good, tmp_path)
     before = state_of(good, tmp_path)
 
-    class Bad(training.Schedule):
+    class Bad(optimizers.Schedule):
         def __call__(self, step):
             return super().__call__(step) * 1e30
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Schedule", Bad)
+        patch.setattr(optimizers, "Schedule", Bad)
         longer = config_of(images, "bls2017", steps=50, checkpoint_minutes=0.0)
         with pytest.raises(FloatingPointError, match="last good state"):
             training.train(longer, tmp_path)
@@ -300,12 +315,32 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, ours):
     assert [row["quality"] for row in card["training"]["figures"]] == [
         10, 30, 50, 70, 90
     ]  # fmt: skip
+    row = card["training"]["figures"][0]
+    assert row["distortion"] > 0
+    assert 0 < row["ms_ssim"] < 1
+    assert row["ssimulacra2"] < 100
+    assert card["distortion"] == "mse"
     image = tiny.photograph(80, 90)
     data = codec.compress(image, 50, exported)
     assert codec.decompress(data, exported).shape == image.shape
     other = config_of(images, steps=20, learning_rate=0.5)
     with pytest.raises(ValueError, match="learning_rate=0.001, not 0.5"):
         training.train(other, run)
+    other = config_of(images, steps=20, distortion="ssim")
+    with pytest.raises(ValueError, match="distortion='mse', not 'ssim'"):
+        training.train(other, run)
+
+
+def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
+    config = config_of(images, distortion="mse")
+    training.prepare_directory(config, tmp_path)
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["distortion"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="distortion='mse', not 'ms-ssim'"):
+        training.prepare_directory(config_of(images, distortion="ms-ssim"), tmp_path)
+    training.prepare_directory(config, tmp_path)
 
 
 def test_tensorboard_gets_scalars_and_images(ours):
@@ -313,6 +348,8 @@ def test_tensorboard_gets_scalars_and_images(ours):
     assert {
         "loss/train", "bpp/train", "psnr/train", "learning_rate",
         "loss/validation", "bpp/validation", "psnr/validation", "reconstruction/0",
+        "distortion/train", "distortion/validation", "ms_ssim/validation",
+        "ssimulacra2/validation",
     } <= {tag for tag, _ in logged(run)}  # fmt: skip
 
 
@@ -323,12 +360,12 @@ def test_averages_follow_the_weights(images):
     start = [v.numpy() for v in variables]
     model.fit(data(0), steps_per_epoch=20, verbose=0)
     end = [v.numpy() for v in variables]
-    training.inner_optimizer(model).swap_averages(variables)
+    optimizers.inner_optimizer(model).swap_averages(variables)
     averages = [v.numpy() for v in variables]
     moved = sum(np.abs(a - b).sum() for a, b in zip(start, end))
     behind = sum(np.abs(a - b).sum() for a, b in zip(averages, end))
     assert 0 < behind < 0.8 * moved
-    training.inner_optimizer(model).swap_averages(variables)
+    optimizers.inner_optimizer(model).swap_averages(variables)
     for a, b in zip(variables, end):
         np.testing.assert_array_equal(a, b)
 
@@ -350,7 +387,7 @@ def test_mixed_precision_trains_and_exports(images, tmp_path, precision):
 
 
 def test_schedule_warms_up_holds_and_falls():
-    schedule = training.Schedule(1.0, 10, 0.5, 100)
+    schedule = optimizers.Schedule(1.0, 10, 0.5, 100)
     rates = np.array([float(schedule(step)) for step in range(101)])
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == pytest.approx(1.0)
@@ -366,6 +403,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
         ({"options": "n=3"}, "JSON object"),
         ({"steps": 0}, "--steps"),
+        ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),
         ({"images": "/no/such/folder"}, "no images there"),
         ({"replicas": 99}, "99"),
     ],

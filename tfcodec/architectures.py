@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tfcodec import transforms as t
 from tfcodec.entropy import PYRAMID, SCALES, Conditional, Factorized
+from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
 
 
@@ -130,12 +131,18 @@ ARCHITECTURES = {
 }
 
 
-def build(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
+def build(
+    name: str,
+    lmbda: tuple[float, float],
+    distortion: Distortion = CompressionModel.distortion,
+    **options,
+) -> CompressionModel:
     """Returns the architecture `name` with its variables made.
 
     Args:
         name: a key of `ARCHITECTURES`.
         lmbda: (lowest, highest), equal for a model of one rate.
+        distortion: what to train it for, by default squared error.
         **options: arguments of the builder, such as `n=128`.
 
     Raises:
@@ -148,4 +155,5 @@ def build(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
         model = ARCHITECTURES[name](lmbda, **options)
     except TypeError as error:
         raise ValueError(f"architecture {name}: {error}") from None
+    model.distortion = distortion
     return model.initialise()

@@ -69,6 +69,7 @@ def export(
         "licence": LICENCE,
         "quality": None,
         "lmbda": model.lmbda[0],
+        "distortion": str(model.distortion),
         "stride": model.stride,
         "latents": {
             "channels": model.channels,

@@ -109,6 +109,28 @@ def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return _ssim(terms[0]), _ms_ssim(terms)
 
 
+def ssim_terms(a, b, blur):
+    """Luminance and contrast-structure terms of SSIM, of which it is the mean product.
+
+    Written in operators alone, so that training has the same formulas in TensorFlow.
+
+    Args:
+        a, b: floats of 0 to 255, [..., h, w, c].
+        blur: function to the weighted means under each whole `WINDOW`, [..., h - 10,
+            w - 10, c].
+
+    Returns:
+        Two of the shape that `blur` returns.
+    """
+    mean_a, mean_b = blur(a), blur(b)
+    product = mean_a * mean_b
+    squares = mean_a**2 + mean_b**2
+    covariance = blur(a * b) - product
+    variances = blur(a**2 + b**2) - squares
+    luminance = (2 * product + C1) / (squares + C1)
+    return luminance, (2 * covariance + C2) / (variances + C2)
+
+
 def ms_ssim_db(a: np.ndarray, b: np.ndarray) -> float:
     """`ms_ssim` in dB; inf for equal images."""
     return decibels(ms_ssim(a, b))
@@ -214,7 +236,7 @@ def _scales(a, b, count):
     for scale in range(count):
         if scale:
             a, b = _halve(a), _halve(b)
-        yield _ssim_terms(a, b)
+        yield ssim_terms(a, b, _blur)
 
 
 def _ssim(terms):
@@ -229,17 +251,6 @@ def _ms_ssim(scales):
         term = luminance * contrast if last else contrast
         result *= np.maximum(term.mean((0, 1)), 0) ** SCALE_WEIGHTS[scale]
     return float(np.mean(result))
-
-
-def _ssim_terms(a, b):
-    """Luminance and contrast-structure terms of SSIM, each [h - 10, w - 10, c]."""
-    mean_a, mean_b = _blur(a), _blur(b)
-    product = mean_a * mean_b
-    squares = mean_a**2 + mean_b**2
-    covariance = _blur(a * b) - product
-    variances = _blur(a**2 + b**2) - squares
-    luminance = (2 * product + C1) / (squares + C1)
-    return luminance, (2 * covariance + C2) / (variances + C2)
 
 
 def _halve(image):

@@ -30,9 +30,16 @@ class CompressionModel(tf.keras.Model):
         synthesis: y_hat to images.
         channels: channels of y.
         stride: height and width must be multiples of it.
-        lmbda: (lowest, highest) weight of the MSE; equal for a model of one rate.
+        lmbda: (lowest, highest) weight of the distortion; equal for a model of one
+            rate.
         anchors: number of qualities at which the gains are learned.
+
+    Attributes:
+        distortion: what the model is trained for, `losses.Distortion`; squared error
+            unless set to another before a graph is made of a method.
     """
+
+    distortion = losses.Distortion()
 
     def __init__(
         self, analysis, coder, synthesis, *, channels, stride, lmbda, anchors=8
@@ -69,14 +76,19 @@ class CompressionModel(tf.keras.Model):
         return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
 
     def evaluate_images(self, inputs, training=False):
-        """Returns (x_hat [b, h, w, 3], bpp [b], mse [b]) of `inputs`, as `call` has."""
+        """Returns (x_hat [b, h, w, 3], bpp [b], distortion [b]) of `call`'s inputs."""
         x = tf.cast(inputs["image"], tf.float32)
         quality = inputs["quality"]
         y = self.scaled_latents(self.analyse(x), quality)
         y_hat, bits = self.coder(y, seeds=inputs["seed"] if training else None)
         x_hat = self.synthesise(y_hat, quality)
         pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        return x_hat, bits / pixels, losses.mse(x, x_hat)
+        return x_hat, bits / pixels, self.distortion(x, x_hat)
+
+    def cost(self, bpp, distortion, quality):
+        """What training minimises the mean of, [b]; all arguments are [b], too."""
+        lmbda = self.lmbda_at(quality)
+        return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
 
     def call(self, inputs, training=False):
         """Returns x_hat [b, h, w, 3]; adds loss and metrics.
@@ -86,24 +98,34 @@ class CompressionModel(tf.keras.Model):
                 in training also `seed`, int32 [b, 2].
             training: whether noise stands in for rounding in the rate.
         """
-        x_hat, bpp, mse = self.evaluate_images(inputs, training)
-        cost = losses.rate_distortion(
-            bpp, mse, self.lmbda_at(inputs["quality"]), self.variable_rate
-        )
+        x_hat, bpp, distortion = self.evaluate_images(inputs, training)
+        cost = self.cost(bpp, distortion, inputs["quality"])
         self.add_loss(tf.reduce_mean(cost))
+        mse = losses.mse(tf.cast(inputs["image"], tf.float32), x_hat)
         self.add_metric(bpp, name="bpp")
         self.add_metric(losses.psnr(mse), name="psnr")
+        self.add_metric(distortion, name="distortion")
         return x_hat
 
     def improve(self, x, y, quality, damping):
         """Moves the latents of images some way to where they cost least.
 
-        At high rates the least of bits + lambda error, both in bits, lies where the
-        error has the curvature 2 * ERROR_BITS in every latent, so that a Newton step of
-        the decoder's own error from the decoded latents is just a division.  The step
-        takes half of what latents do to each other's bits into account, and is damped,
-        as rounding makes it coarse.  Stochastic Gumbel annealing (Yang, Bamler, Mandt
-        2020, arXiv:2006.04240) has the same aim, and takes far more steps.
+        The cost is bits + lambda * distortion * pixels, of the distortion that the
+        model is trained for.  A Newton step needs its curvature in each latent, which
+        follows from what training has reached.  At high rates the rounding error e of a
+        latent is spread evenly over one unit, with the variance 1/12.  To scale a
+        latent up by 1 % costs 0.01 / log(2) bits more and makes e 1 % smaller, which
+        saves 0.01 * mean(e * slope), the slope being that of lambda * distortion *
+        pixels.  Where the sum of both is least, mean(e * slope) is thus 1 / log(2),
+        whatever the distortion, and the straight line through 0 that fits the slopes
+        best, over e, has the steepness mean(e * slope) / mean(e^2) = 12 / log(2), twice
+        ERROR_BITS.  For squared error this is the curvature; for other distortions,
+        whose slope is not in proportion to the error, its mean over many errors.  So a
+        step from the decoded latents is just a division by it.
+
+        The step takes half of what latents do to each other's bits into account, and is
+        damped, as rounding makes it coarse.  Stochastic Gumbel annealing (Yang, Bamler,
+        Mandt 2020, arXiv:2006.04240) has the same aim, and takes far more steps.
 
         Args:
             x: pixels [b, h, w, 3].
@@ -119,8 +141,9 @@ class CompressionModel(tf.keras.Model):
         with tf.GradientTape() as tape:
             tape.watch(y_gained)
             y_hat, bits = self.coder(y_gained)
-            error = losses.mse(tf.cast(x, tf.float32), self.synthesise(y_hat, quality))
-            error *= pixels * self.lmbda_at(quality)
+            x_hat = self.synthesise(y_hat, quality)
+            distortion = self.distortion(tf.cast(x, tf.float32), x_hat)
+            error = distortion * pixels * self.lmbda_at(quality)
             half = error + 0.5 * bits
         slope = tf.clip_by_value(tape.gradient(half, y_gained), -20.0, 20.0)
         target = y_hat - slope / (2 * ERROR_BITS)

@@ -100,6 +100,11 @@ class Model:
         return self.card.get("licence", "unknown")
 
     @property
+    def distortion(self) -> str:
+        """What it was trained for, as `--distortion`; before cards said so, mse."""
+        return self.card.get("distortion", "mse")
+
+    @property
     def stride(self) -> int:
         """Pixels; an image is padded to a multiple of it."""
         return self.card["stride"]

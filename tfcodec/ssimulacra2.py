@@ -150,11 +150,13 @@ def distance(x, x_hat):
     0 is equal. It can be differentiated by `x_hat`, with finite gradients everywhere.
 
     Args:
-        x, x_hat: float32 [batch, height, width, 3] on the 0..255 scale, of static
-            height and width; values of `x_hat` may lie beyond that scale.
+        x, x_hat: float32 [batch, height, width, 3] on the 0..255 scale; values of
+            `x_hat` may lie beyond it. Height and width may be unknown when a graph is
+            made; static ones are blurred in another way, in less time and memory.
 
     Raises:
-        ValueError: a side is under 8 pixels.
+        ValueError: a side is known to be under 8 pixels. (One that turns out to be so
+            when a graph runs gives a distance of 0.)
     """
     xp = _tensorflow()
     planes = (xp.transpose(xp.cast(each), (0, 3, 1, 2)) for each in (x, x_hat))
@@ -173,6 +175,7 @@ NUMPY = types.SimpleNamespace(
     where=np.where,
     abs=np.abs,
     sum=np.sum,
+    shape=np.shape,
     concat=np.concatenate,
     stack=np.stack,
     reshape=np.reshape,
@@ -191,6 +194,10 @@ def _tensorflow():
         where=tf.where,
         abs=tf.abs,
         sum=tf.reduce_sum,
+        shape=lambda x: tuple(
+            known if known is not None else tf.shape(x)[axis]
+            for axis, known in enumerate(x.shape)
+        ),
         concat=tf.concat,
         stack=tf.stack,
         reshape=tf.reshape,
@@ -198,12 +205,40 @@ def _tensorflow():
     )
 
 
+def blur(x):
+    """Weighted mean under each whole window of 11x11 pixels, in TensorFlow.
+
+    Args:
+        x: float32 [b, h, w, c], h and w at least 11 and perhaps unknown.
+
+    Returns:
+        [b, h - 10, w - 10, c].
+    """
+    import tensorflow as tf
+
+    for shape in ([-1, 1, 1, 1], [1, -1, 1, 1]):
+        window = tf.reshape(tf.constant(_f32(_window())), shape)
+        kernel = tf.tile(window, [1, 1, x.shape[-1], 1])
+        x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "VALID")
+    return x
+
+
+def _window():
+    """The window of the blur, one line of it, float64 [11]."""
+    window = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
+    return window / window.sum()
+
+
 def _count(shape) -> int:
     """Number of scales of an image of shape [height, width, ...].
+
+    Where the shape is unknown it is that of a large image.
 
     Raises:
         ValueError: it is too small for any.
     """
+    if None in shape[:2]:
+        return SCALES
     height, width = shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
@@ -226,7 +261,12 @@ def _distance(xp, linear, linear_hat):
         if scale:
             linear, linear_hat = _halve(xp, linear), _halve(xp, linear_hat)
         norms = _norms(xp, linear, linear_hat)
-        total = total + xp.sum(norms * _f32(WEIGHTS[:, scale]), (1, 2, 3))
+        part = xp.sum(norms * _f32(WEIGHTS[:, scale]), (1, 2, 3))
+        if None in linear.shape[2:]:
+            height, width = xp.shape(linear)[2:]
+            large = (height >= SMALLEST_SIDE) & (width >= SMALLEST_SIDE)
+            part = xp.where(large, part, 0.0)
+        total = total + part
     return total
 
 
@@ -244,7 +284,7 @@ def _linear(xp, x):
 
 def _xyb(xp, linear):
     """Linear light [b, 3, h, w] to XYB of about 0..1."""
-    b, _, h, w = linear.shape
+    h, w = xp.shape(linear)[2:]
     flat = xp.reshape(linear, (-1, 3, h * w))
     mixed = _f32(CONES) @ flat + _f32(BIAS)
     # Only colours beyond the scale of 0..255 are below an eighth of the bias.
@@ -254,10 +294,12 @@ def _xyb(xp, linear):
 
 def _halve(xp, x):
     """Means of 2x2 pixels of [b, c, h, w]; an odd last row or column is repeated."""
-    if x.shape[2] % 2:
-        x = xp.concat([x, x[:, :, -1:]], 2)
-    if x.shape[3] % 2:
-        x = xp.concat([x, x[:, :, :, -1:]], 3)
+    height, width = xp.shape(x)[2:]
+    # Of unknown sides, what is added may be nothing.
+    if x.shape[2] is None or height % 2:
+        x = xp.concat([x, x[:, :, height - height % 2 :]], 2)
+    if x.shape[3] is None or width % 2:
+        x = xp.concat([x, x[:, :, :, width - width % 2 :]], 3)
     rows = x[:, :, ::2] + x[:, :, 1::2]
     return (rows[..., ::2] + rows[..., 1::2]) / 4
 
@@ -274,9 +316,7 @@ def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
         first pixel of the line that counts, one after the last, and the matrix
         [stop - start, of those pixels].
     """
-    offsets = np.arange(-RADIUS, RADIUS + 1)
-    window = np.exp(-0.5 * (offsets / SIGMA) ** 2)
-    window /= window.sum()
+    window = _window()
     rows, columns = np.indices((stop - start, len(window)))
     columns += rows + start - RADIUS
     values = np.broadcast_to(window, columns.shape)
@@ -299,29 +339,59 @@ def _norms(xp, linear, linear_hat):
     Returns:
         [b, channel, norm, map].
     """
-    height, width = linear.shape[2:]
+    height, width = xp.shape(linear)[2:]
+    pieces = _whole if None in linear.shape[2:] else _strips
     sums = 0.0
-    for top in range(0, height, STRIP):
-        bottom = min(top + STRIP, height)
-        first, last, matrix = _band(top, bottom, height, True)
-        p, q = (_xyb(xp, v[:, :, first:last]) for v in (linear, linear_hat))
-        change = q - p
-        lines = matrix @ xp.stack([p, change, change * change, p * q], 1)
-        blocks = []
-        for left in range(0, width, BLOCK):
-            a, b, across = _band(left, min(left + BLOCK, width), width, False)
-            blocks.append(lines[..., a:b] @ across.T)
-        blurred = xp.concat(blocks, -1)
-        inner = slice(top - first, bottom - first)
-        maps = _maps(xp, p[:, :, inner], q[:, :, inner], blurred)
+    for p, q, blurred in pieces(xp, linear, linear_hat):
+        maps = _maps(xp, p, q, blurred)
         squares = maps * maps
         both = xp.stack([maps, squares * squares], 3)  # [b, map, channel, norm, h, w]
         sums = sums + xp.sum(both, (4, 5))
-    sums = xp.transpose(sums, (0, 2, 3, 1)) / (height * width)
+    sums = xp.transpose(sums, (0, 2, 3, 1)) / xp.cast(height * width)
     fourth = sums[:, :, 1]
     some = fourth > LEAST
     roots = xp.where(some, xp.where(some, fourth, 1.0) ** 0.25, 0.0)
     return xp.stack([sums[:, :, 0], roots], 2)
+
+
+def _products(xp, p, q):
+    """What the maps need the blurs of, [b, 4, channel, h, w]."""
+    change = q - p
+    return xp.stack([p, change, change * change, p * q], 1)
+
+
+def _strips(xp, linear, linear_hat):
+    """Yields (p, q, blurred), as `_maps` takes them, of each strip of a scale."""
+    height, width = linear.shape[2:]
+    for top in range(0, height, STRIP):
+        bottom = min(top + STRIP, height)
+        first, last, matrix = _band(top, bottom, height, True)
+        p, q = (_xyb(xp, v[:, :, first:last]) for v in (linear, linear_hat))
+        lines = matrix @ _products(xp, p, q)
+        blocks = []
+        for left in range(0, width, BLOCK):
+            a, b, across = _band(left, min(left + BLOCK, width), width, False)
+            blocks.append(lines[..., a:b] @ across.T)
+        inner = slice(top - first, bottom - first)
+        yield p[:, :, inner], q[:, :, inner], xp.concat(blocks, -1)
+
+
+def _whole(xp, linear, linear_hat):
+    """Yields the same of a scale whose size is unknown, at once, in TensorFlow."""
+    import tensorflow as tf
+
+    # A scale that is too small to count, too, must be one that can be blurred.
+    missing = tf.maximum(SMALLEST_SIDE - tf.shape(linear)[2:], 0)
+    fill = [[0, 0], [0, 0], [0, missing[0]], [0, missing[1]]]
+    p, q = (_xyb(xp, tf.pad(v, fill)) for v in (linear, linear_hat))
+    height, width = xp.shape(p)[2:]
+    products = tf.reshape(_products(xp, p, q), (-1, 12, height, width))
+    lines = tf.transpose(products, (0, 2, 3, 1))
+    around = [[0, 0], [RADIUS, RADIUS], [0, 0], [0, 0]]
+    lines = tf.pad(lines, around, "SYMMETRIC")
+    lines = tf.pad(lines, [around[0], around[2], around[1], around[3]])
+    blurred = tf.transpose(blur(lines), (0, 3, 1, 2))
+    yield p, q, tf.reshape(blurred, (-1, 4, 3, height, width))
 
 
 def _maps(xp, p, q, blurred):

@@ -1,0 +1,52 @@
+"""Adam with averaged weights, and the schedule of its learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, hold, and half a cosine down to a hundredth."""
+
+    def __init__(self, peak, warmup, hold, steps):
+        self.peak, self.warmup, self.hold, self.steps = peak, warmup, hold, steps
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        warm = tf.minimum(1.0, (step + 1) / max(1, self.warmup))
+        start = self.hold * self.steps
+        fall = tf.clip_by_value((step - start) / max(1.0, self.steps - start), 0.0, 1.0)
+        return self.peak * warm * (0.01 + 0.495 * (1 + tf.cos(math.pi * fall)))
+
+    def get_config(self):
+        return dict(vars(self))
+
+
+class Adam(tf.keras.optimizers.Adam):
+    """Adam that averages weights, and leaves the weights alone when `fit` ends."""
+
+    @property
+    def ema_momentum(self):
+        """Less over the first steps, so that the start is soon forgotten."""
+        step = tf.cast(self.iterations, tf.float32)
+        return tf.minimum(self._ema_momentum, (1 + step) / (10 + step))
+
+    @ema_momentum.setter
+    def ema_momentum(self, value):
+        self._ema_momentum = value
+
+    def finalize_variable_values(self, var_list):
+        pass
+
+    def swap_averages(self, variables):
+        """Exchanges the weights with their moving averages."""
+        for variable, average in zip(variables, self._model_variables_moving_average):
+            value = variable.numpy()
+            variable.assign(average)
+            average.assign(value)
+
+
+def inner_optimizer(model) -> Adam:
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)

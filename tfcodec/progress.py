@@ -1,0 +1,148 @@
+"""What a training does between steps: it logs, writes checkpoints, and validates."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfcodec import files
+from tfcodec.optimizers import inner_optimizer
+from tfcodec.validation import Validation
+
+
+class Events:
+    """A TensorBoard event file. The writer of `tf.summary` keeps silent on a full disk.
+
+    Raises:
+        OSError: it could not be written.
+    """
+
+    def __init__(self, directory):
+        self.path = directory / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        with files.writing(self.path):
+            directory.mkdir(exist_ok=True)
+            self.file = tf.io.TFRecordWriter(str(self.path))
+        self.write(file_version="brain.Event:2")
+
+    def write(self, **fields):
+        event = tf.compat.v1.Event(wall_time=time.time(), **fields)
+        with files.writing(self.path):
+            self.file.write(event.SerializeToString())
+            self.file.flush()
+
+    def scalars(self, step, values):
+        summary = tf.compat.v1.Summary()
+        for tag, value in values.items():
+            summary.value.add(tag=tag, simple_value=value)
+        self.write(step=step, summary=summary)
+
+    def image(self, step, tag, pixels):
+        """`pixels` are uint8 [h, w, 3]."""
+        height, width, _ = pixels.shape
+        png = tf.io.encode_png(pixels).numpy()
+        image = tf.compat.v1.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png
+        )
+        value = tf.compat.v1.Summary.Value(tag=tag, image=image)
+        self.write(step=step, summary=tf.compat.v1.Summary(value=[value]))
+
+
+class Progress(tf.keras.callbacks.Callback):
+    """Logs, checkpoints, validates; stops at a loss that is not finite."""
+
+    def __init__(self, config, directory, checkpoints, crops):
+        super().__init__()
+        self.config, self.crops = config, crops
+        self.checkpoints = checkpoints
+        self.events = Events(directory / "logs")
+
+    def on_train_begin(self, logs=None):
+        self.validation = Validation(self.model, self.crops)
+        self.step = int(inner_optimizer(self.model).iterations)
+        self.began, self.first = time.time(), self.step
+        self.saved = time.time()
+        self.sums = json.loads(self.checkpoints.sums.numpy())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if not math.isfinite(logs["loss"]):
+            self.model.stop_training = True
+            self.fail("the loss")
+        # Means of Keras would begin anew where a training does.
+        self.model.reset_metrics()
+        for key, value in {"steps": 1, **logs}.items():
+            self.sums[key] = self.sums.get(key, 0) + float(value)
+        if self.step % self.config.log_steps == 0:
+            steps = self.sums.pop("steps")
+            self.record("train", {k: v / steps for k, v in self.sums.items()})
+            self.sums = {}
+        if self.step % self.config.validate_steps == 0:
+            self.validate()
+        if time.time() - self.saved > 60 * self.config.checkpoint_minutes:
+            self.save()
+        if sys.stderr.isatty() and self.step % self.config.log_steps:
+            print(f"\r{self.status()}", end="", file=sys.stderr, flush=True)
+
+    def on_train_end(self, logs=None):
+        self.save()
+
+    def fail(self, what):
+        raise FloatingPointError(
+            f"step {self.step}: {what} is not finite; the last good state is "
+            f"{self.checkpoints.latest or 'the start'}"
+        )
+
+    def save(self):
+        """Writes a checkpoint, unless a weight is not finite."""
+        for variable in self.model.trainable_variables:
+            if not np.all(np.isfinite(variable.numpy())):
+                self.fail(variable.name)
+        self.checkpoints.seconds.assign_add(time.time() - self.saved)
+        self.saved = time.time()
+        self.checkpoints.sums.assign(json.dumps(self.sums))
+        self.checkpoints.save(self.step)
+
+    def status(self):
+        done = self.step - self.first
+        rate = done / max(1e-9, time.time() - self.began)
+        left = (self.config.steps - self.step) / max(rate, 1e-9)
+        clock = time.strftime("%H:%M:%S", time.gmtime(left))
+        pixels = rate * self.config.batch * self.config.patch**2 / 1e6
+        return (
+            f"step {self.step} of {self.config.steps}, {rate:.2f}/s, "
+            f"{pixels:.2f} megapixels/s, {clock} left"
+        )
+
+    def record(self, name, values):
+        scalars = {f"{key}/{name}": value for key, value in values.items()}
+        if name == "train":  # The learning rate is a variable that the schedule sets.
+            rate = inner_optimizer(self.model).learning_rate
+            scalars["learning_rate"] = float(rate)
+        self.events.scalars(self.step, scalars)
+        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        if sys.stderr.isatty():
+            print("\r", end="", file=sys.stderr)
+        logging.info("%s: %s (%s)", self.status(), text, name)
+
+    def validate(self):
+        """Evaluates the averaged weights, and shows a few reconstructions."""
+        variables = self.model.trainable_variables
+        inner_optimizer(self.model).swap_averages(variables)
+        try:
+            figures = self.validation.figures().items()
+            self.record("validation", {k: float(v.mean()) for k, v in figures})
+            for number, batch in enumerate(self.crops.take(3)):
+                x_hat = tf.clip_by_value(self.model(batch), 0, 255)
+                row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
+                row = tf.concat(tf.unstack(row), 1)
+                self.events.image(self.step, f"reconstruction/{number}", row)
+        finally:
+            inner_optimizer(self.model).swap_averages(variables)
+            self.model.reset_metrics()

@@ -1,0 +1,64 @@
+"""What a model does to the validation crops: the figures of a log and of a card."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfcodec import data, losses, ssimulacra2
+
+# Digits that a card gives of each figure.
+DIGITS = {"bpp": 4, "psnr": 3, "distortion": 4, "ms_ssim": 5, "ssimulacra2": 2}
+
+
+class Validation:
+    """Figures of a model on validation crops, as often as asked for.
+
+    Args:
+        model: a `CompressionModel`, whose weights may change between.
+        crops: dataset of `data.validation_set`.
+    """
+
+    def __init__(self, model, crops):
+        self.model, self.crops = model, crops
+        # One graph, for crops of all sizes.
+        self.measure = tf.function(self._measure, [crops.element_spec])
+
+    def _measure(self, inputs):
+        x_hat, bpp, distortion = self.model.evaluate_images(inputs)
+        x = tf.cast(inputs["image"], tf.float32)
+        decoded = tf.clip_by_value(tf.round(x_hat), 0, 255)  # as in an image file
+        return {
+            "loss": self.model.cost(bpp, distortion, inputs["quality"]),
+            "bpp": bpp,
+            "psnr": losses.psnr(losses.mse(x, x_hat)),
+            "distortion": distortion,
+            "ms_ssim": losses.ms_ssim(x, decoded),
+            "ssimulacra2": ssimulacra2.distance(x, decoded),
+        }
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """Returns means over the crops, one for each of `data.VALIDATION_QUALITIES`.
+
+        `loss`, estimated `bpp`, `psnr` (the mean of decibels), `distortion` (that which
+        the model is trained for), `ms_ssim` and `ssimulacra2` (the mean of scores).
+        """
+        results = []
+        for inputs in self.crops:
+            values = {key: v.numpy() for key, v in self.measure(inputs).items()}
+            values["ssimulacra2"] = ssimulacra2.score_of(values["ssimulacra2"])
+            results.append(values)
+        return {key: np.mean([r[key] for r in results], 0) for key in results[0]}
+
+    def rows(self) -> list[dict]:
+        """Returns `figures`, but the loss, as a card has them: a row for each quality.
+
+        A model of one rate has one row, whose quality is None.
+        """
+        figures, variable = self.figures(), self.model.variable_rate
+        qualities = data.VALIDATION_QUALITIES if variable else [None]
+        return [
+            {"quality": quality if quality is None else round(100 * quality)}
+            | {k: round(float(figures[k][i]), digits) for k, digits in DIGITS.items()}
+            for i, quality in enumerate(qualities)
+        ]
