@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
-pytest.importorskip("tensorflow_compression")
+tfc = pytest.importorskip("tensorflow_compression")
 
 from tfcodec import layers
 
@@ -105,23 +105,26 @@ def test_gains_are_continuous_and_start_as_inverses():
 
 
 def test_second_pass_is_the_convolution_of_all_inputs():
-    """What it adds to the first pass's sums is exactly what was zero before."""
+    """What it adds to the sums is what was zero before, at every other place."""
     pair = layers.SecondPass(layers.ExactConv(7, 3), own=4)
     rng = np.random.default_rng(3)
     seen = rng.integers(-255, 256, [2, 5, 6, 9]).astype(np.float32)
-    own = rng.integers(-255, 256, [2, 5, 6, 4]).astype(np.float32)
+    own = rng.integers(-255, 256, [2, 5, 3, 4]).astype(np.float32)
     first, sums = pair(seen)
     pair.bias.assign(rng.normal(size=7))
     for layer in (pair.first, pair):
         assert layer.freeze().max() < layers.EXACT_LIMIT
     np.testing.assert_array_equal(pair.frozen[0], pair.first.frozen[0])
-    for output, layer, last in (
-        (first, pair.first, np.zeros_like(own)),
-        (pair(seen, own, sums), pair, own),
+    known = layers.both_halves(tf.constant(own), tf.zeros_like(own))
+    second = pair(seen, own, sums)
+    for output, layer, last, odd in (
+        (first, pair.first, tf.zeros_like(known), False),
+        (second, pair, known, True),
     ):
         kernel, bias = layer.frozen
-        whole = layers.convolve(np.concatenate([seen, last], -1), kernel) + bias
-        np.testing.assert_array_equal(output, layer.activate(whole))
+        whole = layers.convolve(tf.concat([seen, last], -1), kernel) + bias
+        expected = layers.half_of_board(layer.activate(whole), odd)
+        np.testing.assert_array_equal(output, expected)
 
 
 def test_exactness_is_proven_over_both_kernels_of_a_second_pass():
@@ -134,15 +137,61 @@ def test_exactness_is_proven_over_both_kernels_of_a_second_pass():
         pair.freeze()
 
 
-@pytest.mark.parametrize("odd", [False, True])
-def test_half_of_a_board_has_every_second_place_in_reading_order(odd):
+def test_halves_of_a_board_have_every_second_place_in_reading_order():
     x = np.arange(1, 61, dtype=np.float32).reshape(1, 5, 6, 2)
-    half = layers.half_of_board(x, odd).numpy()
+    halves = [layers.half_of_board(x, odd) for odd in (False, True)]
     row, column = np.indices([5, 6])
-    mask = (row + column) % 2 == odd
-    np.testing.assert_array_equal(half.reshape(-1, 2), x[0][mask])
-    whole = layers.whole_board(half, odd).numpy()
-    np.testing.assert_array_equal(whole[0], np.where(mask[..., None], x[0], 0))
+    for odd, half in enumerate(halves):
+        mask = (row + column) % 2 == odd
+        np.testing.assert_array_equal(half.numpy().reshape(-1, 2), x[0][mask])
+    np.testing.assert_array_equal(layers.both_halves(*halves), x)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gdn_is_that_of_tensorflow_compression(inverse):
+    ours = layers.igdn() if inverse else layers.gdn()
+    theirs = tfc.GDN(inverse=inverse, alpha_parameter=1, epsilon_parameter=1)
+    x = tf.constant(np.random.default_rng(0).normal(0, 9, [2, 5, 7, 6]), tf.float32)
+    results = []
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        shapes = [(v.shape, v.name.split("/")[-1]) for v in layer.trainable_variables]
+        for k, v in enumerate(layer.trainable_variables):
+            v.assign_add(tf.random.stateless_uniform(v.shape, [k, 1]))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        slopes = tape.gradient(y, [x, *layer.trainable_variables])
+        results.append([y, *slopes])
+    assert shapes == [
+        (v.shape, v.name.split("/")[-1]) for v in ours.trainable_variables
+    ]
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (16, 16), (8, 4), (6, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (5, 6), (4, 7)])
+def test_phase_convolution_is_the_transposed_one_of_keras(kernel, stride, size):
+    ours = layers.up(5, kernel, stride, bias_initializer="ones")
+    theirs = tf.keras.layers.Conv2DTranspose(5, kernel, stride, padding="same")
+    x = tf.random.stateless_normal([2, *size, 3], [kernel, stride])
+    for layer in (theirs, ours):
+        layer.build(x.shape)
+    theirs.set_weights(ours.get_weights())
+    assert isinstance(ours, layers.PhaseConv)
+    weight = tf.random.stateless_normal(
+        [2, size[0] * stride, size[1] * stride, 5], [1, 1]
+    )
+    results = []
+    for layer in (theirs, ours):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            total = tf.reduce_sum(y * weight)
+        results.append([y, *tape.gradient(total, [x, *layer.trainable_variables])])
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_residual_block_starts_as_the_identity():

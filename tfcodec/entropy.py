@@ -24,9 +24,9 @@ from tfcodec.layers import (
     ACTIVATION_BITS,
     ACTIVATION_MAX,
     ExactConv,
+    both_halves,
     half_of_board,
     straight_through,
-    whole_board,
 )
 from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
 
@@ -134,7 +134,7 @@ class Quantiser:
             inside[:, -1] = fine * above[:, -1]
             mass = inside.sum(-1)
             mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
-            # Nought stands for itself: its sign is not known.
+            # Zero stands for itself: its sign is not known.
             point = np.where((mass > 0) & (k > 0), mean, k)
             share = np.maximum(mass / total, LEAST_SHARE)
             cost = -np.log2(share) + (k > 0)
@@ -485,11 +485,10 @@ class Conditional(Coder):
         """Codes slice k in parts `number` and the next; returns (y, index, mean)."""
         output, sums = net(seen)
         index, mean = self.parameters(output, k)
-        y = whole_board(code.slice(number, index, mean), odd=False)
-        first = y, *(whole_board(x, odd=False) for x in (index, mean))
-        index, mean = self.parameters(net(seen, exact_context(y), sums), k)
+        first = code.slice(number, index, mean), index, mean
+        index, mean = self.parameters(net(seen, exact_context(first[0]), sums), k)
         second = code.slice(number + 1, index, mean), index, mean
-        return [a + whole_board(b, odd=True) for a, b in zip(first, second)]
+        return [both_halves(even, odd) for even, odd in zip(first, second)]
 
     def pyramid(self, code, features, index, mean):
         """Codes slice 0 from coarse to fine; returns (y, index, mean).
@@ -572,7 +571,7 @@ def lattice(mask):
 
 
 def neighbours(value, distance, around):
-    """The four latents around each of [b, h, w, c], nought beyond the edges."""
+    """The four latents around each of [b, h, w, c], zero beyond the edges."""
     d = distance
     padded = tf.pad(value, [[0, 0], [d, d], [d, d], [0, 0]])
     height, width = tf.unstack(tf.shape(value)[1:3])

@@ -25,9 +25,36 @@ def down(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
     return conv(filters, kernel, stride)
 
 
-def up(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
+def up(filters: int, kernel: int, stride: int = 2, **kwargs) -> tf.keras.layers.Layer:
     """Transposed convolution that enlarges height and width by `stride`."""
-    return tf.keras.layers.Conv2DTranspose(filters, kernel, stride, padding="same")
+    layer = tf.keras.layers.Conv2DTranspose if kernel % stride else PhaseConv
+    return layer(filters, kernel, stride, padding="same", **kwargs)
+
+
+class PhaseConv(tf.keras.layers.Conv2DTranspose):
+    """A transposed convolution, computed as a convolution before a pixel shuffle.
+
+    For a kernel of n strides: each of the stride**2 phases of the output is a
+    convolution of n x n taps with the input, as sub-pixel convolutions are (Shi et al.
+    2016, arXiv:1609.05158). It is the same function of the same weights, and takes no
+    buffer of kernel**2 values for each input as TensorFlow's transposed one does.
+    """
+
+    def call(self, x):
+        (side, _, n_out, n_in), stride = self.kernel.shape, self.strides[0]
+        taps = side // stride
+        phases = [taps, stride, taps, stride, n_out, n_in]
+        kernel = tf.reverse(tf.reshape(self.kernel, phases), [0, 2])
+        kernel = tf.transpose(kernel, [0, 2, 5, 1, 3, 4])
+        kernel = tf.reshape(kernel, [taps, taps, n_in, stride**2 * n_out])
+        around = [taps - 1] * 2
+        x = tf.pad(x, [[0, 0], around, around, [0, 0]]) if taps > 1 else x
+        y = tf.nn.conv2d(x, kernel, 1, "VALID")
+        if self.use_bias:
+            y = tf.nn.bias_add(y, tf.tile(self.bias, [stride**2]))
+        y = tf.nn.depth_to_space(y, stride)
+        cut = (side - stride) // 2
+        return y[:, cut:-cut, cut:-cut] if cut else y
 
 
 def gdn() -> tf.keras.layers.Layer:
@@ -36,12 +63,21 @@ def gdn() -> tf.keras.layers.Layer:
     Balle, Laparra, Simoncelli 2016, arXiv:1511.06281, with the exponents of one of
     Johnston et al. 2019, arXiv:1912.08771, which need no power or square root.
     """
-    return tfc.GDN(alpha_parameter=1, epsilon_parameter=1)
+    return GDN(alpha_parameter=1, epsilon_parameter=1)
 
 
 def igdn() -> tf.keras.layers.Layer:
     """Approximate inverse of `gdn`, x * (beta + gamma |x|)."""
-    return tfc.GDN(inverse=True, alpha_parameter=1, epsilon_parameter=1)
+    return GDN(inverse=True, alpha_parameter=1, epsilon_parameter=1)
+
+
+class GDN(tfc.GDN):
+    """TFC's layer for exponents of one, without branches for others in its graph."""
+
+    def call(self, x):
+        gamma = self.gamma[None, None]
+        norm = tf.nn.bias_add(tf.nn.conv2d(tf.abs(x), gamma, 1, "VALID"), self.beta)
+        return x * norm if self.inverse else x / norm
 
 
 class SpaceToDepth(tf.keras.layers.Layer):
@@ -301,10 +337,12 @@ class ExactConv(tf.keras.layers.Layer):
 class SecondPass(ExactConv):
     """An exact convolution once more, when further input channels have become known.
 
-    Both passes share one kernel. The first pass takes the last `own` input channels to
-    be zero; the second adds what they contribute to the first pass's sums, so that
-    those are computed once, and has a bias of its own. `freeze` proves the exactness of
-    the whole sum, as for any exact convolution.
+    Both passes share one kernel of 3x3. The first pass, for the places of a
+    checkerboard that are even, takes the last `own` input channels to be zero. The
+    second, for those that are odd, adds to sums that are computed for both what these
+    channels contribute from the even places: of the nine around an odd place, the four
+    beside it. It has a bias of its own. `freeze` proves the exactness of the whole sum,
+    as for any exact convolution.
 
     Args:
         first: the `ExactConv` of the first pass.
@@ -336,19 +374,24 @@ class SecondPass(ExactConv):
         return self.first.integer_weights()[0], self.integer_bias()
 
     def call(self, x, own=None, sums=None):
-        """Returns (output of the first pass, its sums), or the second pass's output.
+        """Returns the first pass's (output, sums for the second), or the second's.
+
+        Outputs and sums are of half of the places, [b, h, w / 2, filters].
 
         Args:
             x: integers [b, h, w, c] that both passes see.
-            own: integers [b, h, w, own], for the second pass.
-            sums: of the first pass, for the second.
+            own: integers [b, h, w / 2, own] at the even places, for the second pass.
+            sums: those that the first pass returned, for the second.
         """
         if own is None:
             kernel, bias = self.first.frozen or self.first.integer_weights()
             sums = convolve(x, kernel[:, :, self.first.part])
-            return self.first.activate(sums + bias), sums
+            even = half_of_board(sums, odd=False)
+            return self.first.activate(even + bias), half_of_board(sums, odd=True)
         kernel, bias = self.frozen or self.integer_weights()
-        return self.activate(sums + convolve(own, kernel[:, :, self.part]) + bias)
+        kernel = kernel[:, :, self.part]
+        kernel = tf.concat([kernel[place] for place in BESIDE], 0)[None, None]
+        return self.activate(sums + convolve(beside(own), kernel) + bias)
 
 
 def convolve(x, kernel):
@@ -366,11 +409,32 @@ def half_of_board(x, odd: bool):
     return tf.where(_right(height, odd), pairs[:, :, :, 1], pairs[:, :, :, 0])
 
 
-def whole_board(x, odd: bool):
-    """The inverse of `half_of_board`, with zeros at the other places."""
-    height, width, channels = *tf.unstack(tf.shape(x)[1:3]), x.shape[-1]
-    right, zero = _right(height, odd), tf.zeros_like(x)
-    pairs = tf.stack([tf.where(right, zero, x), tf.where(right, x, zero)], 3)
+# Taps of a 3x3 kernel that see the places beside the one in the middle.
+BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
+
+
+def beside(x):
+    """Values at the even places of a board to the four that are beside each odd one.
+
+    Args:
+        x: [b, h, w / 2, c], as of `half_of_board`.
+
+    Returns:
+        [b, h, w / 2, 4c], in order of `BESIDE`; zero beyond the edges.
+    """
+    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    above, below = padded[:, :-2, 1:-1], padded[:, 2:, 1:-1]
+    before, after = padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]
+    right = _right(tf.shape(x)[1], odd=True)
+    left_of, right_of = tf.where(right, x, before), tf.where(right, after, x)
+    return tf.concat([above, left_of, right_of, below], -1)
+
+
+def both_halves(even, odd):
+    """The inverse of `half_of_board`: values at the even and the odd places to all."""
+    height, width, channels = *tf.unstack(tf.shape(even)[1:3]), even.shape[-1]
+    right = _right(height, odd=True)
+    pairs = tf.stack([tf.where(right, even, odd), tf.where(right, odd, even)], 3)
     return tf.reshape(pairs, [-1, height, 2 * width, channels])
 
 

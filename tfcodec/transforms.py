@@ -22,7 +22,6 @@ from tfcodec.layers import (
     cosines,
     down,
     gdn,
-    half_of_board,
     igdn,
     leaky_relu,
     up,
@@ -143,13 +142,13 @@ class TwoPassNet(tf.keras.layers.Layer):
 
         Returns:
             (parameters, sums) of the first pass, on the places of the board that are
-            even; or with the contexts `own` of its latents, [b, h, w, channels] with
-            zeros between, and its `sums`, the parameters of the second pass.
+            even; or with the contexts `own` of its latents, [b, h, w / 2, channels],
+            and its `sums`, the parameters of the second pass.
         """
         if own is None:
             hidden, sums = self.conv(seen)
-            return self.rest[0](half_of_board(hidden, odd=False)), sums
-        return self.rest[1](half_of_board(self.conv(seen, own, sums), odd=True))
+            return self.rest[0](hidden), sums
+        return self.rest[1](self.conv(seen, own, sums))
 
     def passes(self):
         """Returns the exact layers of the first pass, and those of the second."""
@@ -214,8 +213,5 @@ def synthesis_tfcodec(widths, blocks):
         DepthToSpace(4),
         name="detail",
     )
-    linear = tf.keras.layers.Conv2DTranspose(
-        3, 16, 16, padding="same", use_bias=False, kernel_initializer=cosines,
-        dtype=tf.float32,
-    )  # fmt: skip
+    linear = up(3, 16, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32)
     return stack(Sum(linear, detail), name="synthesis")
