@@ -13,20 +13,20 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     files bitstream tiling quality classical metrics
     rans layers transforms entropy losses model architectures
-    registry codec predict serving
+    registry memory codec predict serving
     data weights export training evaluation report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics rans registry codec predict
-    serving evaluation report images pillow_plugin demo console cli
+    files bitstream tiling quality classical metrics rans registry memory codec
+    predict serving evaluation report images pillow_plugin demo console cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
-    "files bitstream tiling quality metrics registry codec images pillow_plugin "
-    "console cli".split()
+    "files bitstream tiling quality metrics registry memory codec images "
+    "pillow_plugin console cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
