@@ -13,21 +13,21 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     files bitstream tiling quality classical metrics ssimulacra2
     rans layers transforms entropy losses model architectures
-    registry codec predict serving
+    registry memory codec predict serving
     data weights export optimizers checkpoints validation progress training
     workers evaluation summary report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics ssimulacra2 rans registry codec
-    predict serving workers evaluation summary report images pillow_plugin demo console
-    cli
+    files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
+    codec predict serving workers evaluation summary report images pillow_plugin demo
+    console cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
-    "files bitstream tiling quality metrics ssimulacra2 registry codec images "
+    "files bitstream tiling quality metrics ssimulacra2 registry memory codec images "
     "pillow_plugin console cli".split()
 )
 

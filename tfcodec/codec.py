@@ -18,7 +18,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tfcodec import bitstream, metrics, quality, registry, ssimulacra2, tiling
+from tfcodec import (
+    bitstream,
+    memory,
+    metrics,
+    quality,
+    registry,
+    ssimulacra2,
+    tiling,
+)
 from tfcodec.bitstream import (
     GREY,
     GREY_ALPHA,
@@ -92,6 +100,7 @@ class Codec:
     def __init__(self, model: registry.Model):
         import tensorflow as tf
 
+        memory.keep_freed()
         self.model = model
         self.tf = tf
         self.parts = tf.saved_model.load(str(model.path)).signatures

@@ -27,34 +27,24 @@ def down(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
 
 def up(filters: int, kernel: int, stride: int = 2, **kwargs) -> tf.keras.layers.Layer:
     """Transposed convolution that enlarges height and width by `stride`."""
-    layer = tf.keras.layers.Conv2DTranspose if kernel % stride else PhaseConv
+    layer = PatchUp if kernel == stride else tf.keras.layers.Conv2DTranspose
     return layer(filters, kernel, stride, padding="same", **kwargs)
 
 
-class PhaseConv(tf.keras.layers.Conv2DTranspose):
-    """A transposed convolution, computed as a convolution before a pixel shuffle.
+class PatchUp(tf.keras.layers.Conv2DTranspose):
+    """A transposed convolution whose patches do not overlap, as a matrix product.
 
-    For a kernel of n strides: each of the stride**2 phases of the output is a
-    convolution of n x n taps with the input, as sub-pixel convolutions are (Shi et al.
-    2016, arXiv:1609.05158). It is the same function of the same weights, and takes no
-    buffer of kernel**2 values for each input as TensorFlow's transposed one does.
+    Each input becomes a patch of stride x stride outputs by itself, so that a pixel
+    shuffle after a pointwise convolution is the same function of the same weights.
+    TensorFlow's own takes as long with Eigen, and three times as long with oneDNN.
     """
 
     def call(self, x):
-        (side, _, n_out, n_in), stride = self.kernel.shape, self.strides[0]
-        taps = side // stride
-        phases = [taps, stride, taps, stride, n_out, n_in]
-        kernel = tf.reverse(tf.reshape(self.kernel, phases), [0, 2])
-        kernel = tf.transpose(kernel, [0, 2, 5, 1, 3, 4])
-        kernel = tf.reshape(kernel, [taps, taps, n_in, stride**2 * n_out])
-        around = [taps - 1] * 2
-        x = tf.pad(x, [[0, 0], around, around, [0, 0]]) if taps > 1 else x
-        y = tf.nn.conv2d(x, kernel, 1, "VALID")
-        if self.use_bias:
-            y = tf.nn.bias_add(y, tf.tile(self.bias, [stride**2]))
-        y = tf.nn.depth_to_space(y, stride)
-        cut = (side - stride) // 2
-        return y[:, cut:-cut, cut:-cut] if cut else y
+        side, _, n_out, n_in = self.kernel.shape
+        kernel = tf.transpose(self.kernel, [3, 0, 1, 2])
+        kernel = tf.reshape(kernel, [1, 1, n_in, side**2 * n_out])
+        y = tf.nn.depth_to_space(tf.nn.conv2d(x, kernel, 1, "VALID"), side)
+        return tf.nn.bias_add(y, self.bias) if self.use_bias else y
 
 
 def gdn() -> tf.keras.layers.Layer:
