@@ -32,14 +32,14 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="014b64883581c6b2",
+        fingerprint="cb5726d1e397737b",
         licence="Apache-2.0",
         description="photographs, trained for what people see; every quality",
     ),
     Entry(
         number=2,
         name="tfcodec-mse",
-        fingerprint="",
+        fingerprint="631c7c7afe8d62c0",
         licence="Apache-2.0",
         description="photographs, trained for squared error (PSNR); every quality",
     ),
