@@ -633,7 +633,7 @@ def test_info(image, capsys):
     assert "RGB" in out
     assert call("info", "in.tfc", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["width"], found["height"], found["quality"]) == (23, 17, 50)
+    assert (found["width"], found["height"], found["quality"]) == (23, 17, 60)
 
 
 def test_models_and_version(capsys, monkeypatch):

@@ -108,7 +108,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "-q",
         "--quality",
         type=float,
-        default=50,
+        default=quality.DEFAULT,
         metavar="0..100",
         help="smallest file to best image, fractions allowed (default: %(default)s)",
     )

@@ -44,7 +44,7 @@ from tfcodec.tiling import Box
 Progress = Callable[[int, int], None]
 
 DEFAULT_MODEL = "tfcodec"
-DEFAULT_QUALITY = 50.0
+DEFAULT_QUALITY = quality.DEFAULT
 # Steps that improve the latents, by effort.
 EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
 
