@@ -122,7 +122,7 @@ def work(args) -> dict:
 
 def measure(each, images, args, first) -> dict:
     """Medians over images and runs, after one of each image's size to warm up."""
-    from tfcodec import evaluation
+    from tfcodec import workers
 
     quality = each.qualities[0]
     encode, decode, size, pixels, seen = [], [], 0, 0, set()
@@ -152,7 +152,7 @@ def measure(each, images, args, first) -> dict:
         "encode_megapixels_per_second": statistics.median(encode),
         "decode_megapixels_per_second": statistics.median(decode),
         "first_file_seconds": first,
-        "peak_mebibytes": evaluation.peak(),
+        "peak_mebibytes": workers.peak(),
     }
 
 

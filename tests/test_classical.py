@@ -1,8 +1,10 @@
 import math
+import re
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_metrics import photo
 from tfcodec import classical, metrics
@@ -84,3 +86,60 @@ def test_a_pillow_without_it_is_named(name, monkeypatch):
 def test_unknown_codecs():
     with pytest.raises(ValueError, match="'gif'; there are: jpeg, "):
         classical.find("gif")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "quality"),
+    [
+        ("avif", "speed=9", 50), ("avif", "tune=ssimulacra2", 50),
+        ("avif", "tune=psnr", 50), ("avif-444", "speed=9", 50), ("jxl", "effort=9", 50),
+    ],
+)  # fmt: skip
+def test_an_option_changes_the_file(name, option, quality):
+    try:
+        plain, other = classical.find(name), classical.find(f"{name}:{option}")
+    except classical.Missing as error:
+        pytest.skip(str(error))
+    assert other.name == f"{name}:{option}"
+    assert other.settings != plain.settings
+    data = other.compress(IMAGE, quality)
+    assert data != plain.compress(IMAGE, quality)
+    assert metrics.psnr(IMAGE, other.decompress(data)) > 25
+
+
+def test_options_go_together():
+    codec = classical.find("avif:speed=8:tune=iq")
+    assert codec.settings == {
+        "speed": 8,
+        "subsampling": "4:2:0",
+        "advanced": {"tune": "iq"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("avif:speed=11", "avif takes speed=0|1"),
+        ("avif:tune=vmaf", "tune=iq|ssimulacra2|ssim|psnr"),
+        ("avif:", "avif takes"),
+        ("jxl:speed=1", "jxl takes effort=1|2"),
+        ("png:effort=1", "png takes no options"),
+    ],
+)
+def test_options_there_are_not_are_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        classical.find(text)
+
+
+def test_an_encoder_without_a_tune_is_named(monkeypatch):
+    if classical.CODECS["avif"].missing():
+        pytest.skip("no AVIF")
+
+    def refuse(self, file, form, **arguments):
+        raise ValueError("Invalid codec-specific option")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    classical._refusal.cache_clear()
+    with pytest.raises(classical.Missing, match=r"no tune=iq in aom .*pip install"):
+        classical.find("avif:tune=iq")
+    classical._refusal.cache_clear()

@@ -14,7 +14,15 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder, make_model  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, console, evaluation, files, metrics
+from tfcodec import (
+    classical,
+    console,
+    evaluation,
+    files,
+    metrics,
+    ssimulacra2,
+    summary,
+)
 from tfcodec.images import read_rgb
 
 
@@ -221,11 +229,24 @@ def test_a_metric_of_ones_own(images, capsys):
         assert "no metric" in fails(capsys, "eval", ".", "--metric", bad)
 
 
-def test_ssimulacra2(images):
-    pytest.importorskip("ssimulacra2")
-    rows = rows_of(images, Steps(), extra=["ssimulacra2"])
-    values = [row["metrics"]["ssimulacra2"] for row in rows]
-    assert 50 < values[0] < values[1] == pytest.approx(100)
+def test_ssimulacra2_is_always_reported(images, capsys):
+    rows = rows_of(images, Steps())
+    image = read_rgb(images[0])
+    assert rows[0]["ssimulacra2"] == ssimulacra2.score(image, image // 2 * 2)
+    assert rows[1]["ssimulacra2"] == 100
+    assert evaluation.means(rows)[0]["ssimulacra2"] == pytest.approx(
+        np.mean([row["ssimulacra2"] for row in rows[::2]])
+    )
+    said = fails(capsys, "eval", ".", "--metric", "ssimulacra2")
+    assert "always reported" in said
+
+
+def test_an_image_too_small_for_ssimulacra2_has_none(images):
+    Image.fromarray(photo(40, 50)[:7]).save("0.png")
+    rows = rows_of(images, Steps())
+    assert rows[0]["ssimulacra2"] is None
+    (coarse,) = (m for m in evaluation.means(rows) if m["quality"] == 2)
+    assert coarse["ssimulacra2"] is None
 
 
 def test_progress_counts_rows_and_seconds(images):
@@ -257,6 +278,10 @@ def test_contestants_are_read():
     assert (slow.name, slow.qualities) == ("tfcodec:effort=3", (12.5, 50))
     assert slow.codec.effort == 3
     assert slow.codec.settings != evaluation.contestant("tfcodec").codec.settings
+    avif = evaluation.contestant("avif:speed=0:q=10:50")
+    assert (avif.name, avif.qualities) == ("avif:speed=0", (10, 50))
+    both, _ = evaluation.contestants(["avif", "avif:speed=0"])
+    assert both[0].codec.settings != both[1].codec.settings
 
 
 @pytest.mark.parametrize(
@@ -268,6 +293,8 @@ def test_contestants_are_read():
         ("jpeg:q=101", "jpeg must be from 1 to 100"),
         ("png:q=5", "lossless"),
         ("tfcodec:q=101", "from 0 to 100"),
+        ("avif:speed=11:q=5", r"'avif:speed=11': avif takes speed=0\|1"),
+        ("jpeg:speed=0", "jpeg takes no options"),
         ("tfcodec:effort=10", "effort is a whole number"),
         ("tfcodec:effort=", "effort is a whole number"),
     ],
@@ -278,7 +305,11 @@ def test_bad_contestants_are_named(text, message):
 
 
 def mean(codec, bpp, psnr):
-    return {"codec": codec, "bpp": bpp, "psnr": psnr, "ms_ssim_db": None}
+    points = None if psnr is None else 5 * psnr - 170  # from -20 on
+    return {
+        "codec": codec, "bpp": bpp, "psnr": psnr, "ms_ssim_db": None,
+        "ssimulacra2": points,
+    }  # fmt: skip
 
 
 def test_every_pair_of_lossy_codecs_is_compared():
@@ -299,7 +330,11 @@ def test_every_pair_of_lossy_codecs_is_compared():
     assert found["a", "b"][0] == pytest.approx(100 / 9)
     assert found["k", "a"][0] is None  # no quality in common
     assert evaluation.pairs(curves, "ms_ssim_db") == []
-    table = evaluation.pair_table(evaluation.pairs(curves))
+    by_points = evaluation.pairs(curves, "ssimulacra2")
+    assert [pair["against"] for pair in by_points] == ["a", "b"]  # not of the published
+    assert by_points[0]["bd_rate"] == pytest.approx(-10)
+    assert by_points[0]["bd_quality"] == pytest.approx(-15 * math.log2(0.9))
+    table = summary.pair_table(evaluation.pairs(curves))
     assert table.splitlines()[2].split() == ["[2]", "b", "-10.0", ".", "-"]
 
 
@@ -330,6 +365,8 @@ def test_the_command(images, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "12 of 12 files" in err
     assert "BD-rate by PSNR" in out
+    assert "BD-rate by SSIMULACRA2" in out
+    assert "BD-SSIMULACRA2, points" in out
     found = json.loads(pathlib.Path("out.json").read_text())
     assert len(found["rows"]) == 12
     assert {row["codec"] for row in found["rows"]} == {"tfcodec", "jpeg", "webp", "png"}

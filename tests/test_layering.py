@@ -15,13 +15,14 @@ TABLE = """
     rans layers transforms entropy losses model architectures
     registry codec predict serving
     data export optimizers checkpoints validation progress training
-    evaluation report images pillow_plugin demo console cli
+    workers evaluation summary report images pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     files bitstream tiling quality classical metrics ssimulacra2 rans registry codec
-    predict serving evaluation report images pillow_plugin demo console cli
+    predict serving workers evaluation summary report images pillow_plugin demo console
+    cli
 """.split()
 
 # What answers before there are pixels to code.

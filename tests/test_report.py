@@ -44,6 +44,13 @@ def test_a_report_holds_all_it_shows(images, capsys):
     assert [v["codec"] for v in picture["views"]] == [
         "original", "webp", "jpeg", "jpeg2000",
     ]  # fmt: skip
+    for view in picture["views"][1:]:
+        assert re.search(r"dB, SSIMULACRA2 -?\d+\.\d$", view["label"])
+    for curve in found["curves"].values():
+        assert len(curve["ssimulacra2"]) == len(curve["bpp"])
+        assert None not in curve["ssimulacra2"]
+    by_points = [pair for pair in found["bd"] if pair["figure"] == "ssimulacra2"]
+    assert len(by_points) == 3 * 2
     for view in picture["views"]:
         start, _, code = view["url"].partition(",")
         assert start == "data:image/png;base64"

@@ -51,8 +51,8 @@ def test_scores_are_those_of_the_reference(photograph, height, width, reference)
     assert ssimulacra2.score(image, noisy(image)) == pytest.approx(reference, abs=0.02)
 
 
-@pytest.mark.parametrize("size", [(400, 600), (399, 577), (225, 230)])
-@pytest.mark.parametrize("quality", [5, 40, 90])
+@pytest.mark.parametrize("size", [(400, 600), (225, 257)])
+@pytest.mark.parametrize("quality", [5, 90])
 def test_scores_are_those_of_the_package(photograph, size, quality):
     package = pytest.importorskip("ssimulacra2", reason="pip install ssimulacra2")
     image = photograph[: size[0], : size[1]]
@@ -103,7 +103,7 @@ def test_scores_fall_with_distance():
     assert np.all(np.diff(scores) < 0)
 
 
-@pytest.mark.parametrize("size", [(256, 320), (101, 129)])
+@pytest.mark.parametrize("size", [(225, 240), (64, 101)])
 def test_tensorflow_and_numpy_agree(photograph, size):
     tf = pytest.importorskip("tensorflow")
     images = [photograph[i : i + size[0], i : i + size[1]] for i in (0, 140)]

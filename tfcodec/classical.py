@@ -1,12 +1,14 @@
 """The codecs that people use, by way of Pillow, behind the same two methods as ours.
 
 `compress(image, quality)` returns a whole file, `decompress(data)` reads one. Each
-codec has its best plain settings, which its `settings` hold.
+codec has good plain settings, which its `settings` hold, and some take options in their
+name: `avif:speed=0:tune=ssimulacra2`, `jxl:effort=9`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import io
@@ -32,6 +34,8 @@ class Pillow:
         feature: what Pillow must have been built with.
         library: name by which Pillow tells the version of the library within.
         plugin: package on PyPI that teaches Pillow the format.
+        options: what may be set after its name, as `:speed=0`: of each option and value
+            the arguments of `Image.save`.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Pillow:
     feature: str | None = None
     library: str | None = None
     plugin: str | None = None
+    options: dict = dataclasses.field(default_factory=dict)
 
     @property
     def version(self) -> str:
@@ -80,6 +85,9 @@ class Pillow:
                 return f"{self.name}: {error}; pip install {self.plugin}"
             if self.form == "HEIF" and not plugin.libheif_info().get("HEIF"):
                 return f"{self.name}: this {self.plugin} was built without an encoder"
+        if "advanced" in self.settings:
+            reason = _refusal(**self.settings["advanced"])
+            return reason and f"{self.name}: {reason}"
         return ""
 
     def check(self, quality: float | None) -> float | None:
@@ -152,6 +160,19 @@ def _avif_encoder() -> list[str]:
     return [part.replace(" [enc]:", " ") for part in parts if "[enc]" in part]
 
 
+@functools.lru_cache
+def _refusal(tune: str) -> str:
+    """Returns why the AV1 encoder of this Pillow does not take a `tune`, or nothing."""
+    from PIL import Image
+
+    try:
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), "AVIF", advanced={"tune": tune})
+    except ValueError:
+        encoder = ", ".join(_avif_encoder()) or "its AV1 encoder"
+        return f"no tune={tune} in {encoder}; pip install --upgrade pillow"
+    return ""
+
+
 def _plugin(package):
     plugin = importlib.import_module(MODULES[package])
     if package == "pillow-heif":
@@ -163,7 +184,21 @@ MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
 
 _JPEG = {"form": "JPEG", "limits": (1, 100), "library": "libjpeg_turbo"}
 _WEBP = {"form": "WEBP", "feature": "webp", "library": "webp"}
-_AVIF = {"form": "AVIF", "feature": "avif", "library": "avif"}
+# `tune` is what libaom minimises. libavif asks for `ssim` by default, and from
+# version 1.4 for `iq`. libaom has `iq` from 3.12 and `ssimulacra2` from 3.13.
+_AVIF = {
+    "form": "AVIF",
+    "feature": "avif",
+    "library": "avif",
+    "options": {
+        "speed": {str(speed): {"speed": speed} for speed in range(11)},
+        "tune": {
+            tune: {"advanced": {"tune": tune}}
+            for tune in ("iq", "ssimulacra2", "ssim", "psnr")
+        },
+    },
+}
+_EFFORT = {str(effort): {"effort": effort} for effort in range(1, 11)}
 
 CODECS = {
     codec.name: codec
@@ -186,7 +221,13 @@ CODECS = {
         Pillow("webp", settings={"method": 6}, **_WEBP),
         Pillow("avif", settings={"speed": 6, "subsampling": "4:2:0"}, **_AVIF),
         Pillow("avif-444", settings={"speed": 6, "subsampling": "4:4:4"}, **_AVIF),
-        Pillow("jxl", "JXL", {"effort": 7}, plugin="pillow-jxl-plugin"),
+        Pillow(
+            "jxl",
+            "JXL",
+            {"effort": 7},
+            plugin="pillow-jxl-plugin",
+            options={"effort": _EFFORT},
+        ),
         Pillow("heic", "HEIF", {"chroma": 444}, plugin="pillow-heif"),
         Pillow("png", "PNG", {"optimize": True}, sweep=(None,), key=None),
         Pillow(
@@ -200,14 +241,28 @@ CODECS = {
 }
 
 
-def find(name: str) -> Pillow:
-    """Returns a codec by name.
+def find(text: str) -> Pillow:
+    """Returns a codec by name, which options may follow: `avif:speed=0:tune=iq`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it has no such option.
         Missing: it is not installed; the message says what to install.
     """
+    name, *words = text.split(":")
     if name not in CODECS:
         raise ValueError(f"no codec {name!r}; there are: {', '.join(CODECS)}")
-    CODECS[name]._need()
-    return CODECS[name]
+    codec = CODECS[name]
+    if words:
+        settings = dict(codec.settings)
+        for word in words:
+            option, _, value = word.partition("=")
+            found = codec.options.get(option, {}).get(value)
+            if found is None:
+                known = [f"{k}={'|'.join(v)}" for k, v in codec.options.items()]
+                raise ValueError(
+                    f"{text!r}: {name} takes {' and '.join(known) or 'no options'}"
+                )
+            settings.update(found)
+        codec = dataclasses.replace(codec, name=text, settings=settings)
+    codec._need()
+    return codec

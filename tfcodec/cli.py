@@ -221,11 +221,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument(
         "--codecs",
         default=CODECS,
-        metavar="NAME[:effort=N][:q=Q:Q...],...",
-        help="codecs, with commas between: a shipped model, a model directory, jpeg, "
-        "jpeg-444, jpeg2000 (q is its compression ratio), webp, avif, avif-444, jxl, "
-        "heic, png, webp-lossless; and the qualities to try (default: %(default)s, "
-        "each over a sweep of its own)",
+        metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
+        help="codecs, with commas between: a shipped model or a model directory "
+        "(option: effort=0..9), jpeg, jpeg-444, jpeg2000 (q is its compression ratio), "
+        "webp, avif and avif-444 (speed=0..10, by default 6, and "
+        "tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by default 7), heic, png, "
+        "webp-lossless; and the qualities to try (default: %(default)s, each over a "
+        "sweep of its own). Rivals at their best: avif:speed=0:tune=ssimulacra2, "
+        "jxl:effort=9",
     )
     command.add_argument(
         "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
@@ -264,11 +267,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     command.add_argument(
         "--metric",
-        metavar="NAME",
+        metavar="MODULE:FUNCTION",
         action="append",
         default=[],
-        help="one more metric, may be given again: ssimulacra2 (needs the package of "
-        "that name), or module:function of two uint8 arrays [height, width, 3]",
+        help="one more metric, may be given again: module:function of two uint8 "
+        "arrays [height, width, 3]",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -699,7 +702,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
-    from tfcodec import evaluation, images
+    from tfcodec import evaluation, images, summary
     from tfcodec import report as html
 
     names = [name for name in args.codecs.split(",") if name]
@@ -726,7 +729,11 @@ def eval_(args: argparse.Namespace) -> None:
             pictures = html.pictures(chosen, codecs, images.read_rgb)
     means = evaluation.means(rows)
     curves = evaluation.curves(means, known)
-    pairs = evaluation.pairs(curves) + evaluation.pairs(curves, "ms_ssim_db")
+    pairs = [
+        pair
+        for figure in evaluation.COMPARED
+        for pair in evaluation.pairs(curves, figure)
+    ]
     found = evaluation.document(rows, means, pairs, missing, known)
     if args.json:
         with new_file(args.json) as file:
@@ -735,14 +742,7 @@ def eval_(args: argparse.Namespace) -> None:
         with new_file(args.report) as file:
             file.write(html.page(found, curves, pictures).encode())
     print(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n")
-    print(evaluation.table(means))
-    for figure, name in (("psnr", "PSNR"), ("ms_ssim_db", "MS-SSIM")):
-        chosen = [pair for pair in pairs if pair["figure"] == figure]
-        if chosen:
-            print(f"\nBD-rate by {name}, %: each line against each column.\n")
-            print(evaluation.pair_table(chosen))
-            print(f"\nBD-{name}, dB: each line against each column.\n")
-            print(evaluation.pair_table(chosen, "bd_quality"))
+    print(summary.comparison(means, pairs, evaluation.COMPARED))
     for reason in missing:
         print(f"missing: {reason}")
 

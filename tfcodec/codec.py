@@ -690,8 +690,8 @@ def compress(
             there is alpha, over those that can be seen, and what stands for the others.
         target_msssim: likewise the least MS-SSIM, 0 to 1. It holds the whole image
             as floats for a while.
-        target_ssimulacra2: likewise the least SSIMULACRA2, up to 100: 50 is medium
-            quality, 70 high, 90 visually lossless.
+        target_ssimulacra2: likewise the least SSIMULACRA2, up to 100, with as much
+            memory: 50 is medium quality, 70 high, 90 visually lossless.
         alpha_quality: 0 to 100 for alpha that loses something; by default none is lost.
         icc_profile, exif, xmp: kept in the file as they are; EXIF from its TIFF
             header on.

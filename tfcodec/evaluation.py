@@ -12,26 +12,38 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import math
-import multiprocessing.connection
 import os
 import pathlib
 import platform
-import signal
 import tempfile
-import threading
 import time
 
 import numpy as np
 
-from tfcodec import __version__, classical, files, metrics, registry
+from tfcodec import (
+    __version__,
+    classical,
+    files,
+    metrics,
+    registry,
+    ssimulacra2,
+    workers,
+)
 
-SCHEMA = 2  # of a row; part of a cache entry's key
+SCHEMA = 3  # of a row; part of a cache entry's key
 SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 PUBLISHED = pathlib.Path(__file__).parent / "published.json"
-FIGURES = ("bpp", "ratio", "psnr", "psnr_ycbcr", "ssim", "ms_ssim", "ms_ssim_db")
+FIGURES = "bpp ratio psnr psnr_ycbcr ssim ms_ssim ms_ssim_db ssimulacra2".split()
+# Those by which codecs are compared: what people call it, and its unit.
+COMPARED = {
+    "psnr": ("PSNR", "dB"),
+    "ms_ssim_db": ("MS-SSIM", "dB"),
+    "ssimulacra2": ("SSIMULACRA2", "points"),
+}
 # What depends on the machine and on what else it does.
 COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
 
@@ -107,14 +119,17 @@ class Contestant:
 
 
 def contestant(text: str) -> Contestant:
-    """Reads `NAME_OR_DIR`, `NAME_OR_DIR:q=10:30:50`, `NAME_OR_DIR:effort=3:q=10:30`.
+    """Reads `NAME`, `NAME:q=10:30:50`, `NAME:effort=3:q=10:30`, `avif:speed=0:q=10`.
+
+    NAME is one of `classical.CODECS`, a shipped model or a model directory. Options
+    come before the qualities.
 
     Raises:
         classical.Missing: a codec that is not installed.
         ValueError: no such codec, or no such quality.
     """
     name, colon, listed = text.partition(":q=")
-    if name in classical.CODECS:
+    if name.split(":")[0] in classical.CODECS:
         codec = classical.find(name)
     else:
         try:
@@ -171,7 +186,7 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         extra: more metrics, as `metric` takes them.
     """
     height, width = image.shape[:2]
-    reset_peak()
+    workers.reset_peak()
     start = time.perf_counter()
     data = codec.compress(image, quality)
     encode_seconds = time.perf_counter() - start
@@ -183,7 +198,7 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
     start = time.perf_counter()
     decoded = codec.decompress(data)
     decode_seconds = time.perf_counter() - start
-    costs = (encode_seconds, decode_seconds, peak())
+    costs = (encode_seconds, decode_seconds, workers.peak())
     ssim, similarity = _possible(metrics.similarities, image, decoded) or (
         _possible(metrics.ssim, image, decoded),
         None,
@@ -199,6 +214,7 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         "ssim": ssim,
         "ms_ssim": similarity,
         "ms_ssim_db": None if np.array_equal(image, decoded) else _finite(decibels),
+        "ssimulacra2": _possible(ssimulacra2.score, image, decoded),
         "metrics": {
             text: _finite(float(metric(text)(image, decoded))) for text in extra
         },
@@ -206,66 +222,24 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
     }
 
 
-def reset_peak():
-    """Lets `peak` begin again from what this process holds now (on Linux)."""
-    with contextlib.suppress(OSError):
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> float | None:
-    """Most memory that this process has held at once, in MiB; None if unknown.
-
-    Since `reset_peak`, or where that is not possible, since it started.
-    """
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 2**20 if platform.system() == "Darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 def metric(text: str):
     """Returns a metric by name: a function of (image, decoded), both as Pillow has RGB.
 
     Args:
-        text: `ssimulacra2` (of the package of that name: perceptual, 100 is
-            indistinguishable), or `module:function` of one's own, which gets two uint8
-            [height, width, 3] and returns a number.
+        text: `module:function` of one's own, which gets two uint8 [height, width, 3]
+            and returns a number.
 
     Raises:
         ValueError: there is no such function here.
     """
     if text == "ssimulacra2":
-        text = "tfcodec.evaluation:_ssimulacra2"
+        raise ValueError("SSIMULACRA2 is always reported; --metric takes others")
     module, _, name = text.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-        if function is _ssimulacra2:
-            importlib.import_module("ssimulacra2")
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"no metric {text!r} ({error}); it is ssimulacra2, from the package of "
-            "that name, or module:function"
-        ) from None
-    return function
-
-
-def _ssimulacra2(image, decoded):
-    import io
-
-    from PIL import Image
-    from ssimulacra2 import compute_ssimulacra2
-
-    # The package takes files.
-    both = io.BytesIO(), io.BytesIO()
-    for file, pixels in zip(both, (image, decoded)):
-        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return compute_ssimulacra2(*both)
+        reason = f"no metric {text!r} ({error}); it is module:function"
+        raise ValueError(reason) from None
 
 
 def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
@@ -306,52 +280,11 @@ def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
     return rows, spent
 
 
-class Here:
-    """An executor that runs what it is given in this process, at once."""
-
-    def submit(self, function, *args):
-        future = concurrent.futures.Future()
-        future.set_result(function(*args))
-        return future
-
-
 def _work(*args):
     return rows_of(*args, warm=_WARM)
 
 
 _WARM: set = set()  # of a process of `evaluate`
-
-
-def _begin():
-    """Leaves interrupts to the first process, and ends with it, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    first = multiprocessing.parent_process().sentinel
-
-    def follow():
-        multiprocessing.connection.wait([first])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-@contextlib.contextmanager
-def processes(contestants_, jobs):
-    """Yields an executor for each contestant, by name: one all its own, or one for all.
-
-    One process a codec, so that its peak memory is its own; more than one job share a
-    pool of so many processes.
-    """
-    # Not forked: TensorFlow would not survive it.
-    context = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-
-        def pool(workers):
-            made = concurrent.futures.ProcessPoolExecutor(workers, context, _begin)
-            stack.callback(made.shutdown, cancel_futures=True)
-            return made
-
-        shared = pool(jobs) if jobs > 1 else None
-        yield {each.name: shared or pool(1) for each in contestants_}
 
 
 def evaluate(
@@ -404,9 +337,11 @@ def evaluate(
 
     with contextlib.ExitStack() as stack:
         if jobs:
-            pools = stack.enter_context(processes(contestants_, jobs))
+            pools = stack.enter_context(
+                workers.processes([each.name for each in contestants_], jobs)
+            )
         else:
-            pools = {each.name: Here() for each in contestants_}
+            pools = {each.name: workers.Here() for each in contestants_}
         work, warm = (_work, ()) if jobs else (rows_of, (set(),))
         for path in paths:
             image = read(path)
@@ -462,27 +397,32 @@ def published(digests) -> list[dict]:
 
 
 def curves(means_: list[dict], published_=()) -> dict[str, dict]:
-    """Returns bpp, psnr and ms_ssim_db (lists) of every lossy codec by its name."""
+    """Returns bpp and the figures `COMPARED` (lists) of every lossy codec by its name.
+
+    A figure is None where it is not known, as SSIMULACRA2 of published curves.
+    """
     result = {}
     for mean in means_:
         if mean["psnr"] is not None:
             curve = result.setdefault(
-                mean["codec"], {"bpp": [], "psnr": [], "ms_ssim_db": []}
+                mean["codec"], {figure: [] for figure in ("bpp", *COMPARED)}
             )
             for figure, values in curve.items():
                 values.append(mean[figure])
     for curve in published_:
-        similarity = curve["ms_ssim"] or [None] * len(curve["bpp"])
+        unknown = [None] * len(curve["bpp"])
+        similarity = curve["ms_ssim"] or unknown
         result[curve["name"]] = {
             "bpp": curve["bpp"],
             "psnr": curve["psnr"],
             "ms_ssim_db": [v if v is None else metrics.decibels(v) for v in similarity],
+            "ssimulacra2": unknown,
         }
     return result
 
 
 def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
-    """BD-rate (%) and BD-quality (dB) of every codec against every other.
+    """BD-rate (%) and BD-quality of every codec against every other, by one figure.
 
     None where two curves have no range in common, or too few points.
     """
@@ -501,50 +441,6 @@ def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
                     }
                 )
     return result
-
-
-def table(means_: list[dict]) -> str:
-    """The means as text: dB, seconds, MiB of the process that coded."""
-    head = ("codec", "quality", "bpp", "ratio", "PSNR", "6:1:1", "SSIM", "MS-SSIM")
-    extra = list(means_[0]["metrics"])
-    lines = [(*head, "dB", *extra, "enc s", "dec s", "MiB")]
-    for mean in means_:
-        quality = mean["quality"]
-        decibels = "equal" if mean["lossless"] else "-"
-        lines.append(
-            (
-                mean["codec"],
-                "-" if quality is None else f"{quality:g}",
-                f"{mean['bpp']:.4f}",
-                f"{mean['ratio']:.1f}",
-                _number(mean["psnr"], 2, decibels),
-                _number(mean["psnr_ycbcr"], 2, decibels),
-                _number(mean["ssim"], 4),
-                _number(mean["ms_ssim"], 4),
-                _number(mean["ms_ssim_db"], 2, decibels),
-                *(_number(mean["metrics"][name], 4) for name in extra),
-                _number(mean["encode_seconds"], 3),
-                _number(mean["decode_seconds"], 3),
-                _number(mean["peak_mebibytes"], 0),
-            )
-        )
-    return _columns(lines)
-
-
-def pair_table(pairs_: list[dict], value: str = "bd_rate") -> str:
-    """BD-rates or BD-qualities as a matrix: each line's codec against each column's."""
-    names = list(dict.fromkeys(pair["codec"] for pair in pairs_))
-    names.sort(key=[p["against"] for p in pairs_].index)
-    found = {(p["codec"], p["against"]): p[value] for p in pairs_}
-    digits = 1 if value == "bd_rate" else 2
-    lines = [("", *(f"[{i + 1}]" for i in range(len(names))))]
-    for i, name in enumerate(names):
-        cells = [
-            "." if name == other else _signed(found.get((name, other)), digits)
-            for other in names
-        ]
-        lines.append((f"[{i + 1}] {name}", *cells))
-    return _columns(lines)
 
 
 def document(rows, means_, pairs_, missing, published_=()) -> dict:
@@ -580,23 +476,6 @@ def _possible(function, *args):
         return function(*args)
     except ValueError:
         return None
-
-
-def _number(value, digits, missing="-"):
-    return missing if value is None else f"{value:.{digits}f}"
-
-
-def _signed(value, digits):
-    return "-" if value is None else f"{value:+.{digits}f}"
-
-
-def _columns(lines):
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = []
-    for first, *rest in lines:
-        cells = (word.rjust(width) for word, width in zip(rest, widths[1:]))
-        text.append("  ".join([first.ljust(widths[0]), *cells]))
-    return "\n".join(text)
 
 
 def _entry(cache, key):

@@ -161,7 +161,8 @@ def bd_rate(rates_a, psnr_a, rates_b, psnr_b) -> float:
 
     Args:
         rates_a, rates_b: sequences of rates above 0, in any one unit.
-        psnr_a, psnr_b: quality at those rates, in dB, in any order.
+        psnr_a, psnr_b: quality at those rates, in any order: PSNR in dB, or any other
+            figure that is higher for better images, also negative.
 
     Returns:
         Percent; -10 says that b needs 10 % fewer bits.
@@ -175,7 +176,7 @@ def bd_rate(rates_a, psnr_a, rates_b, psnr_b) -> float:
 
 
 def bd_psnr(rates_a, psnr_a, rates_b, psnr_b) -> float:
-    """Average quality of curve b above curve a at equal rate, in dB.
+    """Average quality of curve b above curve a at equal rate, in dB of PSNR.
 
     As `bd_rate`, with the axes changed: quality is interpolated over the logarithm of
     rate, on the range of rates that both curves cover.

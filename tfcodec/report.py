@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from tfcodec import metrics
+from tfcodec import metrics, ssimulacra2
 
 FOLDER = pathlib.Path(__file__).parent
 PARTS = ("viewer.css", "viewer.js")  # what pages with pictures side by side share
@@ -66,6 +66,8 @@ def pictures(paths, contestants, read, bpp: float = 0.5, progress=None) -> list[
                 f"{metrics.bits_per_pixel(len(data), height, width):.3f} bpp, "
                 f"{metrics.psnr(image, decoded):.2f} dB"
             )
+            if min(height, width) >= ssimulacra2.SMALLEST_SIDE:
+                label += f", SSIMULACRA2 {ssimulacra2.score(image, decoded):.1f}"
             views.append({"codec": each.name, "label": label, "url": data_url(decoded)})
             if progress:
                 progress(len(result) * len(lossy) + i + 1, len(paths) * len(lossy))

@@ -131,15 +131,17 @@ def score(image: np.ndarray, decoded: np.ndarray) -> float:
         ValueError: the shapes differ, or a side is under 8 pixels.
     """
     image, decoded = np.asarray(image), np.asarray(decoded)
+    size = image.shape[:2]
     if image.shape != decoded.shape:
         raise ValueError(
             f"shapes differ: {list(image.shape)} and {list(decoded.shape)}"
         )
-    pair = [
-        np.repeat(each[..., None], 3, -1) if each.ndim == 2 else each
-        for each in (image, decoded)
-    ]
-    return float(score_of(_distance(NUMPY, *(each[None] for each in pair))[0]))
+    levels = _linear(NUMPY, np.arange(256, dtype=np.float32))
+    planes = []
+    for each in (image, decoded):
+        each = np.broadcast_to(each if each.ndim == 3 else each[..., None], (*size, 3))
+        planes.append(levels[each.transpose(2, 0, 1)[None]])
+    return float(score_of(_distance(NUMPY, *planes)[0]))
 
 
 def distance(x, x_hat):
@@ -156,7 +158,9 @@ def distance(x, x_hat):
         ValueError: a side is known to be under 8 pixels. (One that turns out to be so
             when a graph runs gives a distance of 0.)
     """
-    return _distance(_tensorflow(), x, x_hat)
+    xp = _tensorflow()
+    planes = (xp.transpose(xp.cast(each), (0, 3, 1, 2)) for each in (x, x_hat))
+    return _distance(xp, *(_linear(xp, each) for each in planes))
 
 
 def score_of(distance):
@@ -167,7 +171,7 @@ def score_of(distance):
 
 
 NUMPY = types.SimpleNamespace(
-    cast=lambda x: np.asarray(x, np.float32),
+    cast=np.float32,
     maximum=np.maximum,
     where=np.where,
     abs=np.abs,
@@ -247,21 +251,20 @@ def _count(shape) -> int:
     return count
 
 
-def _distance(xp, x, x_hat):
-    """The weighted sum of two batches [b, h, w, 3] of 0..255; returns [b].
+def _distance(xp, linear, linear_hat):
+    """The weighted sum of two batches in linear light, [b, 3, h, w]; returns [b].
 
     Args:
         xp: functions of arrays, `NUMPY` or those of TensorFlow.
     """
-    total, count = 0.0, _count(x.shape[1:])
-    planes = [_linear(xp, xp.transpose(xp.cast(v), (0, 3, 1, 2))) for v in (x, x_hat)]
-    for scale in range(count):
+    total = 0.0
+    for scale in range(_count(linear.shape[2:])):
         if scale:
-            planes = [_halve(xp, each) for each in planes]
-        norms = _norms(xp, *planes)
+            linear, linear_hat = _halve(xp, linear), _halve(xp, linear_hat)
+        norms = _norms(xp, linear, linear_hat)
         part = xp.sum(norms * _f32(WEIGHTS[:, scale]), (1, 2, 3))
-        if None in planes[0].shape[2:]:
-            height, width = xp.shape(planes[0])[2:]
+        if None in linear.shape[2:]:
+            height, width = xp.shape(linear)[2:]
             large = (height >= SMALLEST_SIDE) & (width >= SMALLEST_SIDE)
             part = xp.where(large, part, 0.0)
         total = total + part

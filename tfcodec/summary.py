@@ -1,0 +1,85 @@
+"""What a comparison found, as text in columns."""
+
+from __future__ import annotations
+
+
+def comparison(means_: list[dict], pairs_: list[dict], compared: dict) -> str:
+    """The means, and by each figure every codec against every other.
+
+    Args:
+        means_, pairs_: as `evaluation.means` and `evaluation.pairs` return them.
+        compared: name and unit of each figure of `pairs_`.
+    """
+    parts = [table(means_)]
+    for figure, (name, unit) in compared.items():
+        chosen = [pair for pair in pairs_ if pair["figure"] == figure]
+        if chosen:
+            parts += [
+                f"BD-rate by {name}, %: each line against each column.",
+                pair_table(chosen),
+                f"BD-{name}, {unit}: each line against each column.",
+                pair_table(chosen, "bd_quality"),
+            ]
+    return "\n\n".join(parts)
+
+
+def table(means_: list[dict]) -> str:
+    """The means as text: dB, seconds, MiB of the process that coded."""
+    head = ("codec", "quality", "bpp", "ratio", "PSNR", "6:1:1", "SSIM", "MS-SSIM")
+    extra = list(means_[0]["metrics"])
+    lines = [(*head, "dB", "SSIMULACRA2", *extra, "enc s", "dec s", "MiB")]
+    for mean in means_:
+        quality = mean["quality"]
+        decibels = "equal" if mean["lossless"] else "-"
+        lines.append(
+            (
+                mean["codec"],
+                "-" if quality is None else f"{quality:g}",
+                f"{mean['bpp']:.4f}",
+                f"{mean['ratio']:.1f}",
+                _number(mean["psnr"], 2, decibels),
+                _number(mean["psnr_ycbcr"], 2, decibels),
+                _number(mean["ssim"], 4),
+                _number(mean["ms_ssim"], 4),
+                _number(mean["ms_ssim_db"], 2, decibels),
+                _number(mean["ssimulacra2"], 2),
+                *(_number(mean["metrics"][name], 4) for name in extra),
+                _number(mean["encode_seconds"], 3),
+                _number(mean["decode_seconds"], 3),
+                _number(mean["peak_mebibytes"], 0),
+            )
+        )
+    return _columns(lines)
+
+
+def pair_table(pairs_: list[dict], value: str = "bd_rate") -> str:
+    """BD-rates or BD-qualities as a matrix: each line's codec against each column's."""
+    names = list(dict.fromkeys(pair["codec"] for pair in pairs_))
+    names.sort(key=[p["against"] for p in pairs_].index)
+    found = {(p["codec"], p["against"]): p[value] for p in pairs_}
+    digits = 1 if value == "bd_rate" else 2
+    lines = [("", *(f"[{i + 1}]" for i in range(len(names))))]
+    for i, name in enumerate(names):
+        cells = [
+            "." if name == other else _signed(found.get((name, other)), digits)
+            for other in names
+        ]
+        lines.append((f"[{i + 1}] {name}", *cells))
+    return _columns(lines)
+
+
+def _number(value, digits, missing="-"):
+    return missing if value is None else f"{value:.{digits}f}"
+
+
+def _signed(value, digits):
+    return "-" if value is None else f"{value:+.{digits}f}"
+
+
+def _columns(lines):
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = []
+    for first, *rest in lines:
+        cells = (word.rjust(width) for word, width in zip(rest, widths[1:]))
+        text.append("  ".join([first.ljust(widths[0]), *cells]))
+    return "\n".join(text)
