@@ -23,6 +23,7 @@ from tfcodec import (
     tiling,
     training,
 )
+from tfcodec.losses import Distortion
 from tfcodec.quality import fraction
 
 
@@ -134,6 +135,30 @@ def test_effort_lowers_the_cost_and_leaves_the_decoder_alone(trained):
     assert told == [(1, 1)] + [(step, 8) for step in range(1, 9)]
     with pytest.raises(ValueError, match="effort"):
         codec.compress(image, level, directory, 10)
+
+
+@pytest.mark.parametrize("text", ["ms-ssim", "mse:0.3,ssimulacra2:0.7,masked-mse"])
+def test_improving_lowers_the_cost_that_a_model_is_trained_for(
+    trained, monkeypatch, text
+):
+    model, _, _ = trained
+    if not model.variable_rate:
+        pytest.skip("one architecture is enough")
+    distortion = Distortion.parse(text)
+    monkeypatch.setattr(model, "distortion", distortion)
+    image = tf.constant(tiny.photograph(192, 192)[None])
+    quality = tf.constant([fraction(60)], tf.float32)
+    first = y = model.analyse(image)
+    costs = []
+    for step in range(5):
+        y, cost = model.improve(image, y, quality, 0.3 / (1 + 0.1 * step))
+        costs.append(float(cost[0]))
+    y_hat, bits = model.coder(model.scaled_latents(first, quality))
+    x = tf.cast(image, tf.float32)
+    lost = distortion(x, model.synthesise(y_hat, quality)) * 192 * 192
+    whole = bits + model.lmbda_at(quality) * lost
+    assert costs[0] == pytest.approx(float(whole[0]), rel=1e-4)
+    assert min(costs) < 0.99 * costs[0]
 
 
 def test_calibration_fits_the_rate_to_the_latents(trained):

@@ -171,6 +171,7 @@ def score_of(distance):
 
 
 NUMPY = types.SimpleNamespace(
+    cast=np.float32,
     maximum=np.maximum,
     where=np.where,
     abs=np.abs,
