@@ -177,7 +177,6 @@ NUMPY = types.SimpleNamespace(
     abs=np.abs,
     sum=np.sum,
     shape=np.shape,
-    cast=lambda x: np.asarray(x, np.float32),
     concat=np.concatenate,
     stack=np.stack,
     reshape=np.reshape,
