@@ -218,7 +218,7 @@ def two_passes(numbers, name: str, seen, code):
         total = shared + sums(context(y), kernels[1])
         x = activation(total, numbers[f"{name}/{half}/0/numbers"])
         x = network(numbers, f"{name}/{half}", x, layer=1)
-        index, mean = np.split(x, 2, -1)
+        index, mean = split(x)
         places = (row + column) % 2 == parity
         y[places] = code(index[places], mean[places])
     return y
@@ -232,7 +232,12 @@ def depth_to_space(x):
 
 def parameters(numbers, name: str, seen):
     """(index, mean) that a network gives of what it sees."""
-    return np.split(network(numbers, name, np.concatenate(seen, -1)), 2, -1)
+    return split(network(numbers, name, np.concatenate(seen, -1)))
+
+
+def split(output):
+    """A network's output as (index, mean)."""
+    return np.split(output, 2, -1)
 
 
 def context(v):

@@ -61,7 +61,7 @@ def exported(tmp_path_factory):
     """The directory of a version, as the command line writes it."""
     directory = tmp_path_factory.mktemp("serving") / "tiny"
     (directory / "9").mkdir(parents=True)
-    some = {"pixels": 2**20, "side": 4000, "escapes": 400}
+    some = {"pixels": 2**20, "side": 4000, "escapes": 380}
     limits = bitstream.Limits(**{**vars(fuzz.LIMITS), **some})
     return serving.export(registry.Model.at(MODEL), directory, limits)
 
