@@ -18,10 +18,10 @@ def keep_freed() -> bool:
     """Lets this process keep up to `KEPT` bytes of freed memory for its next tensors.
 
     By default glibc returns large tensors to the system as soon as they are freed, and
-    the system clears every page of the next ones anew. That took 2 to 20 % of the
-    processor's time, most in a synthesis of large activations. Nothing is changed where
-    one of glibc's own environment variables says what is wanted, or under another C
-    library.
+    the system clears every page of the next ones anew. That took up to 20 % of the
+    processor's time of a synthesis, and little of networks with smaller activations.
+    Nothing is changed where one of glibc's own environment variables says what is
+    wanted, or under another C library.
 
     Returns:
         Whether it took effect.
