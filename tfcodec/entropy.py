@@ -461,16 +461,17 @@ class Conditional(Coder):
             seen = tf.concat([features, *contexts[: self.support]], -1)
             if isinstance(net, TwoPassNet):
                 y, index, mean = self.two_passes(code, number, k, net, seen)
+                contexts.append(exact_context(y))
                 number += 2
             else:
                 index, mean = self.parameters(net(seen), k)
                 if k == 0 and self.pyramid_nets:
                     y, index, mean = self.pyramid(code, features, index, mean)
+                    contexts.append(differences(y, y, 1, CROSS))
                 else:
                     y = code.slice(number, index, mean)
+                    contexts.append(exact_context(y))
                 number += 1
-            coarse = k == 0 and self.pyramid_nets
-            contexts.append(differences(y, y, 1, CROSS) if coarse else exact_context(y))
             done.append((y, index, mean))
         y, index, mean = (tf.concat(parts, -1) for parts in zip(*done))
         return y, (features, index, mean)

@@ -287,6 +287,7 @@ class ExactConv(tf.keras.layers.Layer):
         return kernel, self.integer_bias()
 
     def integer_bias(self):
+        """Returns B [filters] alone."""
         # The half makes the floor a rounding.
         bias = self.bias * 2.0 ** (self.weight_bits + self.input_bits)
         half = (2.0 ** (self.shift - 1)).astype(np.float32)

@@ -104,11 +104,10 @@ class TrainConfig:
         low, high = self.lmbda_range()
         if not 0 < low <= high:
             raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
+        least = {"steps": 0 if self.init else 1}
         for name in ("steps", "batch", "log_steps", "validate_steps"):
-            if getattr(self, name) < 1 and not (name == "steps" and self.init):
-                raise ValueError(f"--{name} must be at least 1")
-        if self.steps < 0:
-            raise ValueError("--steps must not be negative")
+            if getattr(self, name) < least.get(name, 1):
+                raise ValueError(f"--{name} must be at least {least.get(name, 1)}")
         losses.Distortion.parse(self.distortion)
         self.builder_options()
         self.began_from()
@@ -145,12 +144,12 @@ class TrainConfig:
             return {key: start.card[key] for key in ("fingerprint", "training")}
         if not self.init:
             return None
+        if not self.record:
+            return {"training": {}}
         try:
             training = json.loads(pathlib.Path(self.record).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            if self.record:
-                raise ValueError(f"--record={self.record}: {error}") from None
-            training = {}
+            raise ValueError(f"--record={self.record}: {error}") from None
         if not isinstance(training, dict):
             raise ValueError(f"--record={self.record}: not a JSON object")
         return {"training": training}

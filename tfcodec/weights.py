@@ -42,13 +42,13 @@ def load_model(model, directory):
     if found is None:
         raise ValueError(f"{directory} holds no weights to go on from")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
-    variables = model.trainable_variables
-    if len(found) < len(variables) + len(_own_channels(model)):
+    variables, own = model.trainable_variables, _own_channels(model)
+    if len(found) < len(variables) + len(own):
         blocks = [x for x in model.submodules if isinstance(x, Block)]
         new = {v.ref() for block in blocks for v in block.trainable_variables}
         variables = [v for v in variables if v.ref() not in new]
     scales = [exact.get(v.ref(), 1.0) for v in variables]
-    parts, arrays, own = iter(found), [], _own_channels(model)
+    parts, arrays = iter(found), []
     for variable in variables:
         count = 2 if variable.ref() in own else 1
         pieces = [part.numpy() for part in itertools.islice(parts, count)]
