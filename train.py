@@ -2,11 +2,13 @@
 
     python train.py --images=photos/ --run=runs/mine
     python train.py --dataset=clic --arch=mbt2018-mean --lmbda=0.01 --run=runs/mean
+    python train.py --realism --init=runs/mine/model --images=photos/ --run=runs/grain
 
 The run directory holds everything; the same command again goes on where it stopped.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
 
@@ -23,7 +25,7 @@ except ImportError as error:
         f"pip install -r requirements.txt  [{error}]"
     )
 
-from tfcodec import registry, serving, training
+from tfcodec import realism, registry, serving, training
 
 DEFINE = {
     str: flags.DEFINE_string,
@@ -34,18 +36,54 @@ RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
 SERVE = flags.DEFINE_string(
     "serve", "", "At the end write here, too, what TensorFlow Serving loads."
 )
-FLAGS = {
-    f.name: DEFINE[type(f.default)](f.name, f.default, f.metadata["help"])
-    for f in dataclasses.fields(training.TrainConfig)
-}
+REALISM = flags.DEFINE_bool(
+    "realism",
+    False,
+    "Train a second synthesis for the model --init, whose pictures have grain; files "
+    "stay as they are. Some flags then have other defaults, in brackets below.",
+)
+CONFIGS = {False: training.TrainConfig, True: realism.RealismConfig}
+
+
+def defined() -> dict:
+    """Defines a flag for each setting of either training; returns them by name."""
+    settings = {}
+    for field in itertools.chain(*map(dataclasses.fields, CONFIGS.values())):
+        settings.setdefault(field.name, []).append(field)
+    made = {}
+    for name, (field, *others) in settings.items():
+        words = field.metadata["help"]
+        for other in others:
+            if other.default != field.default:
+                words += f" [--realism: {other.default!r}]"
+        made[name] = DEFINE[type(field.default)](name, field.default, words)
+    return made
+
+
+FLAGS = defined()
+
+
+def config_of():
+    """Returns the config that the flags ask for.
+
+    Raises:
+        ValueError: a flag that the training does not have was given.
+    """
+    kind = CONFIGS[REALISM.value]
+    given = {name: flag.value for name, flag in FLAGS.items() if flag.present}
+    for name in given:
+        if name not in {field.name for field in dataclasses.fields(kind)}:
+            with_it = "without" if REALISM.value else "with"
+            raise ValueError(f"--{name} is a flag {with_it} --realism")
+    return kind(**given)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"not a flag: {argv[1]}")
-    config = training.TrainConfig(**{name: flag.value for name, flag in FLAGS.items()})
+    train = realism.train if REALISM.value else training.train
     try:
-        exported = training.train(config, RUN.value)
+        exported = train(config_of(), RUN.value)
         print(exported)
         if SERVE.value:
             print(serving.export(registry.Model.at(exported), SERVE.value))

@@ -15,6 +15,7 @@ TABLE = """
     rans layers transforms entropy losses model architectures
     registry memory codec predict serving
     data weights export optimizers checkpoints validation progress training
+    captions critics adversarial realism
     workers evaluation summary report images pillow_plugin demo console cli
 """.split()
 

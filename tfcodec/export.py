@@ -23,6 +23,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 from tfcodec import files, rans, weights
 from tfcodec.layers import EXACT_LIMIT
+from tfcodec.model import CENTRE, SCALE, whole_levels
 
 LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
@@ -103,6 +104,37 @@ def export(
         drop_shapes(part)
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
+
+
+def export_realism(model, second, directory):
+    """Writes the second synthesis of a model, a SavedModel with one signature.
+
+    `synthesis` takes y_hat and quality as the model's own, and `origin`, int32 [2], the
+    row and column of the first latent in the image. It lies in a directory of its own,
+    so that the model's files and functions stay as they are, and is loaded only where
+    pictures with grain are asked for.
+
+    Args:
+        model: the `CompressionModel`, whose inverse gains it uses.
+        second: `transforms.RealisticSynthesis`; its weights are rounded to half
+            precision.
+        directory: to make.
+    """
+    round_weights(second)
+
+    def synthesis(y_hat, quality, origin):
+        y_hat = model.unscaled_latents(y_hat, quality[None])
+        return {"image": whole_levels(second(y_hat, origin)[0] * SCALE + CENTRE)}
+
+    latents, quality = model.graphs(None)["synthesis"][1]
+    origin = tf.TensorSpec([2], tf.int32, "origin")
+    frozen = Frozen(synthesis, [latents, quality, origin])
+    check_stock([frozen])
+    module = Store()
+    signatures = {"synthesis": module.function(frozen)}
+    module.weights = [module.value(v.numpy()) for v in second.trainable_variables]
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    drop_shapes(directory)
 
 
 def drop_shapes(directory):

@@ -124,6 +124,52 @@ class Block(tf.keras.layers.Layer):
         return x + self.channels(x)
 
 
+class Noise(tf.keras.layers.Layer):
+    """Adds fixed noise that features let in: x + project(noise * gate(x)).
+
+    Where latents are zero, a synthesis that sees them alone can only repeat a pattern.
+    The noise is a constant drawn once, not at random each time, so that a file gives
+    the same picture on every machine. It repeats every `period` places; a tile that
+    says where in the image it begins sees the noise that the whole image does.
+
+    Each feature vector picks by a softplus gate how much of each noise channel there
+    is. The projection starts at zero, so that the layer is the identity at first.
+
+    Args:
+        period: rows and columns after which the noise repeats, in places of x.
+        count: noise channels.
+        seed: of the noise.
+    """
+
+    def __init__(self, period: int, count: int, seed: int, **kwargs):
+        super().__init__(**kwargs)
+        self.period, self.count = period, count
+        noise = np.random.default_rng(seed).normal(size=[1, period, period, count])
+        # Half precision's values, so that an exported model holds it in half the bytes.
+        self.noise = noise.astype(np.float16).astype(np.float32)
+
+    def build(self, shape):
+        channels = shape[-1]
+        self.gate = self.add_weight("gate", [channels, self.count], initializer="zeros")
+        self.gate_bias = self.add_weight(
+            "gate_bias",
+            [self.count],
+            initializer=tf.constant_initializer(math.log(math.e - 1)),  # a gate of 1
+        )
+        self.project = self.add_weight(
+            "project", [self.count, channels], initializer="zeros"
+        )
+
+    def call(self, x, origin):
+        """x [b, h, w, c]; origin int32 [2], where in the image its first place is."""
+        height, width = tf.shape(x)[1], tf.shape(x)[2]
+        noise = tf.roll(tf.constant(self.noise), -origin, [1, 2])
+        whole = [1, -(-height // self.period), -(-width // self.period), 1]
+        noise = tf.cast(tf.tile(noise, whole)[:, :height, :width], x.dtype)
+        gate = tf.nn.softplus(tf.matmul(x, self.gate) + self.gate_bias)
+        return x + tf.matmul(noise * gate, self.project)
+
+
 class Sum(tf.keras.layers.Layer):
     """Adds, in float32, what several networks make of one input."""
 

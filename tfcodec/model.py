@@ -64,6 +64,10 @@ class CompressionModel(tf.keras.Model):
         """y [b, h, w, channels] times the gains of quality [b], both float32."""
         return self.gain(y, quality) if self.variable_rate else y
 
+    def unscaled_latents(self, y_hat, quality):
+        """The inverse of `scaled_latents`, with gains of its own."""
+        return self.inverse_gain(y_hat, quality) if self.variable_rate else y_hat
+
     def analyse(self, x):
         """Pixels [b, h, w, 3], 0 to 255, to latents before the gain, float32."""
         x = (tf.cast(x, tf.float32) - CENTRE) / SCALE
@@ -71,8 +75,7 @@ class CompressionModel(tf.keras.Model):
 
     def synthesise(self, y_hat, quality):
         """y_hat [b, h, w, channels] to pixels [b, h, w, 3], float32, not clipped."""
-        if self.variable_rate:
-            y_hat = self.inverse_gain(y_hat, quality)
+        y_hat = self.unscaled_latents(y_hat, quality)
         return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
 
     def evaluate_images(self, inputs, training=False):
@@ -206,9 +209,7 @@ class CompressionModel(tf.keras.Model):
             return {"y": y, "cost": cost[0]}
 
         def synthesis(y_hat, quality):
-            x = self.synthesise(y_hat, quality[None])[0]
-            x = tf.clip_by_value(tf.round(x), 0, 255)
-            return {"image": tf.cast(x, tf.uint8)}
+            return {"image": whole_levels(self.synthesise(y_hat, quality[None])[0])}
 
         image = tf.TensorSpec([None, None, 3], tf.uint8, "image")
         latents = [1, None, None, self.channels]
@@ -286,6 +287,11 @@ class CompressionModel(tf.keras.Model):
             name: round(multiply_adds(function, spec) / side**2 / 1000, 2)
             for name, (function, spec) in parts.items()
         }
+
+
+def whole_levels(x):
+    """Pixels as an image file has them: float32 rounded and clipped to uint8."""
+    return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)
 
 
 def multiply_adds(function, spec) -> int:

@@ -64,7 +64,7 @@ class Progress(tf.keras.callbacks.Callback):
         self.events = Events(directory / "logs")
 
     def on_train_begin(self, logs=None):
-        self.validation = Validation(self.model, self.crops)
+        self.prepare_validation()
         self.step = int(inner_optimizer(self.model).iterations)
         self.began, self.first = time.time(), self.step
         self.saved = time.time()
@@ -131,18 +131,29 @@ class Progress(tf.keras.callbacks.Callback):
             print("\r", end="", file=sys.stderr)
         logging.info("%s: %s (%s)", self.status(), text, name)
 
+    def averaged(self):
+        """Returns the variables of which the optimizer keeps averages."""
+        return self.model.trainable_variables
+
+    def prepare_validation(self):
+        self.validation = Validation(self.model, self.crops)
+
+    def show_validation(self):
+        figures = self.validation.figures().items()
+        self.record("validation", {k: float(v.mean()) for k, v in figures})
+        for number, batch in enumerate(self.crops.take(3)):
+            x_hat = tf.clip_by_value(self.model(batch), 0, 255)
+            row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
+            row = tf.concat(tf.unstack(row), 1)
+            self.events.image(self.step, f"reconstruction/{number}", row)
+
     def validate(self):
         """Evaluates the averaged weights, and shows a few reconstructions."""
-        variables = self.model.trainable_variables
-        inner_optimizer(self.model).swap_averages(variables)
+        optimizer = inner_optimizer(self.model)
+        variables = self.averaged()
+        optimizer.swap_averages(variables)
         try:
-            figures = self.validation.figures().items()
-            self.record("validation", {k: float(v.mean()) for k, v in figures})
-            for number, batch in enumerate(self.crops.take(3)):
-                x_hat = tf.clip_by_value(self.model(batch), 0, 255)
-                row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
-                row = tf.concat(tf.unstack(row), 1)
-                self.events.image(self.step, f"reconstruction/{number}", row)
+            self.show_validation()
         finally:
-            inner_optimizer(self.model).swap_averages(variables)
+            optimizer.swap_averages(variables)
             self.model.reset_metrics()

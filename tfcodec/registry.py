@@ -14,6 +14,7 @@ import pathlib
 from tfcodec.bitstream import UnsupportedStream
 
 ROOT = pathlib.Path(__file__).parent / "models"
+REALISM = "realism"  # directory of the second synthesis, in that of a model
 FINGERPRINT_BYTES = 8  # of the SHA-256, as a file holds them
 
 
@@ -126,6 +127,12 @@ class Model:
         By network, `analysis` or `synthesis`.
         """
         return self.card["latents"]["reach"]
+
+    @property
+    def realism(self) -> pathlib.Path | None:
+        """Directory of the second synthesis, if the model has one."""
+        path = self.path / REALISM
+        return path if (path / "saved_model.pb").is_file() else None
 
     @property
     def single_rate(self) -> bool:

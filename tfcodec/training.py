@@ -175,7 +175,7 @@ CALIBRATION_STEPS = 200
 PRIVATE = {"images", "validation", "data_dir", "init", "record", "name", "note"}
 
 
-def prepare_directory(config: TrainConfig, directory: pathlib.Path):
+def prepare_directory(config, directory: pathlib.Path):
     """Writes `config.json`, or holds `config` against the one that is there.
 
     Raises:
@@ -191,8 +191,8 @@ def prepare_directory(config: TrainConfig, directory: pathlib.Path):
             raise ValueError(f"{path} is damaged: {error}") from None
         new = dataclasses.asdict(config)
         # What a setting was before there was a flag for it is now its default.
-        old = {**dataclasses.asdict(TrainConfig()), **old}
-        changed = [k for k in new if old[k] != new[k]]
+        old = {**dataclasses.asdict(type(config)()), **old}
+        changed = [k for k in new if old.get(k) != new[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
         if changed:
             raise ValueError(

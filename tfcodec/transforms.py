@@ -12,9 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec.layers import (
+    GDN,
     Block,
     DepthToSpace,
     ExactConv,
+    Noise,
     SecondPass,
     SpaceToDepth,
     Sum,
@@ -215,3 +217,63 @@ def synthesis_tfcodec(widths, blocks):
     )
     linear = up(3, 16, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32)
     return stack(Sum(linear, detail), name="synthesis")
+
+
+class RealisticSynthesis(tf.keras.layers.Layer):
+    """A synthesis whose pictures have grain: the faithful one's layers, with noise.
+
+    Noise enters before the first layer, and after each GDN that follows a transposed
+    convolution; its period is always 256 pixels of the image.
+
+    Args:
+        synthesis: a synthesis of any architecture here; its variables become those of
+            this layer, the first of them, in the same order.
+        counts: noise channels at each place, from the latents on; the last also stands
+            for places beyond.
+    """
+
+    PERIOD = 256  # pixels
+    STRIDE = 16  # pixels to one latent
+
+    def __init__(self, synthesis, counts=(8, 8, 16)):
+        super().__init__(name="realistic", autocast=False)
+        first = synthesis.layers[0]
+        beside = isinstance(first, Sum)
+        linear, detail = first.branches if beside else (None, synthesis)
+        # In this order the variables are those of the synthesis, then those of noise.
+        self.linear, self.layers, self.noise = linear, list(detail.layers), []
+        self.path = []
+        scale, enlarged = 1, True
+        for layer in (None, *self.layers):
+            self.path += [layer] if layer else []
+            if isinstance(layer, tf.keras.layers.Conv2DTranspose):
+                scale, enlarged = scale * layer.strides[0], True
+            elif enlarged and (layer is None or isinstance(layer, GDN)):
+                number = len(self.noise)
+                self.noise.append(
+                    Noise(
+                        self.PERIOD // self.STRIDE * scale,
+                        counts[min(number, len(counts) - 1)],
+                        seed=number + 1,
+                        dtype=tf.float32,
+                    )
+                )
+                self.path.append(self.noise[-1])
+                enlarged = False
+
+    def call(self, y_hat, origin):
+        """Returns scaled images [b, 16 h, 16 w, 3], float32.
+
+        Args:
+            y_hat: latents [b, h, w, c] after the inverse gain.
+            origin: int32 [2], row and column of the first latent in the image.
+        """
+        x = y_hat
+        for layer in self.path:
+            if isinstance(layer, Noise):
+                at = origin * (layer.period * self.STRIDE // self.PERIOD)
+                x = tf.cast(layer(tf.cast(x, tf.float32), at), x.dtype)
+            else:
+                x = layer(x)
+        x = tf.cast(x, tf.float32)
+        return x + tf.cast(self.linear(y_hat), tf.float32) if self.linear else x

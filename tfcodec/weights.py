@@ -58,6 +58,17 @@ def load_model(model, directory):
     _assign(variables, arrays, scales, directory)
 
 
+def load_plain(network, directory):
+    """Gives a network without exact layers the weights of an exported one.
+
+    Raises:
+        ValueError: it is another network.
+    """
+    found = tf.saved_model.load(str(directory)).weights
+    arrays, variables = [v.numpy() for v in found], network.trainable_variables
+    _assign(variables, arrays, [1.0] * len(variables), directory)
+
+
 def load_arrays(model, path):
     """Gives `model` the weights in a file of arrays.
 

@@ -1,0 +1,209 @@
+"""The game between a realistic synthesis and its critics, as a Keras model.
+
+Everything else of a codec stands still: a step takes latents as a file has them, and
+costs the synthesis and the critics alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from tfcodec import losses
+from tfcodec.critics import Critics, Features, high_pass
+from tfcodec.model import CENTRE, SCALE
+
+# A patch is shifted by up to this many pixels before features see it: at fixed strides
+# a synthesis learns to hide a grid of their size in them.
+SHIFT = 8
+# Pixels after which nothing natural repeats, and a synthesis of such a stride may.
+GRID = 16
+# Pixels of the windows in which deviations are compared.
+WINDOW = 8
+# RGB to luma and two differences of colour.
+COLOURS = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Of each loss in the sum that the synthesis minimises.
+
+    Args:
+        mse: of squared error.
+        relative: of squared error as a multiple of the faithful picture's: where that
+            is small, at high rates, texture must not be invented.
+        features: of the distance of unit feature vectors, as LPIPS has it (Zhang et al.
+            2018, arXiv:1801.03924).
+        deviations: of the differences of local deviations in two high-pass bands.
+        grid: of what repeats every 16 pixels.
+        critics: of the hinge loss.
+    """
+
+    mse: float = 0.002
+    relative: float = 0.06
+    features: float = 1.0
+    deviations: float = 2.0
+    grid: float = 0.05
+    critics: float = 0.25
+
+
+class Adversarial(tf.keras.Model):
+    """Trains a realistic synthesis by what critics say of it, and the critics.
+
+    `fit` takes dicts of `image` uint8 [b, s, s, 3], `latents` [b, s / 16, s / 16, c]
+    after the inverse gain, `error` float32 [b] (mean squared error of the faithful
+    picture), `weight` uint8 [b, s, s] (of each pixel's squared error, in sixteenths)
+    and `seed` int32 [2].
+
+    Args:
+        synthesis: a `transforms.RealisticSynthesis`.
+        weights: of the losses.
+        warmup: steps over which the critics' weight rises from zero.
+    """
+
+    def __init__(self, synthesis, weights: Weights = Weights(), warmup: int = 300):  # noqa: B008
+        super().__init__(name="adversarial")
+        self.synthesis, self.critics, self.features = synthesis, Critics(), Features()
+        self.weighting, self.warmup = weights, warmup
+
+    @property
+    def played(self):
+        """What the optimizer moves, and whose averages count: the synthesis alone."""
+        return self.synthesis.trainable_variables
+
+    def compile(self, optimizer, critics_optimizer):
+        super().compile(optimizer)
+        self.critics_optimizer = critics_optimizer
+
+    def initialise(self, images, channels):
+        """Makes all variables; fits the critics' scales to uint8 [b, s, s, 3]."""
+        x = tf.cast(images, tf.float32)
+        maps = self.features(x)
+        y = tf.zeros([len(images), x.shape[1] // GRID, x.shape[2] // GRID, channels])
+        self.synthesis(y[:1], tf.zeros([2], tf.int32))
+        self.critics(x, maps, y)
+        for scale, features in zip(self.critics.scales, maps):
+            scale.assign(tf.math.reduce_std(features, [0, 1, 2]) + 0.05)
+        self.optimizer.build(self.played)
+        self.critics_optimizer.build(self.critics.trainable_variables)
+        return self
+
+    def pictures(self, latents, origin):
+        """Pixels [b, 16 h, 16 w, 3], float32, not clipped."""
+        return self.synthesis(tf.cast(latents, tf.float32), origin) * SCALE + CENTRE
+
+    def train_step(self, inputs):
+        """One step of each side; returns the mean of each loss, by name."""
+        x, y = (
+            tf.cast(inputs["image"], tf.float32),
+            tf.cast(inputs["latents"], tf.float32),
+        )
+        random = tf.random.stateless_uniform([4], inputs["seed"])
+        origin = tf.cast(random[:2] * GRID, tf.int32)
+        cut = self._cut(tf.cast(random[2:] * SHIFT, tf.int32), x.shape[1])
+        real = cut(x)
+        real_maps = self.features(real)
+        with tf.GradientTape() as tape:
+            x_hat = self.pictures(y, origin)
+            # Clipped as in an image file; gradients pass as if it were not.
+            clipped = tf.stop_gradient(tf.clip_by_value(x_hat, 0.0, 255.0) - x_hat)
+            fake = cut(x_hat + clipped)
+            maps = self.features(fake)
+            verdicts = self.critics(fake, maps, y)
+            parts = self._parts(inputs, x, x_hat, real, fake, real_maps, maps)
+            parts["critics"] = -mean([tf.reduce_mean(v) for v in verdicts])
+            loss = tf.add_n([self._weight(k) * v for k, v in parts.items()])
+        self.optimizer.minimize(loss, self.played, tape=tape)
+        fake, maps = tf.stop_gradient(fake), [tf.stop_gradient(f) for f in maps]
+        with tf.GradientTape() as tape:
+            of_fake = self.critics(fake, maps, y)
+            of_real = self.critics(real, real_maps, y)
+            hinges = [
+                tf.reduce_mean(tf.nn.relu(1 + a)) + tf.reduce_mean(tf.nn.relu(1 - b))
+                for a, b in zip(of_fake, of_real)
+            ]
+            doubt = mean(hinges)
+        self.critics_optimizer.minimize(
+            doubt, self.critics.trainable_variables, tape=tape
+        )
+        psnr = losses.psnr(losses.mse(x, x_hat))
+        hinge = {f"hinge_{k}": value for k, value in enumerate(hinges)}
+        return {"loss": loss, "psnr": tf.reduce_mean(psnr), **parts, **hinge}
+
+    def _weight(self, name):
+        value = getattr(self.weighting, name)
+        if name != "critics":
+            return value
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        return value * tf.minimum(1.0, step / self.warmup)
+
+    def _parts(self, inputs, x, x_hat, real, fake, real_maps, maps):
+        weight = 1.0 + tf.cast(inputs["weight"], tf.float32) / 16
+        error = tf.math.squared_difference(x, x_hat) * weight[..., None]
+        error = tf.reduce_mean(error, [1, 2, 3])
+        return {
+            "mse": tf.reduce_mean(error),
+            "relative": tf.reduce_mean(error / (inputs["error"] + 1.0)),
+            "features": mean([unit_distance(a, b) for a, b in zip(real_maps, maps)]),
+            "deviations": mean(
+                [
+                    4 * tf.reduce_mean(tf.math.squared_difference(a, b))
+                    for a, b in zip(deviations(real), deviations(fake))
+                ]
+            ),
+            "grid": repeated(x_hat - x),
+        }
+
+    @staticmethod
+    def _cut(shift, side):
+        side -= SHIFT
+
+        def cut(x):
+            x = x[:, shift[0] : shift[0] + side, shift[1] : shift[1] + side]
+            return tf.ensure_shape(x, [None, side, side, None])
+
+        return cut
+
+
+def mean(values):
+    return tf.add_n(values) / len(values)
+
+
+def unit_distance(a, b):
+    """Mean squared distance of feature vectors [b, h, w, c] scaled to length 1."""
+
+    def unit(x):
+        return x * tf.math.rsqrt(tf.reduce_sum(x * x, -1, keepdims=True) + 1e-6)
+
+    return tf.reduce_mean(
+        tf.reduce_sum(tf.math.squared_difference(unit(a), unit(b)), -1)
+    )
+
+
+def deviations(x):
+    """Local deviations of two high-pass bands, a list of [b, h, w, 3].
+
+    Of luma and colours of pixels x [b, h, w, 3], in sixteenths of a level, in windows
+    of 8x8 pixels; the second band is of the picture at half its size. With the means
+    they are what Wasserstein distortion compares (Qiu et al. 2024, arXiv:2310.03629),
+    here of pixels.
+    """
+    x = tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
+    high = high_pass(x)
+    half = tf.nn.avg_pool2d(x - high, 2, 2, "VALID")
+
+    def pool(x):
+        return tf.nn.avg_pool2d(x, WINDOW, WINDOW // 2, "VALID")
+
+    return [
+        tf.sqrt(tf.maximum(pool(band * band) - pool(band) ** 2, 0.0) + 1e-4)
+        for band in (high, high_pass(half))
+    ]
+
+
+def repeated(residual):
+    """Energy of what repeats every `GRID` pixels of [b, h, w, 3], after a high pass."""
+    rows, columns = residual.shape[1] // GRID, residual.shape[2] // GRID
+    cells = tf.reshape(high_pass(residual), [-1, rows, GRID, columns, GRID, 3])
+    return tf.reduce_mean(tf.reduce_mean(cells, [1, 3]) ** 2)

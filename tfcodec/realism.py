@@ -1,0 +1,341 @@
+"""Training of a second synthesis, whose pictures look like the original.
+
+A model's analysis, coder and faithful synthesis stand still, so its files stay as they
+are: what is trained is another way to open them. The latents of many patches, over all
+qualities and as files have them, are computed once and kept in the run directory. Like
+any training here this one goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from tfcodec import (
+    adversarial,
+    architectures,
+    captions,
+    codec,
+    export,
+    files,
+    losses,
+    optimizers,
+    registry,
+    weights,
+)
+from tfcodec.checkpoints import Checkpoints
+from tfcodec.progress import Progress
+from tfcodec.training import PRIVATE, datasets, prepare_directory, reading, setting
+from tfcodec.transforms import RealisticSynthesis
+
+LATENTS = "latents"  # folder of a run directory
+# Quality of a patch is u ** QUALITY_POWER for u uniform in 0..1: low ones more often,
+# where there is most to draw.
+QUALITY_POWER = 1.3
+
+
+@dataclasses.dataclass(frozen=True)
+class RealismConfig:
+    """All that decides a training of the second synthesis: flags of `train.py`."""
+
+    init: str = setting("tfcodec", "Model to train a second synthesis for.")
+    second: str = setting(
+        "", "Arrays to begin from (.npz, .npy); by default the model's own."
+    )
+    images: str = setting("", "Folders or globs of images, separated by commas.")
+    dataset: str = setting("", "Or a TFDS name, e.g. clic.")
+    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
+    validation: str = setting("", "Folders or globs held out.")
+    validation_images: int = setting(8, "Images validated on, at five qualities each.")
+    patches: int = setting(4000, "Patches of which latents are kept.")
+    text: float = setting(0.15, "Part of the patches that text is drawn on.")
+    steps: int = setting(6000, "Steps in all, resumed ones included; 0 only exports.")
+    batch: int = setting(6, "Patches a step.")
+    patch: int = setting(192, "Side of a patch in pixels, a multiple of 64.")
+    learning_rate: float = setting(1.5e-4, "Peak learning rate of Adam.")
+    warmup: int = setting(100, "Steps of linear warm-up.")
+    hold: float = setting(0.6, "Part of the steps before the cosine fall begins.")
+    clip: float = setting(1.0, "Largest global norm of the gradient.")
+    average: float = setting(0.998, "Momentum of the moving average of weights.")
+    precision: str = setting("float32", "Of the synthesis; or mixed_bfloat16.")
+    noise: str = setting("8,8,16", "Noise channels at 1/16, 1/8 and 1/4.")
+    name: str = setting("", "Name of the model; by default that of --init.")
+    note: str = setting("", "For the model card: what the images are, the hardware.")
+    seed: int = setting(0, "Seed of patches, their order, and the critics.")
+    log_steps: int = setting(50, "Steps between entries in the log and TensorBoard.")
+    validate_steps: int = setting(500, "Steps between validations.")
+    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
+
+    def check(self):
+        """Raises ValueError, in words for the command line."""
+        if bool(self.images) == bool(self.dataset):
+            raise ValueError("give --images or --dataset, one of them")
+        if self.patch % 64 or self.patch <= 0:
+            raise ValueError(f"--patch must be a multiple of 64, not {self.patch}")
+        if self.precision == "mixed_float16":
+            raise ValueError("--realism trains in float32 or mixed_bfloat16")
+        least = {"steps": 0}
+        for key in ("steps", "batch", "patches", "log_steps", "validate_steps"):
+            if getattr(self, key) < least.get(key, 1):
+                raise ValueError(f"--{key} must be at least {least.get(key, 1)}")
+        if weights.is_arrays(self.init):
+            raise ValueError("--realism goes on from a model: export --init first")
+        self.counts()
+        registry.resolve(self.init)
+
+    def counts(self) -> tuple[int, ...]:
+        try:
+            counts = tuple(int(part) for part in self.noise.split(","))
+        except ValueError:
+            counts = (0,)
+        if min(counts) < 1:
+            raise ValueError(f"--noise must be counts of channels, not {self.noise!r}")
+        return counts
+
+
+def networks(config: RealismConfig, source: registry.Model, precision="float32"):
+    """Returns (the model as trained, its second synthesis as it is before training)."""
+    card = source.card
+    span = card.get("quality") or {
+        "lmbda_min": card["lmbda"],
+        "lmbda_max": card["lmbda"],
+    }
+    arguments = (card["architecture"], (span["lmbda_min"], span["lmbda_max"]))
+    model = architectures.build(*arguments, **card["options"])
+    weights.load_model(model, source.path)
+    tf.keras.mixed_precision.set_global_policy(precision)
+    tf.keras.utils.set_random_seed(config.seed)
+    own = architectures.build(*arguments, **card["options"]).synthesis
+    tf.keras.mixed_precision.set_global_policy("float32")
+    second = RealisticSynthesis(own, config.counts())
+    second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
+    trained = model.synthesis.trainable_variables
+    for variable, value in zip(second.trainable_variables, trained):
+        variable.assign(value)
+    if config.second:
+        weights.load_arrays(second, config.second)
+    elif source.realism:
+        weights.load_plain(second, source.realism)
+    return model, second
+
+
+class Encoder:
+    """A model as files know it: patches to latents after the inverse gain."""
+
+    def __init__(self, source: registry.Model, model):
+        self.parts, self.model = codec.load(source.path).parts, model
+
+    def __call__(self, image, quality):
+        """uint8 [h, w, 3], float32 [] to (latents [h', w', c], faithful picture)."""
+        quality = tf.constant(quality, tf.float32)
+        y = self.parts["analysis"](image=tf.constant(image))["y"]
+        y_hat = self.parts["encode"](y=y, quality=quality)["y_hat"]
+        x_hat = self.parts["synthesis"](y_hat=y_hat, quality=quality)["image"]
+        y_hat = self.model.unscaled_latents(y_hat, quality[None])
+        return y_hat[0].numpy(), x_hat.numpy()
+
+
+def keep_latents(config, directory, training, encode, channels):
+    """Computes what a training sees, unless the run directory has it already.
+
+    Returns:
+        Arrays that lie on disk, by name: `image`, `latents`, `error`, `weight`.
+    """
+    folder, side = directory / LATENTS, config.patch
+    if not folder.is_dir():
+        patches = iter(training(0))
+        with files.new_directory(folder) as part, reading():
+            part.mkdir()
+            arrays = {
+                "image": (np.uint8, (side, side, 3)),
+                "latents": (np.float16, (side // 16, side // 16, channels)),
+                "error": (np.float32, ()),
+                "weight": (np.uint8, (side, side)),
+            }
+            arrays = {
+                key: np.lib.format.open_memmap(
+                    part / f"{key}.npy", "w+", kind, (config.patches, *shape)
+                )
+                for key, (kind, shape) in arrays.items()
+            }
+            number = 0
+            while number < config.patches:
+                batch = next(patches)
+                for pixels, u in zip(batch["image"].numpy(), batch["quality"].numpy()):
+                    if number == config.patches:
+                        break
+                    example = _example(config, number, pixels, u, encode)
+                    for key, value in example.items():
+                        arrays[key][number] = value
+                    number += 1
+                    if number % 200 == 0:
+                        logging.info("latents of %d patches", number)
+            for array in arrays.values():
+                array.flush()
+    keys = ("image", "latents", "error", "weight")
+    return {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in keys}
+
+
+def _example(config, number, pixels, u, encode):
+    rng = np.random.default_rng((config.seed, 2, number))
+    weight = np.zeros(pixels.shape[:2], np.uint8)
+    if rng.random() < config.text:
+        pixels, weight = captions.written_on(pixels, rng)
+    latents, faithful = encode(pixels, u**QUALITY_POWER)
+    error = np.mean((pixels.astype(np.float32) - faithful) ** 2)
+    return {"image": pixels, "latents": latents, "error": error, "weight": weight}
+
+
+def batches(config, arrays, first) -> tf.data.Dataset:
+    """Endless batches of what `keep_latents` kept, from step `first` on.
+
+    Which patches step k sees is a function of the seed and k alone.
+    """
+    keys = list(arrays)
+
+    def load(step):
+        rng = np.random.default_rng((config.seed, 3, int(step)))
+        chosen = rng.integers(0, len(arrays["image"]), config.batch)
+        seed = rng.integers(0, 2**31 - 1, 2, dtype=np.int32)
+        return (*(np.ascontiguousarray(arrays[key][chosen]) for key in keys), seed)
+
+    kinds = [tf.as_dtype(arrays[key].dtype) for key in keys] + [tf.int32]
+    shapes = [(config.batch, *arrays[key].shape[1:]) for key in keys] + [(2,)]
+
+    def example(step):
+        values = tf.numpy_function(load, [step], kinds)
+        values = [tf.ensure_shape(v, s) for v, s in zip(values, shapes)]
+        return dict(zip([*keys, "seed"], values))
+
+    return tf.data.Dataset.range(first, 2**62).map(example).prefetch(2)
+
+
+class RealismProgress(Progress):
+    """Logs, checkpoints; validates by figures, and shows pictures three by three."""
+
+    SHOWN = 3
+
+    def __init__(self, config, directory, checkpoints, crops, encode):
+        super().__init__(config, directory, checkpoints, crops)
+        self.encode = encode
+
+    def averaged(self):
+        return self.model.played
+
+    def prepare_validation(self):
+        self.examples = []
+        for inputs in self.crops:
+            images, qualities = inputs["image"].numpy(), inputs["quality"].numpy()
+            self.examples.append(
+                [(x, *self.encode(x, q)) for x, q in zip(images, qualities)]
+            )
+        self.draw = tf.function(self.model.pictures, reduce_retracing=True)
+
+    def show_validation(self):
+        figures, origin = {}, tf.zeros([2], tf.int32)
+        for number, rows in enumerate(self.examples):
+            triples = []
+            for x, y, faithful in rows:
+                x_hat = np.clip(np.round(self.draw(y[None], origin)[0]), 0, 255)
+                for name, picture in (("faithful", faithful), ("realistic", x_hat)):
+                    for key, value in _figures(x, picture).items():
+                        figures.setdefault(f"{key}_{name}", []).append(value)
+                triples.append(np.concatenate([x, faithful, x_hat.astype(np.uint8)], 1))
+            if number < self.SHOWN:
+                tag = f"original, faithful, realistic/{number}"
+                self.events.image(self.step, tag, np.concatenate(triples, 0))
+        means = {key: float(np.mean(values)) for key, values in figures.items()}
+        self.record("validation", means)
+
+
+def _figures(x, x_hat):
+    """PSNR in dB, and the distance of local deviations, of two pictures [h, w, 3]."""
+    a, b = (tf.constant(image[None], tf.float32) for image in (x, x_hat))
+    pairs = zip(adversarial.deviations(a), adversarial.deviations(b))
+    distances = [tf.reduce_mean(tf.math.squared_difference(p, q)) for p, q in pairs]
+    psnr = losses.psnr(losses.mse(a, b))
+    return {"psnr": float(psnr[0]), "deviations": float(adversarial.mean(distances))}
+
+
+def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
+    """Trains until `config.steps`, from the last checkpoint if there is one, exports.
+
+    Returns:
+        `directory/model`: a copy of the model, and its second synthesis.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: as `training.train`.
+    """
+    directory = pathlib.Path(directory)
+    config.check()
+    source = registry.resolve(config.init)
+    training, crops = datasets(config)
+    prepare_directory(config, directory)
+    model, second = networks(config, source, config.precision)
+    encode = Encoder(source, model)
+    arrays = keep_latents(config, directory, training, encode, source.channels)
+    player = _player(config, second, arrays, source.channels)
+    checkpoints = Checkpoints(directory, player)
+    if checkpoints.restore():
+        logging.info("resumed from %s", checkpoints.latest)
+    step = int(player.optimizer.iterations)
+    if step < config.steps:
+        player.fit(
+            batches(config, arrays, step),
+            steps_per_epoch=config.steps - step,
+            verbose=0,
+            callbacks=[RealismProgress(config, directory, checkpoints, crops, encode)],
+        )
+    if config.steps:
+        player.optimizer.swap_averages(player.played)
+    whole = networks(dataclasses.replace(config, second=""), source)[1]
+    for variable, trained in zip(whole.trainable_variables, player.played):
+        variable.assign(trained)
+    settings = dataclasses.asdict(config).items()
+    record = {
+        "note": config.note,
+        "settings": {k: v for k, v in settings if k not in PRIVATE | {"second"}},
+        "weights": dataclasses.asdict(player.weighting),
+        "steps": int(player.optimizer.iterations),
+        "hours": round(float(checkpoints.seconds) / 3600, 2),
+    }
+    return _exported(config, source, model, whole, record, directory / "model")
+
+
+def _player(config, second, arrays, channels):
+    schedule = optimizers.Schedule(
+        config.learning_rate, config.warmup, config.hold, config.steps
+    )
+    moments = {"beta_1": 0.5, "beta_2": 0.99}
+    player = adversarial.Adversarial(second)
+    player.compile(
+        optimizers.Adam(
+            schedule, global_clipnorm=config.clip, use_ema=True,
+            ema_momentum=config.average, ema_overwrite_frequency=None, **moments,
+        ),
+        tf.keras.optimizers.Adam(
+            optimizers.Schedule(
+                3 * config.learning_rate, config.warmup, config.hold, config.steps
+            ),
+            global_clipnorm=5 * config.clip, **moments,
+        ),
+    )  # fmt: skip
+    return player.initialise(arrays["image"][:32], channels)
+
+
+def _exported(config, source, model, second, record, directory):
+    """Writes a copy of the model `source` with its second synthesis."""
+    with files.new_directory(directory) as part:
+        shutil.copytree(source.path, part, dirs_exist_ok=True)
+        shutil.rmtree(part / registry.REALISM, ignore_errors=True)
+        export.export_realism(model, second, part / registry.REALISM)
+        card = {**source.card, "name": config.name or source.name, "realism": record}
+        (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    return directory
