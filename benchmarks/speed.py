@@ -98,14 +98,14 @@ def work(args) -> dict:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from benchmarks import peers
-    from tfcodec import classical, evaluation, files
+    from tfcodec import classical, contestants, files
     from tfcodec import images as pictures
 
     try:
         if args.codecs in peers.PEERS:
-            each = evaluation.Contestant(peers.PEERS[args.codecs](), (None,))
+            each = contestants.Contestant(peers.PEERS[args.codecs](), (None,))
         else:
-            each = evaluation.contestant(args.codecs)
+            each = contestants.contestant(args.codecs)
     except classical.Missing as error:
         return {"results": [], "missing": str(error)}
     images = [pictures.read_rgb(path) for path in files.find_images(args.images)]

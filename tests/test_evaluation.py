@@ -17,6 +17,7 @@ from tests.test_metrics import photo
 from tfcodec import (
     classical,
     console,
+    contestants,
     evaluation,
     files,
     metrics,
@@ -50,7 +51,7 @@ def images():
 
 
 def rows_of(images, codec, **settings):
-    each = evaluation.Contestant(codec, codec.sweep)
+    each = contestants.Contestant(codec, codec.sweep)
     return evaluation.evaluate(images, [each], read_rgb, **settings)
 
 
@@ -163,7 +164,7 @@ class Endless(Steps):
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes_of_their_own_change_nothing_but_costs(images, jobs):
-    both = [evaluation.Contestant(codec, codec.sweep) for codec in (Steps(), Costly())]
+    both = [contestants.Contestant(codec, codec.sweep) for codec in (Steps(), Costly())]
     here = evaluation.evaluate(images, both, read_rgb)
     calls = []
     apart = evaluation.evaluate(
@@ -268,19 +269,19 @@ def test_files_folders_and_globs_are_found_once(images):
 
 
 def test_contestants_are_read():
-    each = evaluation.contestant("jpeg:q=10:50:10")
+    each = contestants.contestant("jpeg:q=10:50:10")
     assert (each.name, each.qualities) == ("jpeg", (10, 50))
-    assert evaluation.contestant("webp").qualities == classical.CODECS["webp"].sweep
-    assert evaluation.contestant("tfcodec:q=12.5").qualities == (12.5,)
+    assert contestants.contestant("webp").qualities == classical.CODECS["webp"].sweep
+    assert contestants.contestant("tfcodec:q=12.5").qualities == (12.5,)
     make_model(pathlib.Path("mine"), quality=None)
-    assert evaluation.contestant("./mine").qualities == (50,)
-    slow = evaluation.contestant("tfcodec:effort=3:q=12.5:50")
+    assert contestants.contestant("./mine").qualities == (50,)
+    slow = contestants.contestant("tfcodec:effort=3:q=12.5:50")
     assert (slow.name, slow.qualities) == ("tfcodec:effort=3", (12.5, 50))
     assert slow.codec.effort == 3
-    assert slow.codec.settings != evaluation.contestant("tfcodec").codec.settings
-    avif = evaluation.contestant("avif:speed=0:q=10:50")
+    assert slow.codec.settings != contestants.contestant("tfcodec").codec.settings
+    avif = contestants.contestant("avif:speed=0:q=10:50")
     assert (avif.name, avif.qualities) == ("avif:speed=0", (10, 50))
-    both, _ = evaluation.contestants(["avif", "avif:speed=0"])
+    both, _ = contestants.contestants(["avif", "avif:speed=0"])
     assert both[0].codec.settings != both[1].codec.settings
 
 
@@ -301,7 +302,7 @@ def test_contestants_are_read():
 )
 def test_bad_contestants_are_named(text, message):
     with pytest.raises(ValueError, match=message):
-        evaluation.contestants([text])
+        contestants.contestants([text])
 
 
 def mean(codec, bpp, psnr):

@@ -16,14 +16,15 @@ TABLE = """
     registry memory codec predict serving
     data weights export optimizers checkpoints validation progress training
     captions critics adversarial realism
-    workers evaluation summary report images pillow_plugin demo console cli
+    contestants wasserstein workers evaluation summary report images pillow_plugin demo
+    console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
-    codec predict serving workers evaluation summary report images pillow_plugin demo
-    console cli
+    codec predict serving contestants wasserstein workers evaluation summary report
+    images pillow_plugin demo console cli
 """.split()
 
 # What answers before there are pixels to code.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, evaluation, report
+from tfcodec import classical, contestants, report
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_sizes_are_as_equal_as_whole_qualities_allow(name):
 
 
 def test_every_picture_has_the_size_of_the_first_codec():
-    each = [evaluation.contestant(name) for name in ("webp", "jpeg")]
+    each = [contestants.contestant(name) for name in ("webp", "jpeg")]
     (picture,) = report.pictures(["a"], each, lambda path: photo(170, 180), bpp=1)
     _, a, b = (int(re.search(r"(\d+) B|$", v["label"])[1] or 0)
                for v in picture["views"])  # fmt: skip

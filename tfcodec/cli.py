@@ -702,11 +702,11 @@ def export(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
-    from tfcodec import evaluation, images, summary
+    from tfcodec import contestants, evaluation, images, summary
     from tfcodec import report as html
 
     names = [name for name in args.codecs.split(",") if name]
-    codecs, missing = evaluation.contestants(names)
+    codecs, missing = contestants.contestants(names)
     paths = files.find_images(args.images)
     for output in (args.json, args.report):
         if output:

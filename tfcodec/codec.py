@@ -106,6 +106,31 @@ class Codec:
         self.parts = tf.saved_model.load(str(model.path)).signatures
         self.runs = collections.Counter()
 
+    @functools.cached_property
+    def second(self) -> Callable:
+        """The second synthesis, loaded when it is first asked for."""
+        directory = self.model.realism
+        self.kept = self.tf.saved_model.load(str(directory))  # holds its variables
+        return self.kept.signatures["synthesis"]
+
+    def realism(self, header: Header, wanted: float | None) -> float:
+        """Returns how realistic the image of a file is drawn, 0 to 1.
+
+        Args:
+            header: of the file.
+            wanted: None for the model's default at the file's quality.
+
+        Raises:
+            ValueError: it is out of range, or the model has no second synthesis.
+        """
+        if wanted is None:
+            return self.model.default_realism(header.quality)
+        if not 0 <= wanted <= 1:
+            raise ValueError(f"realism must be 0 to 1, not {wanted}")
+        if wanted and not self.model.realism:
+            raise ValueError(f"model {self.model.name} has no realism above 0")
+        return float(wanted)
+
     def compress(
         self,
         image: np.ndarray,
@@ -187,8 +212,10 @@ class Codec:
         region: Box | None = None,
         progress: Progress | None = None,
         limits: Limits = UNLIMITED,
+        realism: float | None = None,
     ) -> np.ndarray:
         """Returns the image of a file, uint8, or a region of it: see `decompress`."""
+        realism = self.realism(header, realism)
         if header.tile_side % self.model.stride:
             raise CorruptStream(f"tiles of {header.tile_side} pixels")
         whole = Box(0, 0, header.height, header.width)
@@ -197,7 +224,7 @@ class Codec:
         image = np.empty((region.height, region.width, len(header.mode)), np.uint8)
         strings = [c.data for c in chunks if c.type == bitstream.TILE]
         for box, pixels in self.pixels(
-            header, self._decoder(header, strings, limits), region
+            header, self._decoder(header, strings, limits), region, realism
         ):
             image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
                 pixels[..., None] if pixels.ndim == 2 else pixels
@@ -251,6 +278,7 @@ class Codec:
         header: Header,
         y_hat: Callable[[int], np.ndarray],
         region: Box | None = None,
+        realism: float = 0.0,
     ) -> Iterator[tuple[Box, np.ndarray]]:
         """Synthesises an image, or a region of it, tile by tile.
 
@@ -258,6 +286,8 @@ class Codec:
             header: of the image.
             y_hat: from the number of a tile to its y_hat, as `decode` has it.
             region: what is wanted.
+            realism: 0 for the faithful synthesis, 1 for the realistic one, between for
+                the weighted mean of both pictures.
 
         Yields:
             (part of the image, its pixels uint8 [h, w, 3], or [h, w] in greyscale).
@@ -268,7 +298,7 @@ class Codec:
         tiles = self.boxes(header)
         side = header.tile_side or max(whole)
         columns = -(-header.width // side)
-        halo = self.model.reach["synthesis"] * latent
+        halo = self.model.synthesis_reach(realism) * latent
         before = (1 + halo // side) * (columns + 1)  # as far back as a tile looks
 
         def surroundings(number):
@@ -304,10 +334,23 @@ class Codec:
                 tile = tiles[k].aligned(stride).shrunk(latent)
                 part = tile & frame
                 values[part.inside(frame)] = known[k][part.inside(tile)]
-            image = self.parts["synthesis"](
-                y_hat=self.tf.constant(values[None]), quality=fraction
-            )["image"].numpy()[inner.inside(outer)]
+            image = self._drawn(values, fraction, frame, realism)[inner.inside(outer)]
             yield inner, grey_of(image) if header.mode in ("L", "LA") else image
+
+    def _drawn(self, values, fraction, frame, realism):
+        """Synthesises y_hat [h, w, c] that lies at `frame` of the image's latents."""
+        given = {"y_hat": self.tf.constant(values[None]), "quality": fraction}
+        if realism < 1:
+            faithful = self.parts["synthesis"](**given)["image"].numpy()
+            if realism == 0:
+                return faithful
+        origin = self.tf.constant([frame.top, frame.left])
+        grain = self.second(**given, origin=origin)["image"].numpy()
+        if realism == 1:
+            return grain
+        # The best trade of error against realism (Yan et al. 2022, arXiv:2202.01379).
+        mean = faithful + np.float32(realism) * (grain.astype(np.float32) - faithful)
+        return np.rint(mean).astype(np.uint8)
 
     def _fraction(self, level):
         return self.tf.constant(quality.fraction(level), self.tf.float32)
@@ -770,6 +813,7 @@ def decompress(
     *,
     crop: tuple[int, int, int, int] | None = None,
     progress: Progress | None = None,
+    realism: float | None = None,
 ) -> np.ndarray:
     """Decompresses a `.tfc` file.
 
@@ -783,6 +827,10 @@ def decompress(
         crop: (x, y, width, height) in pixels of what is wanted; only the tiles it
             needs are decoded.
         progress: called as progress(done, total), in tiles.
+        realism: how much of the grain of hair, skin or grass, which a file has no room
+            for, is drawn as it is likely to have been: 0, none, which is nearest to the
+            original in every pixel, to 1. By default what the model's card says for the
+            file's quality. Use 0 for evidence, medicine and measurement.
 
     Returns:
         uint8 [height, width, 3], RGB; or as the file has it, [height, width] greyscale,
@@ -791,14 +839,15 @@ def decompress(
     Raises:
         CorruptStream: the file is damaged.
         UnsupportedStream: it is whole, but of another version or model, or too large.
-        ValueError: the crop is not within the image.
+        ValueError: the crop is not within the image; the realism is out of range, or
+            the model has only one synthesis.
     """
     header, chunks = bitstream.unpack(bytes(data), limits)
     region = region_of(header, crop)
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
     codec = _loaded(str(found.path), found.fingerprint)
-    return codec.decompress(header, chunks, region, progress, limits)
+    return codec.decompress(header, chunks, region, progress, limits, realism)
 
 
 def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
@@ -870,7 +919,7 @@ def decompress_batch(files: Iterable[bytes], *args, **settings) -> list[np.ndarr
     return images
 
 
-def decode_tensor(data, channels: int = 3):
+def decode_tensor(data, channels: int = 3, realism: float | None = None):
     """Decompresses a file inside a `tf.data` pipeline, as `tf.io.decode_png` would.
 
         tf.data.Dataset.list_files("*.tfc").map(tf.io.read_file).map(tfcodec.decode_tensor)
@@ -879,6 +928,7 @@ def decode_tensor(data, channels: int = 3):
         data: string tensor [], a `.tfc` file.
         channels: 1, 3 or 4 of what it returns, whatever the file has: colours become
             their mean, alpha is dropped, or is 255.
+        realism: as of `decompress`.
 
     Returns:
         uint8 tensor [height, width, channels].
@@ -892,7 +942,7 @@ def decode_tensor(data, channels: int = 3):
         raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
 
     def decode(data):
-        image = decompress(data)
+        image = decompress(data, realism=realism)
         image = image[..., None] if image.ndim == 2 else image
         count = image.shape[-1]
         colours = image[..., : 3 if count > 2 else 1]

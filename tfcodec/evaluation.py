@@ -10,10 +10,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import math
 import os
@@ -26,16 +24,14 @@ import numpy as np
 
 from tfcodec import (
     __version__,
-    classical,
     files,
     metrics,
-    registry,
     ssimulacra2,
+    wasserstein,
     workers,
 )
 
 SCHEMA = 3  # of a row; part of a cache entry's key
-SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)
 PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 FIGURES = "bpp ratio psnr psnr_ycbcr ssim ms_ssim ms_ssim_db ssimulacra2".split()
 # Those by which codecs are compared: what people call it, and its unit.
@@ -43,131 +39,10 @@ COMPARED = {
     "psnr": ("PSNR", "dB"),
     "ms_ssim_db": ("MS-SSIM", "dB"),
     "ssimulacra2": ("SSIMULACRA2", "points"),
+    "wasserstein": ("Wasserstein distortion", "dB"),
 }
 # What depends on the machine and on what else it does.
 COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
-
-
-class Ours:
-    """A shipped model or a model directory at an effort, behind the two methods.
-
-    Args:
-        text: `NAME_OR_DIR` or `NAME_OR_DIR:effort=0..9`.
-
-    Raises:
-        ValueError: there is no such model or effort.
-    """
-
-    def __init__(self, text: str):
-        model, colon, effort = text.partition(":effort=")
-        found = registry.resolve(model)
-        if colon and effort not in tuple("0123456789"):
-            raise ValueError(f"{text!r}: effort is a whole number from 0 to 9")
-        self.model, self.effort = model, int(effort or 0)
-        # Two directories may hold models of one name: those are called by their paths.
-        self.name = text
-        self.sweep = (50,) if found.single_rate else SWEEP
-        self.single_rate = found.single_rate
-        self.settings = {"fingerprint": found.fingerprint.hex()}
-        if self.effort:
-            self.settings["effort"] = self.effort
-
-    @property
-    def version(self) -> str:
-        for package in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
-            try:
-                tensorflow = f"TensorFlow {importlib.metadata.version(package)}"
-                break
-            except importlib.metadata.PackageNotFoundError:
-                tensorflow = "TensorFlow of unknown version"
-        return f"tfcodec {__version__}, {tensorflow}"
-
-    def check(self, quality: float) -> float:
-        """Returns a quality as `compress` takes it.
-
-        Raises:
-            ValueError: it is not from 0 to 100.
-        """
-        from tfcodec import quality as scale
-
-        level = scale.check(quality)
-        if self.single_rate and level != self.sweep[0]:
-            raise ValueError(f"{self.name} has a single rate and takes no quality")
-        return int(level) if level == int(level) else level
-
-    def compress(self, image: np.ndarray, quality: float) -> bytes:
-        from tfcodec import codec
-
-        return codec.compress(image, quality, self.model, self.effort)
-
-    def decompress(self, data: bytes) -> np.ndarray:
-        from tfcodec import codec
-
-        return codec.decompress(data, model=self.model)
-
-
-@dataclasses.dataclass(frozen=True)
-class Contestant:
-    """A codec and the qualities to try."""
-
-    codec: object
-    qualities: tuple
-
-    @property
-    def name(self) -> str:
-        return self.codec.name
-
-
-def contestant(text: str) -> Contestant:
-    """Reads `NAME`, `NAME:q=10:30:50`, `NAME:effort=3:q=10:30`, `avif:speed=0:q=10`.
-
-    NAME is one of `classical.CODECS`, a shipped model or a model directory. Options
-    come before the qualities.
-
-    Raises:
-        classical.Missing: a codec that is not installed.
-        ValueError: no such codec, or no such quality.
-    """
-    name, colon, listed = text.partition(":q=")
-    if name.split(":")[0] in classical.CODECS:
-        codec = classical.find(name)
-    else:
-        try:
-            codec = Ours(name)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}; other codecs are: {', '.join(classical.CODECS)}"
-            ) from None
-    if not colon:
-        return Contestant(codec, codec.sweep)
-    try:
-        qualities = [float(word) for word in listed.split(":")]
-    except ValueError:
-        raise ValueError(
-            f"{text!r}: qualities are numbers with colons between, as {name}:q=10:30:50"
-        ) from None
-    return Contestant(codec, tuple(dict.fromkeys(map(codec.check, qualities))))
-
-
-def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
-    """Returns the contestants, and why each missing one is missing.
-
-    Raises:
-        ValueError: as `contestant`; one named twice; or none left.
-    """
-    found, missing = [], []
-    for text in texts:
-        try:
-            found.append(contestant(text))
-        except classical.Missing as error:
-            missing.append(str(error))
-    names = [each.name for each in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is named twice; list its qualities: {name}:q=1:2")
-    if not found:
-        raise ValueError("; ".join(missing) or "no codecs are named")
-    return found, missing
 
 
 def digest(image: np.ndarray) -> str:
@@ -226,12 +101,14 @@ def metric(text: str):
     """Returns a metric by name: a function of (image, decoded), both as Pillow has RGB.
 
     Args:
-        text: `module:function` of one's own, which gets two uint8 [height, width, 3]
-            and returns a number.
+        text: `wasserstein`, or `module:function` of one's own, which gets two uint8
+            [height, width, 3] and returns a number.
 
     Raises:
         ValueError: there is no such function here.
     """
+    if text == "wasserstein":
+        return wasserstein.distortion
     if text == "ssimulacra2":
         raise ValueError("SSIMULACRA2 is always reported; --metric takes others")
     module, _, name = text.partition(":")
@@ -408,7 +285,7 @@ def curves(means_: list[dict], published_=()) -> dict[str, dict]:
                 mean["codec"], {figure: [] for figure in ("bpp", *COMPARED)}
             )
             for figure, values in curve.items():
-                values.append(mean[figure])
+                values.append(_compared(mean, figure))
     for curve in published_:
         unknown = [None] * len(curve["bpp"])
         similarity = curve["ms_ssim"] or unknown
@@ -417,8 +294,17 @@ def curves(means_: list[dict], published_=()) -> dict[str, dict]:
             "psnr": curve["psnr"],
             "ms_ssim_db": [v if v is None else metrics.decibels(v) for v in similarity],
             "ssimulacra2": unknown,
+            "wasserstein": unknown,
         }
     return result
+
+
+def _compared(mean, figure):
+    """Returns a figure of `means` that is higher for better pictures, or None."""
+    if figure != "wasserstein":
+        return mean[figure]
+    value = mean["metrics"].get("wasserstein")
+    return -10 * math.log10(value) if value else None
 
 
 def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:

@@ -244,32 +244,15 @@ class CompressionModel(tf.keras.Model):
         return self.stride // self.coder.stride
 
     def reach(self, side=33):
-        """How far pixels and latents depend on each other, in latents, by network.
-
-        Measured: where anything changes by more than a thousandth of the largest change
-        when one latent's pixels do, or one latent.
-        """
-        stride, middle = self.latent_stride, side // 2
+        """How far pixels and latents depend on each other, in latents, by network."""
+        stride = self.latent_stride
         random = np.random.default_rng(0)
         image = random.uniform(0, 255, [side * stride, side * stride, 3])
-        y = random.normal(0, 3, [side, side, self.channels])
-
-        def farthest(function, value, size):
-            changed = value.copy()
-            changed[middle * size : (middle + 1) * size][
-                :, middle * size : (middle + 1) * size
-            ] = 0
-            pair = [function(x[None].astype(np.float32)) for x in (value, changed)]
-            change = np.abs(pair[0] - pair[1])[0].max(-1)
-            rows, columns = np.nonzero(change > 1e-3 * change.max())
-            # In latents, whichever of both these are.
-            cells = [x * side // pair[0].shape[1] for x in (rows, columns)]
-            return int(max(np.abs(x - middle).max(initial=0) for x in cells))
-
         half = np.full([1], 0.5, np.float32)
+        y = random.normal(0, 3, [side, side, self.channels])
         return {
             "analysis": farthest(lambda x: self.analyse(x).numpy(), image, stride),
-            "synthesis": farthest(lambda x: self.synthesise(x, half).numpy(), y, 1),
+            "synthesis": farthest(lambda x: self.synthesise(x, half).numpy(), y),
         }
 
     def kmac_per_pixel(self, side=256):
@@ -287,6 +270,30 @@ class CompressionModel(tf.keras.Model):
             name: round(multiply_adds(function, spec) / side**2 / 1000, 2)
             for name, (function, spec) in parts.items()
         }
+
+
+def farthest(function, value, size=1):
+    """How far what a network makes depends on what it sees, in latents.
+
+    Measured: where anything changes by more than a thousandth of the largest change
+    when the middle latent does, or its pixels.
+
+    Args:
+        function: the network, of a batch of one.
+        value: [side, side, channels], what it sees, of an odd number of latents a side.
+        size: places of `value` to one latent, each way.
+    """
+    side = value.shape[0] // size
+    middle, changed = side // 2, value.copy()
+    changed[middle * size : (middle + 1) * size][
+        :, middle * size : (middle + 1) * size
+    ] = 0
+    pair = [function(x[None].astype(np.float32)) for x in (value, changed)]
+    change = np.abs(pair[0] - pair[1])[0].max(-1)
+    rows, columns = np.nonzero(change > 1e-3 * change.max())
+    # In latents, whichever of both these are.
+    cells = [x * side // pair[0].shape[1] for x in (rows, columns)]
+    return int(max(np.abs(x - middle).max(initial=0) for x in cells))
 
 
 def whole_levels(x):

@@ -31,6 +31,7 @@ from tfcodec import (
     weights,
 )
 from tfcodec.checkpoints import Checkpoints
+from tfcodec.model import farthest
 from tfcodec.progress import Progress
 from tfcodec.training import PRIVATE, datasets, prepare_directory, reading, setting
 from tfcodec.transforms import RealisticSynthesis
@@ -330,12 +331,19 @@ def _player(config, second, arrays, channels):
     return player.initialise(arrays["image"][:32], channels)
 
 
+def reach(second, channels, side=33):
+    """How far a picture depends on a latent, in latents: see `model.farthest`."""
+    y = np.random.default_rng(0).normal(0, 3, [side, side, channels])
+    return farthest(lambda x: second(x, tf.zeros([2], tf.int32)).numpy(), y)
+
+
 def _exported(config, source, model, second, record, directory):
     """Writes a copy of the model `source` with its second synthesis."""
     with files.new_directory(directory) as part:
         shutil.copytree(source.path, part, dirs_exist_ok=True)
         shutil.rmtree(part / registry.REALISM, ignore_errors=True)
         export.export_realism(model, second, part / registry.REALISM)
+        record = {**record, "reach": reach(second, source.channels)}
         card = {**source.card, "name": config.name or source.name, "realism": record}
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory

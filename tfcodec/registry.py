@@ -79,6 +79,7 @@ class Model:
                 and model.channels > 0
                 and model.latent_stride > 0
                 and min(model.reach["analysis"], model.reach["synthesis"]) >= 0
+                and (model.realism is None or model.synthesis_reach(1) >= 0)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"damaged card: {path / 'card.json'}: {error}") from None
@@ -128,11 +129,30 @@ class Model:
         """
         return self.card["latents"]["reach"]
 
+    def synthesis_reach(self, realism: float) -> int:
+        """`reach` of what draws a picture at a realism: one synthesis, or both."""
+        second = self.card["realism"]["reach"] if realism else 0
+        return max(self.reach["synthesis"], second)
+
     @property
     def realism(self) -> pathlib.Path | None:
         """Directory of the second synthesis, if the model has one."""
         path = self.path / REALISM
         return path if (path / "saved_model.pb").is_file() else None
+
+    def default_realism(self, quality: float) -> float:
+        """Realism, 0 to 1, at which files of a quality are opened unless one is named.
+
+        The card's `realism` has it at some qualities, in rising order; between them it
+        is interpolated. A model without a second synthesis has 0.
+        """
+        points = self.card.get("realism", {}).get("default", [])
+        if not (points and self.realism):
+            return 0.0
+        below = [p for p in points if p[0] <= quality] or points[:1]
+        above = [p for p in points if p[0] >= quality] or points[-1:]
+        (a, low), (b, high) = below[-1], above[0]
+        return low if a >= b else low + (high - low) * (quality - a) / (b - a)
 
     @property
     def single_rate(self) -> bool:

@@ -1,0 +1,154 @@
+"""The codecs that a comparison is among: ours with options, and others by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+
+import numpy as np
+
+from tfcodec import __version__, classical, registry
+
+SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # qualities tried by default
+
+
+# What may be set after a model's name, and from what text: `tfcodec:effort=3`.
+OPTIONS = {"effort": int, "realism": float}
+
+
+class Ours:
+    """A shipped model or a model directory with options, behind the two methods.
+
+    Args:
+        text: `NAME_OR_DIR`, and after it `:effort=0..9` or `:realism=0..1`, or both.
+
+    Raises:
+        ValueError: there is no such model, effort or realism.
+    """
+
+    def __init__(self, text: str):
+        parts = text.split(":")
+        given = []
+        while len(parts) > 1 and parts[-1].partition("=")[0] in OPTIONS:
+            given.append(parts.pop().split("=", 1))
+        model = ":".join(parts)
+        found = registry.resolve(model)
+        try:
+            options = {key: OPTIONS[key](value) for key, value in given}
+        except ValueError:
+            options = {"effort": -1}
+        self.effort, self.realism = options.get("effort", 0), options.get("realism")
+        if self.effort not in range(10) or not 0 <= (self.realism or 0) <= 1:
+            raise ValueError(
+                f"{text!r}: effort is a whole number from 0 to 9, realism 0 to 1"
+            )
+        if self.realism and not found.realism:
+            raise ValueError(f"{text!r}: the model has no realism above 0")
+        # Two directories may hold models of one name: those are called by their paths.
+        self.model, self.name = model, text
+        self.sweep = (50,) if found.single_rate else SWEEP
+        self.single_rate = found.single_rate
+        self.settings = {"fingerprint": found.fingerprint.hex()}
+        if self.effort:
+            self.settings["effort"] = self.effort
+        if found.realism:
+            default = found.card["realism"].get("default")
+            self.settings["realism"] = default if self.realism is None else self.realism
+
+    @property
+    def version(self) -> str:
+        for package in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
+            try:
+                tensorflow = f"TensorFlow {importlib.metadata.version(package)}"
+                break
+            except importlib.metadata.PackageNotFoundError:
+                tensorflow = "TensorFlow of unknown version"
+        return f"tfcodec {__version__}, {tensorflow}"
+
+    def check(self, quality: float) -> float:
+        """Returns a quality as `compress` takes it.
+
+        Raises:
+            ValueError: it is not from 0 to 100.
+        """
+        from tfcodec import quality as scale
+
+        level = scale.check(quality)
+        if self.single_rate and level != self.sweep[0]:
+            raise ValueError(f"{self.name} has a single rate and takes no quality")
+        return int(level) if level == int(level) else level
+
+    def compress(self, image: np.ndarray, quality: float) -> bytes:
+        from tfcodec import codec
+
+        return codec.compress(image, quality, self.model, self.effort)
+
+    def decompress(self, data: bytes) -> np.ndarray:
+        from tfcodec import codec
+
+        return codec.decompress(data, model=self.model, realism=self.realism)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A codec and the qualities to try."""
+
+    codec: object
+    qualities: tuple
+
+    @property
+    def name(self) -> str:
+        return self.codec.name
+
+
+def contestant(text: str) -> Contestant:
+    """Reads `NAME`, `NAME:q=10:30:50`, `NAME:effort=3:q=10:30`,
+    `NAME:realism=0`, `avif:speed=0:q=10`.
+
+    NAME is one of `classical.CODECS`, a shipped model or a model directory. Options
+    come before the qualities.
+
+    Raises:
+        classical.Missing: a codec that is not installed.
+        ValueError: no such codec, or no such quality.
+    """
+    name, colon, listed = text.partition(":q=")
+    if name.split(":")[0] in classical.CODECS:
+        codec = classical.find(name)
+    else:
+        try:
+            codec = Ours(name)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; other codecs are: {', '.join(classical.CODECS)}"
+            ) from None
+    if not colon:
+        return Contestant(codec, codec.sweep)
+    try:
+        qualities = [float(word) for word in listed.split(":")]
+    except ValueError:
+        raise ValueError(
+            f"{text!r}: qualities are numbers with colons between, as {name}:q=10:30:50"
+        ) from None
+    return Contestant(codec, tuple(dict.fromkeys(map(codec.check, qualities))))
+
+
+def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
+    """Returns the contestants, and why each missing one is missing.
+
+    Raises:
+        ValueError: as `contestant`; one named twice; or none left.
+    """
+    found, missing = [], []
+    for text in texts:
+        try:
+            found.append(contestant(text))
+        except classical.Missing as error:
+            missing.append(str(error))
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is named twice; list its qualities: {name}:q=1:2")
+    if not found:
+        raise ValueError("; ".join(missing) or "no codecs are named")
+    return found, missing
