@@ -136,7 +136,7 @@ class Adversarial(tf.keras.Model):
         if name != "critics":
             return value
         step = tf.cast(self.optimizer.iterations, tf.float32)
-        return value * tf.minimum(1.0, step / self.warmup)
+        return value * tf.minimum(1.0, (step + 1) / max(1, self.warmup))
 
     def _parts(self, inputs, x, x_hat, real, fake, real_maps, maps):
         weight = 1.0 + tf.cast(inputs["weight"], tf.float32) / 16

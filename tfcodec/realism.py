@@ -62,6 +62,7 @@ class RealismConfig:
     patch: int = setting(192, "Side of a patch in pixels, a multiple of 64.")
     learning_rate: float = setting(1.5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(100, "Steps of linear warm-up.")
+    critic_warmup: int = setting(300, "Steps over which the critics' weight rises.")
     hold: float = setting(0.6, "Part of the steps before the cosine fall begins.")
     clip: float = setting(1.0, "Largest global norm of the gradient.")
     average: float = setting(0.998, "Momentum of the moving average of weights.")
@@ -315,7 +316,7 @@ def _player(config, second, arrays, channels):
         config.learning_rate, config.warmup, config.hold, config.steps
     )
     moments = {"beta_1": 0.5, "beta_2": 0.99}
-    player = adversarial.Adversarial(second)
+    player = adversarial.Adversarial(second, warmup=config.critic_warmup)
     player.compile(
         optimizers.Adam(
             schedule, global_clipnorm=config.clip, use_ema=True,
