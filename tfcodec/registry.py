@@ -33,7 +33,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="cb5726d1e397737b",
+        fingerprint="03159a89282ef9f6",
         licence="Apache-2.0",
         description="photographs, trained for what people see; every quality",
     ),
