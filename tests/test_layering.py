@@ -11,24 +11,27 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    files bitstream tiling quality classical metrics ssimulacra2
+    files bitstream tiling quality plugins classical metrics ssimulacra2
+    exif profiles tiff pixels headers extras formats images
     rans layers transforms entropy losses model architectures
     registry memory codec predict serving
     data weights export optimizers checkpoints validation progress training
-    workers evaluation summary report images pillow_plugin demo console cli
+    workers evaluation summary report pillow_plugin demo console cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
-    codec predict serving workers evaluation summary report images pillow_plugin demo
+    files bitstream tiling quality plugins classical metrics ssimulacra2
+    exif profiles tiff pixels headers extras formats images rans registry memory
+    codec predict serving workers evaluation summary report pillow_plugin demo
     console cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
-    "files bitstream tiling quality metrics ssimulacra2 registry memory codec images "
-    "pillow_plugin console cli".split()
+    "files bitstream tiling quality plugins metrics ssimulacra2 exif profiles tiff "
+    "pixels headers extras formats images registry memory codec pillow_plugin "
+    "console cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

@@ -26,7 +26,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfcodec import bitstream, classical, codec, images, metrics, quality, report
+from tfcodec import (
+    bitstream,
+    classical,
+    codec,
+    images,
+    metrics,
+    pixels,
+    quality,
+    report,
+)
 
 HOST = "127.0.0.1"
 PORT = 8642  # by default, where it is free
@@ -183,10 +192,10 @@ def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str
 
     image, notes = Image.fromarray(picture.pixels), picture.notes
     if image.mode.endswith("A"):
-        image = images.converted(image, image.mode.removesuffix("A"))
+        image = pixels.converted(image, image.mode.removesuffix("A"))
         notes.append("not kept here: alpha; what can be seen is over white")
     if "icc_profile" in picture.metadata:
-        image = images.to_srgb(image, picture)
+        image = pixels.to_srgb(image, picture)
     largest = limits.megapixels * 1e6
     if image.width * image.height > largest:
         before = f"{image.width}x{image.height}"

@@ -1,0 +1,226 @@
+"""Formats to write, and what of a picture each holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import BinaryIO
+
+import numpy as np
+
+from tfcodec import exif, extras, headers, pixels, plugins, tiff
+from tfcodec.pixels import Picture, Unfit
+
+LARGEST_SEGMENT = 65_000  # bytes of EXIF or XMP in a JPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A format to write: what of a picture it holds.
+
+    Args:
+        modes: those that it stores as they are.
+        keeps: kinds of metadata.
+        options: arguments of Pillow's `save` by which it loses least.
+        side: longest side, in pixels; 0: Pillow knows.
+        turns: readers follow the orientation of its EXIF.
+        loses: what is lost beside that, in words.
+    """
+
+    modes: tuple[str, ...] = ("L", "LA", "RGB", "RGBA")
+    keeps: frozenset[str] = frozenset()
+    options: dict = dataclasses.field(default_factory=dict)
+    side: int = 0
+    turns: bool = True
+    loses: str = ""
+
+
+_PLAIN = ("L", "RGB")
+_ALL = extras.KINDS
+# What Pillow's formats hold of a photograph; those that are not here are refused.
+FORMS = {
+    "AVIF": Form(keeps=_ALL, options={"quality": 95}),
+    "BMP": Form(_PLAIN),
+    "DDS": Form(),
+    "DIB": Form(_PLAIN),
+    "EPS": Form(_PLAIN),
+    "GIF": Form(("L", "RGB", "RGBA")),
+    "HEIF": Form(keeps=_ALL, options={"quality": 95, "chroma": 444}),
+    "ICO": Form(side=256),
+    "IM": Form(),
+    "JPEG": Form(_PLAIN, _ALL, {"quality": 95, "subsampling": 0}),
+    "JPEG2000": Form(),
+    "JXL": Form(
+        keeps=frozenset({"exif", "xmp"}),
+        options={"lossless": True, "use_container": True},
+        turns=False,
+    ),
+    "PCX": Form(_PLAIN),
+    "PDF": Form(
+        _PLAIN, options={"quality": 95}, loses="exact pixels: a PDF holds a JPEG"
+    ),
+    "PNG": Form(keeps=_ALL),
+    "PPM": Form(_PLAIN),
+    "QOI": Form(("RGB", "RGBA")),
+    "SGI": Form(("L", "RGB", "RGBA")),
+    "TGA": Form(),
+    "TIFF": Form(keeps=_ALL),
+    "WEBP": Form(keeps=_ALL, options={"lossless": True}),
+}
+
+
+def form_of(path: pathlib.Path) -> str:
+    """Returns Pillow's name of the format to write by a path's suffix.
+
+    Raises:
+        ValueError: Pillow writes no such format, or none that holds a photograph.
+    """
+    from PIL import Image
+
+    package = plugins.SUFFIXES.get(path.suffix.lower())
+    hint = "try .png"
+    if package:
+        try:
+            plugins.load(package)
+        except ImportError:
+            hint = f"pip install {package} adds it, or try .png"
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form not in Image.SAVE or form not in FORMS:
+        raise ValueError(f"{path}: no image format of that suffix to write; {hint}")
+    return form
+
+
+def write(
+    file: BinaryIO, form: str, picture: Picture, strip: bool = False
+) -> list[str]:
+    """Writes an image to an open file; returns what could not be kept, in words.
+
+    Args:
+        file: open for writing and reading, empty.
+        form: Pillow's name of the format, of `FORMS`.
+        picture: what to write. Where its EXIF is not kept, and so does not say how to
+            turn the picture, the pixels are turned.
+        strip: keep no metadata, and say nothing of it.
+
+    Raises:
+        OSError, ValueError: the format cannot hold it, or the disk is full.
+    """
+    about, notes = FORMS[form], []
+    longest = max(picture.pixels.shape[:2])
+    if about.side and longest > about.side:
+        raise ValueError(f"{form} has at most {about.side} pixels a side; try .png")
+    kept = {} if strip else dict(picture.metadata)
+    for name, value in list(kept.items()):
+        # EXIF and XMP have but one segment of a JPEG each.
+        if name not in about.keeps or (
+            form == "JPEG" and name != "icc_profile" and len(value) > LARGEST_SEGMENT
+        ):
+            notes.append(f"not kept: {name}")
+            del kept[name]
+    notes += _save(file, form, picture, kept)
+    mode = _mode_of(picture)
+    if mode.endswith("A") and not _stored(mode, about).endswith("A"):
+        notes.append("not kept: alpha; what was seen is over white")
+    if form == "GIF":
+        notes += _of_palette(file, picture)
+    if about.loses:
+        notes.append(f"not kept: {about.loses}")
+    return notes
+
+
+def _mode_of(picture):
+    channels = 1 if picture.pixels.ndim == 2 else picture.pixels.shape[2]
+    return {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+
+
+def _stored(mode, about):
+    """Returns the mode in which a format stores a mode."""
+    for each in (mode, *{"L": ["RGB"], "LA": ["RGBA", "L"]}.get(mode, ["RGB"])):
+        if each in about.modes:
+            return each
+    return "RGB"
+
+
+def _save(file, form, picture, kept):
+    """Writes an image with metadata, or without EXIF that Pillow cannot write."""
+    from PIL import Image
+
+    about = FORMS[form]
+    data = kept.get("exif", b"")
+    orientation = exif.orientation(picture.metadata.get("exif", b""))
+    turned = {**kept, "exif": exif.upright(data)} if data else kept
+    without = {name: value for name, value in kept.items() if name != "exif"}
+    tries = [(1, kept)] if data and about.turns else []
+    if data and (orientation != 1 or not about.turns):
+        tries.append((orientation, turned))
+    tries.append((orientation, without))
+    for number, (turn, said) in enumerate(tries):
+        pixels_ = picture.pixels
+        pixels_ = pixels.turned(pixels_, turn) if turn != 1 else pixels_
+        image = Image.fromarray(pixels_)
+        image = pixels.converted(image, _stored(image.mode, about))
+        try:
+            options, notes = _options(form, said, image.size)
+            image.save(file, form, **about.options, **options)
+        except (MemoryError, Unfit):
+            raise
+        except Exception as error:  # of odd EXIF Pillow raises of any kind
+            if number == len(tries) - 1 or getattr(error, "errno", None):
+                raise
+            file.seek(0)
+            file.truncate()
+        else:
+            return notes + (["not kept: exif"] if data and said is without else [])
+    return []
+
+
+def _options(form, kept, size):
+    """Returns (arguments of Pillow's `save`, what of `kept` is not among them)."""
+    from PIL import Image
+
+    options, notes = dict(kept), []
+    data, xmp = kept.get("exif"), kept.get("xmp")
+    if data:
+        options["exif"] = exif.PREFIX + data
+    if form == "PNG" and xmp:
+        from PIL.PngImagePlugin import PngInfo
+
+        options["pnginfo"] = PngInfo()
+        text = options.pop("xmp").decode("utf-8", "replace")
+        options["pnginfo"].add_itxt(headers.PNG_XMP, text)
+    if form == "TIFF" and (data or xmp):
+        # One directory for both, without the tags that say how pixels are stored.
+        tags = Image.Exif()
+        if data:
+            tags.load(options["exif"])
+            odd = [tag for tag in list(tags) if not extras.writes(tags, tag)]
+            if odd:
+                named = ", ".join(map(str, sorted(odd)))
+                notes.append(f"not kept: exif tags of an odd type ({named})")
+            for tag in {*odd, *tiff.STRUCTURE} - {exif.ORIENTATION}:
+                if tag in tags:
+                    del tags[tag]
+        if xmp:
+            tags[extras.TIFF_XMP] = options.pop("xmp")
+        options["exif"] = tags
+    if form == "ICO":
+        options["sizes"] = [size]
+    return options, notes
+
+
+def _of_palette(file, picture):
+    """Says what a GIF lost, if it did."""
+    from PIL import Image
+
+    file.seek(0)
+    with Image.open(file) as image:
+        mode = _mode_of(picture)
+        back = np.asarray(image.convert("RGBA"))
+    whole = np.asarray(Image.fromarray(picture.pixels).convert("RGBA"))
+    notes = []
+    if mode.endswith("A") and not np.array_equal(back[..., 3], whole[..., 3]):
+        notes.append("not kept: shades of alpha")
+    seen = np.minimum(back[..., 3:], whole[..., 3:]) > 0
+    if np.any((back != whole)[..., :3] & seen):
+        notes.append("not kept: colours beyond the 256 of a GIF")
+    return notes
