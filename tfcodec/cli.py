@@ -409,9 +409,7 @@ def compress(args: argparse.Namespace) -> bool:
         )  # fmt: skip
 
     def one(job, progress):
-        picture = images.read(job.reading(), job.source)
-        if args.strip:
-            picture.metadata.clear()
+        picture = images.read(job.reading(), job.source, args.strip)
         notes = "; ".join(picture.notes)
         if notes:
             print(f"note: {job.source}: {notes}", file=sys.stderr)
@@ -481,9 +479,9 @@ def decompress(args: argparse.Namespace) -> bool:
         start = time.perf_counter()
         pixels = work(data, progress)
         seconds = time.perf_counter() - start
-        picture = images.Picture(pixels, {} if args.strip else codec.metadata(data))
+        picture = images.Picture(pixels, codec.metadata(data))
         with job.writing() as file:
-            notes = images.write(file, form, picture)
+            notes = images.write(file, form, picture, args.strip)
             size = file.seek(0, os.SEEK_END) if job.target != "-" else None
         if notes:
             print(f"note: {job.target}: {'; '.join(notes)}", file=sys.stderr)
@@ -589,9 +587,10 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         path = pathlib.Path(source)
         found, base = [path], path.parent
         if args.recursive and source != "-" and path.is_dir():
-            found, base = files.inside(path, suffixes), path
+            found, base = files.inside(path, suffixes, passed_over), path
             if not found:
-                raise ValueError(f"{source}: no {' or '.join(sorted(suffixes))} in it")
+                kind = "images" if len(suffixes) > 1 else min(suffixes)
+                raise ValueError(f"{source}: no {kind} in it")
         for each in found:
             target = args.output
             if target is None and source == "-":
@@ -603,6 +602,11 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
                 target = str(folder / f"{each.stem}{suffix}")
             jobs.append(Job(str(each), target, args))
     return jobs
+
+
+def passed_over(words: str) -> None:
+    """Says on stderr what of a folder was not taken."""
+    print(f"note: {words}", file=sys.stderr)
 
 
 def over_files(args, suffix, suffixes, unit, function) -> bool:
@@ -707,7 +711,7 @@ def eval_(args: argparse.Namespace) -> None:
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = evaluation.contestants(names)
-    paths = files.find_images(args.images)
+    paths = files.find_images(args.images, passed_over)
     for output in (args.json, args.report):
         if output:
             check_output(output, args)
