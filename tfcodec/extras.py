@@ -6,7 +6,6 @@ from tfcodec import bitstream, exif, headers, profiles, tiff
 
 KINDS = frozenset({"icc_profile", "exif", "xmp"})
 LARGEST = bitstream.Limits().metadata  # bytes of each kind
-TIFF_XMP = 700
 
 
 def collect(image, found, picture):
@@ -16,7 +15,7 @@ def collect(image, found, picture):
     data, xmp = info.get("exif"), info.get("xmp") or info.get(headers.PNG_XMP)
     if image.format == "TIFF":
         data, odd = _tiff_exif(image, found)
-        xmp = xmp or image.getexif().get(TIFF_XMP)
+        xmp = xmp or image.getexif().get(tiff.XMP)
         if odd:
             notes.append(f"not kept: TIFF tags of an odd type ({odd})")
     kinds = {
@@ -43,16 +42,17 @@ def _tiff_exif(image, found):
     tags, kept = image.getexif(), Image.Exif()
     odd = [*found.tiff.odd] if found.tiff else []
     for tag in (*tiff.DESCRIPTIVE, *tiff.DIRECTORIES):
-        if not writes(tags, tag):
-            odd.append(tag)
-        elif value := _value(tags, tag):
+        value = _value(tags, tag) if writes(tags, tag) else None
+        if value:
             kept[tag] = value
+        elif value is None or (tag in tiff.DIRECTORIES and tag in tags):
+            odd.append(tag)
     data = kept.tobytes() if len(kept) else None
     return data, ", ".join(map(str, sorted(odd)))
 
 
 def _value(tags, tag):
-    return tags.get_ifd(tag) if tag in tiff.DIRECTORIES else tags.get(tag)
+    return tags.get_ifd(tag) if tag in tiff.DIRECTORIES else tags.get(tag, "")
 
 
 def writes(tags, tag):

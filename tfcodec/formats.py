@@ -117,7 +117,8 @@ def write(
         ):
             notes.append(f"not kept: {name}")
             del kept[name]
-    notes += _save(file, form, picture, kept)
+    with plugins.QUIET:
+        notes += _save(file, form, picture, kept)
     mode = _mode_of(picture)
     if mode.endswith("A") and not _stored(mode, about).endswith("A"):
         notes.append("not kept: alpha; what was seen is over white")
@@ -193,15 +194,17 @@ def _options(form, kept, size):
         tags = Image.Exif()
         if data:
             tags.load(options["exif"])
-            odd = [tag for tag in list(tags) if not extras.writes(tags, tag)]
-            if odd:
-                named = ", ".join(map(str, sorted(odd)))
-                notes.append(f"not kept: exif tags of an odd type ({named})")
-            for tag in {*odd, *tiff.STRUCTURE} - {exif.ORIENTATION}:
+            for tag in tiff.STRUCTURE - {exif.ORIENTATION}:
                 if tag in tags:
                     del tags[tag]
+            odd = sorted(tag for tag in list(tags) if not extras.writes(tags, tag))
+            for tag in odd:
+                del tags[tag]
+            if odd:
+                named = ", ".join(map(str, odd))
+                notes.append(f"not kept: exif tags of an odd type ({named})")
         if xmp:
-            tags[extras.TIFF_XMP] = options.pop("xmp")
+            tags[tiff.XMP] = options.pop("xmp")
         options["exif"] = tags
     if form == "ICO":
         options["sizes"] = [size]

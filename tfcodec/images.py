@@ -9,8 +9,6 @@ import contextlib
 import io
 import os
 import re
-import threading
-import warnings
 from typing import BinaryIO
 
 import numpy as np
@@ -78,7 +76,7 @@ def _opened(source, name):
     name = name or os.fspath(source)
     hint = ""
     try:
-        with _QUIET, _seekable(source) as file:
+        with plugins.QUIET, _seekable(source) as file:
             package = plugins.wanted(file.read(64))
             if package:
                 try:
@@ -120,8 +118,8 @@ def _image(file, found):
     except (UnidentifiedImageError, ValueError):
         file.seek(0)
         data = file.read()
-        # The entry of EXIF in the list of items, of a name that no one looks for.
-        hidden = data.replace(b"Exif\0", b"none\0", 1)
+        # EXIF in the list of items (ISO/IEC 14496-12, `infe`), as one of no known type.
+        hidden = re.sub(rb"(infe(?:.{8}|.{10}))Exif", rb"\1none", data, flags=re.DOTALL)
         if data[4:8] != b"ftyp" or hidden == data:
             raise
         image = Image.open(io.BytesIO(hidden))
@@ -143,42 +141,6 @@ def _lower_bytes(file, found):
     low.load()
     file.seek(0)
     return low
-
-
-class _Quiet:
-    """While Pillow reads, in any thread: no warnings, and room for ICC profiles in PNG.
-
-    Warnings are of odd metadata, or of an image half as large as Pillow refuses; of
-    profiles it takes 1 MiB by default.
-    """
-
-    def __init__(self):
-        self.lock, self.users, self.undo = threading.Lock(), 0, None
-
-    def __enter__(self):
-        with self.lock:
-            if not self.users:
-                self.undo = contextlib.ExitStack()
-                self._begin()
-            self.users += 1
-
-    def _begin(self):
-        from PIL import PngImagePlugin
-
-        self.undo.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        old = PngImagePlugin.MAX_TEXT_CHUNK
-        self.undo.callback(setattr, PngImagePlugin, "MAX_TEXT_CHUNK", old)
-        PngImagePlugin.MAX_TEXT_CHUNK = max(old, extras.LARGEST)
-
-    def __exit__(self, *_):
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                self.undo.close()
-
-
-_QUIET = _Quiet()
 
 
 def _check_mode(image):
@@ -287,9 +249,10 @@ def _of_eight_bits(image, found, picture):
     elif mode == "I" or mode.startswith("I;16"):
         image = pixels.grey_of(image, bool(told and told.inverted))
     elif told and told.inverted:
-        from PIL import ImageOps
+        from PIL import Image, ImageOps
 
-        image = ImageOps.invert(image.convert("L"))
+        first, *alpha = image.split()
+        image = Image.merge(mode, [ImageOps.invert(first), *alpha])
     elif mode in ("CMYK", "LAB"):
         image = pixels.to_srgb(image, picture)
     return image, mode

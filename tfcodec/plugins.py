@@ -1,8 +1,13 @@
-"""Packages that teach Pillow more formats, loaded when a file needs them."""
+"""Pillow as we use it: quiet, and taught more formats by packages, when needed."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import threading
+import warnings
+
+from tfcodec import bitstream
 
 MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
 HEIC_BRANDS = {
@@ -14,6 +19,7 @@ SUFFIXES = {
     ".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif",
     ".hif": "pillow-heif",
 }  # fmt: skip
+LARGEST_TEXT = bitstream.Limits().metadata  # bytes of an ICC profile in a PNG
 NAMES = {"pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC"}
 
 
@@ -42,3 +48,39 @@ def wanted(start: bytes) -> str | None:
         if brands & HEIC_BRANDS and not brands & {b"avif", b"avis"}:
             return "pillow-heif"
     return None
+
+
+class _Quiet:
+    """While Pillow works, in any thread: no warnings, and room for ICC profiles in PNG.
+
+    Warnings are of odd metadata, or of an image half as large as Pillow refuses; of
+    profiles it takes 1 MiB by default.
+    """
+
+    def __init__(self):
+        self.lock, self.users, self.undo = threading.Lock(), 0, None
+
+    def __enter__(self):
+        with self.lock:
+            if not self.users:
+                self.undo = contextlib.ExitStack()
+                self._begin()
+            self.users += 1
+
+    def _begin(self):
+        from PIL import PngImagePlugin
+
+        self.undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        old = PngImagePlugin.MAX_TEXT_CHUNK
+        self.undo.callback(setattr, PngImagePlugin, "MAX_TEXT_CHUNK", old)
+        PngImagePlugin.MAX_TEXT_CHUNK = max(old, LARGEST_TEXT)
+
+    def __exit__(self, *_):
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.undo.close()
+
+
+QUIET = _Quiet()

@@ -36,7 +36,14 @@ STRUCTURE = {
 # Tags that describe the picture, and go into EXIF.
 DESCRIPTIVE = (269, 270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
 DIRECTORIES = (0x8769, 0x8825)  # EXIF and GPS
+XMP, ICC = 700, 34675
 KEPT = {*DESCRIPTIVE, *DIRECTORIES}
+# Types of the tags by which Pillow stumbles where they are of others.
+USUAL = (
+    (exif.RESOLUTION, exif.NUMBERS),
+    (DIRECTORIES, {3, 4, 13, 16, 18}),
+    ((XMP, ICC), {1, 2, 7}),
+)
 
 
 class Unfit(ValueError):
@@ -96,9 +103,16 @@ def look(file: BinaryIO) -> Tiff:
         file, max(bits), order=found.order, tags=frozenset(found.entries),
         orientation=found.number(exif.ORIENTATION, 1),
     )  # fmt: skip
-    usual = *exif.NUMBERS, None
-    result.odd = tuple(t for t in exif.RESOLUTION if found.kind(t) not in usual)
+    result.odd = tuple(
+        tag
+        for tags, kinds in USUAL
+        for tag in tags
+        if found.kind(tag) not in (*kinds, None)
+    )
     change: dict[int, int | None] = dict.fromkeys(result.odd)
+    planes = found.number(PLANAR, 1) == 2 and samples > 1
+    if planes and max(bits) == 16 and found.number(COMPRESSION, 1) == 1:
+        raise Unfit("a TIFF of 16 bits in planes is not read uncompressed")
     if 8 < max(bits) < 16 or (max(bits) == 16 and samples == 2):
         change.update(_as_bytes(found, result, samples, photometric))
     elif photometric == 0 and not (samples == 1 and max(bits) in (1, 2, 4, 8)):
@@ -119,7 +133,7 @@ def _as_bytes(found, result, samples, photometric):
     if (
         compression not in OF_BYTES
         or found.number(PREDICTOR, 1) != 1
-        or (samples > 1 and found.number(PLANAR, 1) != 1)
+        or (samples > 1 and found.number(PLANAR, 1) == 2)
     ):
         raise Unfit(
             f"a TIFF of {bits} bits, compressed as is not read; save it uncompressed"
