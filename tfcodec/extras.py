@@ -5,6 +5,8 @@ from __future__ import annotations
 from tfcodec import bitstream, exif, headers, profiles, tiff
 
 KINDS = frozenset({"icc_profile", "exif", "xmp"})
+# What a profile that libjxl makes says of sRGB: tag `cicp`, primaries 1, transfer 13.
+JXL_SRGB = b"cicp\0\0\0\0\x01\x0d"
 LARGEST = bitstream.Limits().metadata  # bytes of each kind
 
 
@@ -13,13 +15,17 @@ def collect(image, found, picture):
     info = {**headers.raw_profiles(image.info), **image.info}
     notes = headers.lost(image, found)
     data, xmp = info.get("exif"), info.get("xmp") or info.get(headers.PNG_XMP)
+    xmp = xmp or found.xmp
     if image.format == "TIFF":
         data, odd = _tiff_exif(image, found)
         xmp = xmp or image.getexif().get(tiff.XMP)
         if odd:
             notes.append(f"not kept: TIFF tags of an odd type ({odd})")
+    profile = info.get("icc_profile") or found.profile
+    if image.format == "JXL" and JXL_SRGB in (profile or b""):
+        profile = None  # made by the reader, of what is sRGB anyway
     kinds = {
-        "icc_profile": info.get("icc_profile") or found.profile,
+        "icc_profile": profile,
         "exif": data and exif.bare(data),
         "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
     }
@@ -37,36 +43,41 @@ def _tiff_exif(image, found):
     Returns:
         (bytes or None, numbers of tags that cannot be kept, with commas between).
     """
-    from PIL import Image
-
-    tags, kept = image.getexif(), Image.Exif()
-    odd = [*found.tiff.odd] if found.tiff else []
-    for tag in (*tiff.DESCRIPTIVE, *tiff.DIRECTORIES):
-        value = _value(tags, tag) if writes(tags, tag) else None
-        if value:
-            kept[tag] = value
-        elif value is None or (tag in tiff.DIRECTORIES and tag in tags):
-            odd.append(tag)
+    kept, odd = sound(image.getexif(), (*tiff.DESCRIPTIVE, *tiff.DIRECTORIES))
+    odd += found.tiff.odd if found.tiff else ()
     data = kept.tobytes() if len(kept) else None
     return data, ", ".join(map(str, sorted(odd)))
 
 
-def _value(tags, tag):
-    return tags.get_ifd(tag) if tag in tiff.DIRECTORIES else tags.get(tag, "")
+def sound(tags, wanted):
+    """Returns those of Pillow's EXIF that it can write again.
 
+    Args:
+        tags: an `Image.Exif`.
+        wanted: numbers of tags, of which some may not be there.
 
-def writes(tags, tag):
-    """Whether Pillow writes a tag again that it has read, or there is none."""
+    Returns:
+        (an `Image.Exif`, a list of the others' numbers).
+    """
     from PIL import Image
 
-    alone = Image.Exif()
-    try:
-        if value := _value(tags, tag):
+    kept, odd = Image.Exif(), []
+    for tag in wanted:
+        if tag not in tags:
+            continue
+        alone = Image.Exif()
+        try:
+            value = tags.get_ifd(tag) if tag in tiff.DIRECTORIES else tags[tag]
             alone[tag] = value
             alone.tobytes()
-    except Exception:  # of values of another type than it writes, of any kind
-        return False
-    return True
+        except Exception:  # of values of another type than it writes, of any kind
+            odd.append(tag)
+            continue
+        if value in ({}, None):  # a directory that is not where it should be
+            odd.append(tag)
+        elif value not in ("", b""):
+            kept[tag] = value
+    return kept, odd
 
 
 def take_orientation(image, found, picture):

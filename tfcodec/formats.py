@@ -23,7 +23,7 @@ class Form:
         keeps: kinds of metadata.
         options: arguments of Pillow's `save` by which it loses least.
         side: longest side, in pixels; 0: Pillow knows.
-        turns: readers follow the orientation of its EXIF.
+        turns: readers follow the orientation of its EXIF, which is written as it is.
         loses: what is lost beside that, in words.
     """
 
@@ -39,13 +39,13 @@ _PLAIN = ("L", "RGB")
 _ALL = extras.KINDS
 # What Pillow's formats hold of a photograph; those that are not here are refused.
 FORMS = {
-    "AVIF": Form(keeps=_ALL, options={"quality": 95}),
+    "AVIF": Form(keeps=_ALL, options={"quality": 95}, turns=False),
     "BMP": Form(_PLAIN),
     "DDS": Form(),
     "DIB": Form(_PLAIN),
     "EPS": Form(_PLAIN),
     "GIF": Form(("L", "RGB", "RGBA")),
-    "HEIF": Form(keeps=_ALL, options={"quality": 95, "chroma": 444}),
+    "HEIF": Form(keeps=_ALL, options={"quality": 95, "chroma": 444}, turns=False),
     "ICO": Form(side=256),
     "IM": Form(),
     "JPEG": Form(_PLAIN, _ALL, {"quality": 95, "subsampling": 0}),
@@ -194,14 +194,15 @@ def _options(form, kept, size):
         tags = Image.Exif()
         if data:
             tags.load(options["exif"])
-            for tag in tiff.STRUCTURE - {exif.ORIENTATION}:
-                if tag in tags:
-                    del tags[tag]
-            odd = sorted(tag for tag in list(tags) if not extras.writes(tags, tag))
-            for tag in odd:
-                del tags[tag]
-            if odd:
-                named = ", ".join(map(str, odd))
+            wanted = [tag for tag in tags if tag not in tiff.STRUCTURE]
+            if exif.ORIENTATION in tags:
+                wanted.append(exif.ORIENTATION)
+            empty = not len(tags)
+            tags, odd = extras.sound(tags, wanted)
+            if empty:
+                notes.append("not kept: exif")
+            elif odd:
+                named = ", ".join(map(str, sorted(odd)))
                 notes.append(f"not kept: exif tags of an odd type ({named})")
         if xmp:
             tags[tiff.XMP] = options.pop("xmp")

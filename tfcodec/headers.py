@@ -20,6 +20,8 @@ RAW_PROFILE = "Raw profile type "
 # Chunks that say how the picture is seen or whose it is, and that we do not keep.
 NAMED_CHUNKS = {"caBX", "cLLI", "mDCV", "oFFs", "pCAL", "sCAL", "sTER", "tIME"}
 BOXES = {b"meta", b"iprp", b"ipco", b"jp2h"}  # that hold boxes which we read
+READ_BOXES = {b"pixi", b"ihdr", b"bpcc", b"colr", b"xml ", b"uuid", b"brob"}
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 LARGEST_BOX = 2**26  # bytes
 MOST_BOXES = 2**16
 IPTC = 0x0404  # number of the resource of Photoshop that holds it
@@ -42,6 +44,7 @@ class Facts:
         colours: other than sRGB, said in other ways than by an ICC profile.
         overruled: the file has an ICC profile too, which counts less than `colours`.
         profile: an ICC profile that Pillow does not read.
+        xmp: XMP that Pillow does not read.
         tiff: how to read a TIFF file.
         notes: what is not kept, in words.
         texts: keywords of PNG texts.
@@ -54,6 +57,7 @@ class Facts:
     colours: profiles.Colours | None = None
     overruled: bool = False
     profile: bytes | None = None
+    xmp: bytes | None = None
     tiff: tiff.Tiff | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
@@ -80,7 +84,7 @@ def facts(file: BinaryIO) -> Facts:
             found.notes.append(f"not kept: TIFF tags {_listed(names)}")
     elif re.match(rb"P[2356]\s", start):
         found.bits = _pnm_bits(file)
-    elif start[4:8] in (b"ftyp", b"jP  "):
+    elif start[4:8] in (b"ftyp", b"jP  ", b"JXL "):
         _iso(file, found)
     file.seek(0)
     return found
@@ -218,12 +222,11 @@ def _boxes(file, at, end, left):
 
 
 def _iso(file, found):
-    """AVIF, HEIC, JPEG 2000: depth and colours."""
+    """AVIF, HEIC, JPEG 2000, JPEG XL: depth, colours and XMP."""
     end = file.seek(0, 2)
     bits, points = 0, None
     for name, begin, stop in _boxes(file, 0, end, [MOST_BOXES]):
-        read = name in (b"pixi", b"ihdr", b"bpcc", b"colr")
-        if not read or stop - begin > LARGEST_BOX:
+        if name not in READ_BOXES or stop - begin > LARGEST_BOX:
             continue
         file.seek(begin)
         data = file.read(stop - begin)
@@ -237,6 +240,12 @@ def _iso(file, found):
             points = points or struct.unpack(">HH", data[4:8])
         elif name == b"colr" and data[:1] == b"\2" and len(data) > 131:
             found.profile = data[3:]  # of JPEG 2000
+        elif name == b"xml ":  # of JPEG XL, which means XMP by it
+            found.xmp = data
+        elif name == b"uuid" and data.startswith(XMP_UUID):
+            found.xmp = data[16:]
+        elif name == b"brob":
+            found.notes.append("not kept: compressed metadata")
     found.bits = bits or None
     if points:
         _code_points(*points, "nclx", found)
