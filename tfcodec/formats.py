@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from tfcodec import exif, extras, headers, pixels, plugins, tiff
-from tfcodec.pixels import Picture, Unfit
+from tfcodec.pixels import Picture
 
 LARGEST_SEGMENT = 65_000  # bytes of EXIF or XMP in a JPEG
 
@@ -147,32 +147,39 @@ def _save(file, form, picture, kept):
     from PIL import Image
 
     about = FORMS[form]
-    data = kept.get("exif", b"")
-    orientation = exif.orientation(picture.metadata.get("exif", b""))
-    turned = {**kept, "exif": exif.upright(data)} if data else kept
-    without = {name: value for name, value in kept.items() if name != "exif"}
-    tries = [(1, kept)] if data and about.turns else []
-    if data and (orientation != 1 or not about.turns):
-        tries.append((orientation, turned))
-    tries.append((orientation, without))
-    for number, (turn, said) in enumerate(tries):
-        pixels_ = picture.pixels
-        pixels_ = pixels.turned(pixels_, turn) if turn != 1 else pixels_
-        image = Image.fromarray(pixels_)
+    tries = list(_tries(about, picture, kept))
+    for orientation, metadata in tries:
+        image = Image.fromarray(pixels.turned(picture.pixels, orientation))
         image = pixels.converted(image, _stored(image.mode, about))
         try:
-            options, notes = _options(form, said, image.size)
+            options, notes = _options(form, metadata, image.size)
             image.save(file, form, **about.options, **options)
-        except (MemoryError, Unfit):
+        except MemoryError:
             raise
         except Exception as error:  # of odd EXIF Pillow raises of any kind
-            if number == len(tries) - 1 or getattr(error, "errno", None):
+            if metadata is tries[-1][1] or getattr(error, "errno", None):
                 raise
             file.seek(0)
             file.truncate()
         else:
-            return notes + (["not kept: exif"] if data and said is without else [])
-    return []
+            break
+    if len(tries) > 1 and metadata is tries[-1][1]:
+        notes.append("not kept: exif")
+    return notes
+
+
+def _tries(about, picture, kept):
+    """Yields (how to turn the pixels, metadata) until one can be written."""
+    orientation = exif.orientation(picture.metadata.get("exif", b""))
+    if "exif" in kept and about.turns:
+        yield 1, kept
+    turned = dict(kept)
+    if "xmp" in kept and orientation != 1:
+        turned["xmp"] = exif.upright_xmp(kept["xmp"])
+    if data := exif.upright(turned.pop("exif", b"")):
+        if orientation != 1 or not about.turns:
+            yield orientation, {**turned, "exif": data}
+    yield orientation, turned
 
 
 def _options(form, kept, size):
@@ -220,7 +227,9 @@ def _of_palette(file, picture):
     with Image.open(file) as image:
         mode = _mode_of(picture)
         back = np.asarray(image.convert("RGBA"))
-    whole = np.asarray(Image.fromarray(picture.pixels).convert("RGBA"))
+    turn = exif.orientation(picture.metadata.get("exif", b""))
+    whole = Image.fromarray(pixels.turned(picture.pixels, turn))
+    whole = np.asarray(whole.convert("RGBA"))
     notes = []
     if mode.endswith("A") and not np.array_equal(back[..., 3], whole[..., 3]):
         notes.append("not kept: shades of alpha")

@@ -196,8 +196,7 @@ def picture_of(
         wanted += "A"
     if mode not in ("RGB", "RGBA", "L", "LA") and bits <= 8:
         picture.notes.append(f"mode {mode} converted to {wanted}")
-    if orientation != 1:
-        picture.pixels = pixels.turned(picture.pixels, orientation)
+    picture.pixels = pixels.turned(picture.pixels, orientation)
     said += extras.colours_to_profile(picture, found, grey)
     said += extras.drop_unfit(picture, wanted)
     if strip:

@@ -163,6 +163,8 @@ def transparency(image, bits: int, colour: tuple, low=None) -> np.ndarray:
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Returns an image upright that is stored as EXIF's orientation says, 1 to 8."""
+    if orientation == 1:
+        return pixels
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
