@@ -5,8 +5,9 @@ from __future__ import annotations
 from tfcodec import bitstream, exif, headers, profiles, tiff
 
 KINDS = frozenset({"icc_profile", "exif", "xmp"})
-# What a profile that libjxl makes says of sRGB: tag `cicp`, primaries 1, transfer 13.
-JXL_SRGB = b"cicp\0\0\0\0\x01\x0d"
+# What profiles that libjxl makes say of sRGB: tag `cicp`, primaries 1, transfer 13; of
+# greyscale, its name.
+JXL_SRGB = b"cicp\0\0\0\0\x01\x0d", "Gra_D65_Rel_SRG".encode("utf-16-be")
 LARGEST = bitstream.Limits().metadata  # bytes of each kind
 
 
@@ -22,7 +23,7 @@ def collect(image, found, picture):
         if odd:
             notes.append(f"not kept: TIFF tags of an odd type ({odd})")
     profile = info.get("icc_profile") or found.profile
-    if image.format == "JXL" and JXL_SRGB in (profile or b""):
+    if image.format == "JXL" and any(mark in (profile or b"") for mark in JXL_SRGB):
         profile = None  # made by the reader, of what is sRGB anyway
     kinds = {
         "icc_profile": profile,

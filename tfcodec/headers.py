@@ -29,6 +29,8 @@ TIFF_NAMES = {
     301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities",
     33723: "IPTC", 34377: "Photoshop's",
 }  # fmt: skip
+OPENJPEG = b"Created by OpenJPEG"  # a comment of the program, not of a person
+ANIMATION = {"acTL", "fcTL", "fdAT"}
 # Resolutions that programs write where no one chose one: not worth a word.
 USUAL_DPI = {72, 96}
 
@@ -130,8 +132,8 @@ def _png(file, found):
             word = file.read(min(size, 80)).partition(b"\0")[0].decode("latin-1")
             if word != PNG_XMP and not word.startswith(RAW_PROFILE):
                 found.texts.append(word)
-        elif name in NAMED_CHUNKS or (name[0].islower() and name[1].islower()):
-            others[name] = None  # a set with an order
+        elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
+            others[name] = None  # a set with an order; those are private
     head = kept.get("IHDR", b"")
     if len(head) < 13:
         return
@@ -268,7 +270,9 @@ def lost(image, found: Facts) -> list[str]:
         notes.append(f"not kept: {name}")
     elif profile in info:
         notes.append("not kept: IPTC")
-    if info.get("comment"):
+    comment = info.get("comment") or b""
+    comment = comment.encode() if isinstance(comment, str) else bytes(comment)
+    if comment and not comment.startswith(OPENJPEG):
         notes.append("not kept: comment")
     segments = {
         name: None

@@ -74,16 +74,15 @@ def _opened(source, name):
     from PIL import UnidentifiedImageError
 
     name = name or os.fspath(source)
-    hint = ""
+    hint = ": not an image that Pillow reads"
     try:
         with plugins.QUIET, _seekable(source) as file:
             package = plugins.wanted(file.read(64))
             if package:
-                try:
+                hint += f": {plugins.NAMES[package]} needs pip install {package}"
+                with contextlib.suppress(ImportError):
                     plugins.load(package)
-                except ImportError:
-                    what = plugins.NAMES[package]
-                    hint = f": {what} needs pip install {package}"
+                    hint = f": a damaged or unsupported {plugins.NAMES[package]}"
             found = headers.facts(file)
             low = _lower_bytes(file, found)
             with _image(file, found) as image:
@@ -91,7 +90,7 @@ def _opened(source, name):
     except Unfit as error:
         raise Unfit(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name}: not an image that Pillow reads{hint}") from None
+        raise ValueError(f"{name}{hint}") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...

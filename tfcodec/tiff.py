@@ -93,7 +93,7 @@ def look(file: BinaryIO) -> Tiff:
     kinds = set(found.numbers(SAMPLE_FORMAT, (1,)))
     if 3 in kinds:
         raise Unfit("floating-point pixels; convert them to 8 bits first")
-    if 2 in kinds:
+    if 2 in kinds and max(bits) < 32:  # of more, the values decide
         raise Unfit(
             f"signed pixels of {max(bits)} bits, of which black and white are not "
             "known; convert them to 8 bits first"
