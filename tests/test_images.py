@@ -91,6 +91,25 @@ def test_16_bit_grey_and_alpha_stays_grey_and_alpha():
     assert found.notes == ["not kept: the lower 8 of 16 bits"]
 
 
+def test_the_transparent_colour_of_16_bit_grey_needs_no_file():
+    image = Image.fromarray(np.array([[1234, 1235]], np.uint16))
+    image.info["transparency"] = 1234
+    found = images.picture_of(image, upright=False)
+    assert found.pixels[..., 1].tolist() == [[0, 255]]
+
+
+def test_the_alpha_of_an_interlaced_16_bit_png_is_as_of_a_plain_one():
+    # One pixel of each of Adam7's first two passes; the others are empty.
+    trns = b"tRNS", struct.pack(">3H", 1, 2, 3)
+    plain = made.png(np.array([[[1, 2, 3]]]), 16, 2, trns)
+    head = plain[12:29]  # type and data of IHDR; its last byte: interlaced
+    laced = head[:-1] + b"\1"
+    checksums = [struct.pack(">I", zlib.crc32(part)) for part in (head, laced)]
+    data = plain.replace(head + checksums[0], laced + checksums[1])
+    assert data != plain
+    assert read(data).pixels.tolist() == [[[0, 0, 0, 0]]]
+
+
 # EXIF ------------------------------------------------------------------------------
 
 

@@ -233,11 +233,11 @@ def _iso(file, found):
         file.seek(begin)
         data = file.read(stop - begin)
         if name == b"pixi" and len(data) > 5:
-            bits = max(bits, *data[5 : 5 + data[4]])
+            bits = max([bits, *data[5 : 5 + data[4]]])
         elif name == b"ihdr" and len(data) > 10 and data[10] < 128:
             bits = max(bits, data[10] + 1)
         elif name == b"bpcc" and data:
-            bits = max(bits, *(1 + depth % 128 for depth in data))
+            bits = max(1 + depth % 128 for depth in data)
         elif name == b"colr" and data[:4] == b"nclx" and len(data) >= 10:
             points = points or struct.unpack(">HH", data[4:8])
         elif name == b"colr" and data[:1] == b"\2" and len(data) > 131:

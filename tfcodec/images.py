@@ -116,10 +116,11 @@ def _image(file, found):
         return Image.open(found.tiff.file if found.tiff else file)
     except (UnidentifiedImageError, ValueError):
         file.seek(0)
-        data = file.read()
+        start = file.read(12)
+        data = start + file.read() if start[4:8] == b"ftyp" else b""
         # EXIF in the list of items (ISO/IEC 14496-12, `infe`), as one of no known type.
         hidden = re.sub(rb"(infe(?:.{8}|.{10}))Exif", rb"\1none", data, flags=re.DOTALL)
-        if data[4:8] != b"ftyp" or hidden == data:
+        if hidden == data:
             raise
         image = Image.open(io.BytesIO(hidden))
         found.notes.append("not kept: EXIF, which is damaged")
@@ -167,7 +168,7 @@ def picture_of(
         Unfit: (a ValueError) its values have no range that could be made 0 to 255.
     """
     _check_mode(image)
-    found = found or headers.Facts()
+    found = found or _facts_of(image)
     bits = _bits(image, found)  # which `tile` tells before the pixels are read
     image.load()
     picture = Picture(np.empty(0))
@@ -203,6 +204,14 @@ def picture_of(
     else:
         picture.notes = said + picture.notes
     return picture
+
+
+def _facts_of(image):
+    """Returns what is known of an image without a file."""
+    value = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(value, int):
+        return headers.Facts(bits=16, transparent=(value,))
+    return headers.Facts()
 
 
 def _may_be_transparent(image):
