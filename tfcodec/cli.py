@@ -711,7 +711,8 @@ def eval_(args: argparse.Namespace) -> None:
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = evaluation.contestants(names)
-    paths = files.find_images(args.images, passed_over)
+    others: list[str] = []
+    paths = files.find_images(args.images, others.append)
     for output in (args.json, args.report):
         if output:
             check_output(output, args)
@@ -719,6 +720,8 @@ def eval_(args: argparse.Namespace) -> None:
         evaluation.metric(text)
     for reason in missing:
         print(f"missing: {reason}", file=sys.stderr)
+    for words in others:
+        passed_over(words)
     known = []
     if args.published:  # found out before the work is done
         known = evaluation.published(
