@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.test_metrics import photo
-from tfcodec import classical, metrics
+from tfcodec import classical, metrics, plugins
 
 IMAGE = photo(64, 81)
 
