@@ -15,20 +15,21 @@ TABLE = """
     rans layers transforms entropy losses model architectures
     registry memory codec predict serving
     data weights export optimizers checkpoints validation progress training
-    workers evaluation summary report images pillow_plugin demo console cli
+    workers evaluation summary report images pillow_plugin demo console
+    arguments batch commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
     codec predict serving workers evaluation summary report images pillow_plugin demo
-    console cli
+    console arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
     "files bitstream tiling quality metrics ssimulacra2 registry memory codec images "
-    "pillow_plugin console cli".split()
+    "pillow_plugin console arguments batch commands cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import subprocess
 import sys
 import time
+import traceback
 
 PROGRESS_SECONDS = 2
 BAR = 30  # characters
@@ -114,3 +116,30 @@ def quiet_tensorflow():
             os.write(2, b"\0\n")
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
+    """Says on stderr what went wrong, in one line; returns that line.
+
+    Args:
+        name: the file it happened to.
+    """
+    if args.debug:
+        traceback.print_exc()
+    words = describe(error)
+    if name and not words.startswith(f"{name}: ") and not isinstance(error, OSError):
+        words = f"{name}: {words}"
+    message = " ".join(words.split())[:500]
+    print(f"tfcodec: {message}", file=sys.stderr)
+    return message
+
+
+def describe(error: Exception) -> str:
+    """Returns what went wrong, in words for a user."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
