@@ -11,25 +11,26 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    files bitstream tiling quality classical metrics ssimulacra2
+    console files signals bitstream tiling quality classical metrics ssimulacra2
     rans layers transforms entropy losses model architectures
-    registry memory codec predict serving
+    registry memory forks codec pipelines predict serving
     data weights export optimizers checkpoints validation progress training
-    workers evaluation summary report images pillow_plugin demo console
+    workers evaluation summary report images pillow_plugin demo
     arguments batch commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
-    codec predict serving workers evaluation summary report images pillow_plugin demo
-    console arguments batch commands cli
+    console files signals bitstream tiling quality classical metrics ssimulacra2 rans
+    registry memory forks codec pipelines predict serving workers evaluation summary
+    report images pillow_plugin demo arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
-    "files bitstream tiling quality metrics ssimulacra2 registry memory codec images "
-    "pillow_plugin console arguments batch commands cli".split()
+    "console files signals bitstream tiling quality metrics ssimulacra2 registry "
+    "memory forks codec pipelines images pillow_plugin arguments batch commands "
+    "cli".split()
 )
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

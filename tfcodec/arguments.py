@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 
 from absl.flags import argparse_flags
 
 from tfcodec import bitstream, quality, registry
+from tfcodec.console import output, say, shown
 
 # What `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
 
+class Parser(argparse_flags.ArgumentParser):
+    """An argument parser whose messages may hold any name, on any terminal."""
+
+    def error(self, message):
+        super().error(shown(message))
+
+    def print_help(self, file=None):
+        say(self.format_help(), file or output("the help"), end="")
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments; `command` is the name of what to do with them."""
-    parser = argparse_flags.ArgumentParser(
+    parser = Parser(
         description="A learned image codec that runs wherever TensorFlow runs.",
         allow_abbrev=False,
     )
@@ -41,9 +53,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def settle_output(parser, args) -> None:
-    """Takes the output from the last of the inputs, where that is one."""
+    """Takes the output from the last of the inputs, where that is one.
+
+    The last is a folder to write into, as it is for `cp`, if it is there, but with `-r`
+    all folders are inputs; a name that ends as an output does is a file.
+    """
+    named = args.output if args.output is not None else args.input[-1]
+    folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
+    if folder and args.out_dir is None:
+        if args.output is not None:
+            args.out_dir, args.output = pathlib.Path(args.output), None
+            return
+        if len(args.input) > 1 and not args.recursive:
+            args.out_dir = pathlib.Path(args.input.pop())
+            return
     ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
     last = ends == (args.command == "compress") or args.input[-1] == "-"
+    last &= not (args.recursive and folder)
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()
     if args.output and (len(args.input) > 1 or args.out_dir):
@@ -64,6 +90,25 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def count(text: str) -> int:
+    """Reads a whole number, 0 or more, for argparse."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def add_max_pixels(command, what: str) -> None:
+    """Adds the limit on what is read, and says of what."""
+    command.add_argument(
+        "--max_pixels",
+        metavar="N",
+        type=count,
+        help=f"take {what} of up to N pixels, 0 for any "
+        f"(default: {bitstream.Limits().pixels})",
+    )
 
 
 def add_command(commands, name: str, help: str):
@@ -94,7 +139,8 @@ def add_files(command, source: str, target: str) -> None:
         "--out_dir",
         metavar="DIR",
         type=pathlib.Path,
-        help="write here, with the names of the inputs (default: beside each)",
+        help="write here, with the names of the inputs (default: beside each); a last "
+        "IN that is a folder does the same, unless -r is given",
     )
     command.add_argument(
         "-r",
@@ -103,13 +149,21 @@ def add_files(command, source: str, target: str) -> None:
         help="take all in folders, to any depth",
     )
     command.add_argument(
-        "-f", "--force", action="store_true", help="overwrite what exists"
+        "-f",
+        "--force",
+        action="store_true",
+        help="overwrite what exists; let - write to a terminal",
     )
     command.add_argument(
         "--strip", action="store_true", help="keep no ICC profile, EXIF or XMP"
     )
     command.add_argument(
         "--json", action="store_true", help="write one row of JSON for each file"
+    )
+    command.add_argument(
+        "--keep_times",
+        action="store_true",
+        help="give what is written the times of the file it is made of",
     )
     command.add_argument(
         "--server",
@@ -198,6 +252,7 @@ def add_compress(commands) -> None:
         action="store_true",
         help="decode what was written, and show its PSNR, MS-SSIM and SSIMULACRA2",
     )
+    add_max_pixels(command, "images")
 
 
 def add_decompress(commands) -> None:
@@ -220,6 +275,7 @@ def add_decompress(commands) -> None:
         metavar="NAME_OR_DIR",
         help="a model directory, for files made with a model that is not shipped",
     )
+    add_max_pixels(command, "files")
 
 
 def add_info(commands) -> None:
@@ -228,6 +284,7 @@ def add_info(commands) -> None:
     )
     command.add_argument("input", metavar="FILE", help="a .tfc file, - for stdin")
     command.add_argument("--json", action="store_true", help="write JSON")
+    add_max_pixels(command, "a file")
 
 
 def add_models(commands) -> None:
@@ -320,6 +377,7 @@ def add_eval(commands) -> None:
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
     )
+    add_max_pixels(command, "images")
 
 
 def add_demo(commands) -> None:
@@ -348,3 +406,4 @@ def add_demo(commands) -> None:
     command.add_argument(
         "--no_browser", action="store_true", help="do not open a browser"
     )
+    add_max_pixels(command, "photographs")

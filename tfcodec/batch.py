@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import glob
 import io
 import json
 import os
@@ -15,7 +16,16 @@ import sys
 import time
 
 from tfcodec import bitstream, files
-from tfcodec.console import Progress, quiet_tensorflow, report
+from tfcodec.console import (
+    Failure,
+    Progress,
+    naming,
+    output,
+    quiet_tensorflow,
+    report,
+    say,
+    shown,
+)
 from tfcodec.files import new_file
 
 
@@ -34,7 +44,10 @@ class Job:
 
     @functools.cached_property
     def stdin(self) -> bytes:
-        return sys.stdin.buffer.read()
+        if sys.stdin is None:
+            raise Failure("stdin is closed, and there is nothing to read")
+        with naming(sys.stdin):
+            return sys.stdin.buffer.read()
 
     @property
     def size(self) -> int:
@@ -53,7 +66,7 @@ class Job:
         """Returns a `.tfc` file, of which the header is sound."""
         if self.source == "-":
             return self.stdin
-        return read_stream(self.source)
+        return read_stream(self.source, self.args.max_pixels)
 
     @contextlib.contextmanager
     def writing(self):
@@ -61,13 +74,21 @@ class Job:
         if self.target == "-":
             file = io.BytesIO()
             yield file
-            sys.stdout.buffer.write(file.getvalue())
-            sys.stdout.buffer.flush()
+            stdout = output("the file")
+            with naming(stdout):
+                stdout.buffer.write(file.getvalue())
+                stdout.buffer.flush()
             return
         if self.args.out_dir:
             os.makedirs(os.path.dirname(self.target) or ".", exist_ok=True)
+        times = None
+        if self.args.keep_times and self.source != "-":
+            found = os.stat(self.source)
+            times = found.st_atime_ns, found.st_mtime_ns
         with new_file(self.target) as file:
             yield file
+        if times:
+            os.utime(self.target, ns=times)
 
     def check(self, taken: set[str]) -> None:
         """Finds what would make `writing` fail, before the work is done.
@@ -80,7 +101,12 @@ class Job:
                 errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes what is in it",
                 self.source,
             )  # fmt: skip
-        if self.target != "-":
+        if self.target == "-":
+            if output("the file").isatty() and not self.args.force:
+                raise ValueError(
+                    "bytes of a file are not for a terminal: give an output, or -f"
+                )
+        else:
             check_output(pathlib.Path(self.target), self.args, self.source)
             real = os.path.realpath(self.target)
             if real in taken:
@@ -104,7 +130,7 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         suffixes: of what is taken from folders.
 
     Raises:
-        ValueError: a folder has nothing of the kind.
+        ValueError: a folder or a wildcard has nothing of the kind.
     """
     jobs = []
     for source in args.input:
@@ -114,17 +140,79 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
             found, base = files.inside(path, suffixes), path
             if not found:
                 raise ValueError(f"{source}: no {' or '.join(sorted(suffixes))} in it")
+        elif glob.has_magic(source) and not os.path.lexists(source):
+            # A shell of Windows leaves wildcards to the program, others where quoted.
+            found = [pathlib.Path(name) for name in sorted(glob.glob(source))]
+            if not found:
+                raise ValueError(f"{source}: no file has such a name")
         for each in found:
-            target = args.output
-            if target is None and source == "-":
-                target = "-"
-            elif target is None:
-                folder = each.parent
-                if args.out_dir:
-                    folder = args.out_dir / folder.relative_to(base)
-                target = str(folder / f"{each.stem}{suffix}")
-            jobs.append(Job(str(each), target, args))
+            base = base if path.is_dir() else each.parent
+            jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
     return jobs
+
+
+def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> str:
+    """Returns where the result of a file goes.
+
+    Args:
+        source: the file, "-" for stdin.
+        base: what stays of its folder's name is from here on, in `--out_dir`.
+        suffix: of what is written, where no name is given.
+        args: of the command.
+    """
+    if args.output is not None:
+        return args.output
+    if str(source) == "-":
+        return "-"
+    folder = source.parent
+    if args.out_dir:
+        folder = args.out_dir / folder.relative_to(base)
+    return str(folder / f"{source.stem}{suffix}")
+
+
+class Results:
+    """Tells what came of each file, by a line of text or of JSON.
+
+    Args:
+        args: of the command.
+        jobs: all of them.
+
+    Attributes:
+        failed: whether a file, or the telling, failed.
+    """
+
+    def __init__(self, args: argparse.Namespace, jobs: list[Job]):
+        self.args, self.failed, self.silent = args, False, False
+        self.file = sys.stdout
+        if any(job.target == "-" for job in jobs):
+            self.file = sys.stderr
+        elif args.json:
+            self.file = output("JSON")
+
+    def done(self, job: Job, row: dict, words: str) -> None:
+        """Tells of a file that was written."""
+        size = "" if row["bytes"] is None else f" {row['bytes']} B"
+        names = shown(job.source), shown(job.target)
+        start = f"{names[0]} {row['bytes_in']} B -> {names[1]}{size}"
+        self._tell(json.dumps(row) if self.args.json else f"{start}  {words}")
+
+    def error(self, job: Job, error: Exception) -> None:
+        """Tells of a file that was not."""
+        self.failed = True
+        words = report(error, self.args, job.source)
+        if self.args.json:
+            self._tell(json.dumps({**job.row(None), "error": words}))
+
+    def _tell(self, line):
+        if self.silent:
+            return
+        try:
+            say(line, self.file)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # A full disk: the files are what counts.
+            self.failed = self.silent = True
+            report(error, self.args)
 
 
 def over_files(args, suffix, suffixes, unit, function) -> bool:
@@ -136,8 +224,8 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
         function: from a `Job` and a progress to (row of JSON, the same in words).
     """
     jobs = jobs_of(args, suffix, suffixes)
-    taken, failed = set(), False
-    told = sys.stderr if any(job.target == "-" for job in jobs) else sys.stdout
+    results = Results(args, jobs)
+    taken: set[str] = set()
     sizes = [job.size for job in jobs]
     with quiet_tensorflow() as stderr:
         began = time.monotonic()
@@ -155,28 +243,29 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
                     raise
                 except Exception as error:
                     progress.clear()
-                    failed = True
-                    row = {**job.row(None), "error": report(error, args, job.source)}
-                    if not args.json:
-                        continue
+                    results.error(job, error)
                 else:
                     progress.clear()
-                    size = "" if row["bytes"] is None else f" {row['bytes']} B"
-                    start = f"{job.source} {row['bytes_in']} B -> {job.target}{size}"
-                    words = f"{start}  {words}"
-                print(json.dumps(row) if args.json else words, file=told, flush=True)
-    return failed
+                    results.done(job, row, words)
+    return results.failed
 
 
-def read_stream(path: str) -> bytes:
+def read_stream(path: str, max_pixels: int | None = None) -> bytes:
     """Returns a `.tfc` file, of which the header is sound.
+
+    Args:
+        path: of the file.
+        max_pixels: as of `tfcodec.decompress`.
 
     Raises:
         OSError, StreamError: it cannot be read, or is no such file.
     """
     with open(path, "rb") as file:
         start = file.read(64)
-        bitstream.read_header(start)  # before a large file of another kind is read
+        limits = bitstream.Limits().for_pixels(max_pixels)
+        bitstream.read_header(
+            start, limits
+        )  # before a large file of another kind is read
         return start + file.read()
 
 

@@ -7,14 +7,19 @@ there and exit code 1, wrong usage exit code 2.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from absl import app
 
-from tfcodec import commands
+from tfcodec import commands, signals
 from tfcodec.arguments import parse
-from tfcodec.console import quiet_tensorflow, report
+from tfcodec.console import (
+    abandon_stdout,
+    naming,
+    open_standard_streams,
+    quiet_tensorflow,
+    report,
+)
 
 COMMANDS = {
     "compress": commands.compress,
@@ -30,25 +35,39 @@ COMMANDS = {
 
 def run() -> None:
     """Entry point of `tfcodec` and `compress.py`."""
+    open_standard_streams()
+    if sys.argv[1:2] != ["demo"]:  # Its server minds signals itself, and has no files.
+        signals.clean_up()
     if sys.argv[1:2] == ["export"]:
         # Imported while absl's app runs, TensorFlow forgets that it is eager, and
         # cannot trace functions of ours.
         with quiet_tensorflow():
             import tensorflow  # noqa: F401
-    app.run(main, flags_parser=parse)
+    app.run(_main, flags_parser=parse)
+
+
+def _main(args):
+    code = main(args)
+    if code == 130:
+        signals.end_by_interrupt()
+    return code
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs a command; returns the exit code."""
     try:
         failed = COMMANDS[args.command](args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            with naming(sys.stdout):
+                sys.stdout.flush()
         return 1 if failed else 0
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return 1
     except Exception as error:
         report(error, args)
+        if getattr(error, "filename", None) == "stdout":
+            abandon_stdout()
         return 1

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 import warnings
 from typing import BinaryIO
 
@@ -58,12 +59,18 @@ class Picture:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Picture:
+def read(
+    source: str | os.PathLike | BinaryIO,
+    name: str | None = None,
+    max_pixels: int | None = None,
+) -> Picture:
     """Reads an image, upright.
 
     Args:
         source: a path, or a file open for reading.
         name: what to call it in errors, by default the path.
+        max_pixels: width times height that is read, 0 for any; by default what
+            `tfcodec.Limits` allow a file.
 
     Raises:
         OSError: the file cannot be read.
@@ -72,12 +79,20 @@ def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Pictu
     from PIL import Image, UnidentifiedImageError
 
     name = name or os.fspath(source)
+    most = bitstream.Limits().for_pixels(max_pixels).pixels
     try:
-        with warnings.catch_warnings(), _room_for_profiles():
+        with warnings.catch_warnings(), _room_for_profiles(), _pixels_up_to(most):
             # Of odd metadata, or of an image half as large as Pillow refuses.
             warnings.simplefilter("ignore")
             with Image.open(source) as image:
+                width, height = image.size
+                if most and width * height > most:
+                    raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
                 return picture_of(image)
+    except Image.DecompressionBombError as error:
+        (count, *_) = re.findall(r"\d+", str(error)) or ["an image of too many"]
+        words = bitstream.over_pixels(f"{count} pixels", most)
+        raise Unfit(f"{name}: {words}") from None
     except Unfit as error:
         raise Unfit(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -88,6 +103,23 @@ def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Pictu
         if isinstance(error, OSError) and error.errno:
             raise
         raise ValueError(f"{name}: damaged or unsupported image: {error}") from error
+
+
+@contextlib.contextmanager
+def _pixels_up_to(limit: int):
+    """Lets Pillow open images of so many pixels, 0 for any, and of no more.
+
+    It refuses twice what it is told to, when a file is opened and again for what some
+    formats, such as icons, hold within.
+    """
+    from PIL import Image
+
+    old = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = limit and (limit + 1) // 2 or None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = old
 
 
 @contextlib.contextmanager
@@ -103,13 +135,16 @@ def _room_for_profiles():
         PngImagePlugin.MAX_TEXT_CHUNK = old
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
+def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarray:
     """Returns an image as uint8 [height, width, 3], without its alpha.
+
+    Args:
+        path, max_pixels: as of `read`.
 
     Raises:
         OSError, ValueError: as `read`.
     """
-    pixels = read(path).pixels
+    pixels = read(path, max_pixels=max_pixels).pixels
     if pixels.ndim == 2 or pixels.shape[2] == 2:
         grey = pixels if pixels.ndim == 2 else pixels[..., 0]
         return np.repeat(grey[..., None], 3, -1)
