@@ -15,7 +15,7 @@ TABLE = """
     rans layers transforms entropy losses model architectures
     registry memory forks codec pipelines predict serving
     data weights export optimizers checkpoints validation progress training
-    workers evaluation summary report images pillow_plugin demo
+    workers evaluation summary report jpegs images pillow_plugin demo
     arguments batch commands cli
 """.split()
 
@@ -23,13 +23,13 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality classical metrics ssimulacra2 rans
     registry memory forks codec pipelines predict serving workers evaluation summary
-    report images pillow_plugin demo arguments batch commands cli
+    report jpegs images pillow_plugin demo arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = (
     "console files signals bitstream tiling quality metrics ssimulacra2 registry "
-    "memory forks codec pipelines images pillow_plugin arguments batch commands "
+    "memory forks codec pipelines jpegs images pillow_plugin arguments batch commands "
     "cli".split()
 )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import sys
 
 from absl.flags import argparse_flags
 
 from tfcodec import bitstream, quality, registry
-from tfcodec.console import output, say, shown
+from tfcodec.console import Failure, output, report, say, shown
 
 # What `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
@@ -19,10 +20,16 @@ class Parser(argparse_flags.ArgumentParser):
     """An argument parser whose messages may hold any name, on any terminal."""
 
     def error(self, message):
-        super().error(shown(message))
+        say(self.format_usage(), sys.stderr, end="")
+        say(shown(f"{self.prog}: error: {message}"), sys.stderr)
+        sys.exit(2)
 
     def print_help(self, file=None):
-        say(self.format_help(), file or output("the help"), end="")
+        try:
+            say(self.format_help(), file or output("the help"), end="")
+        except (Failure, OSError) as error:
+            report(error, argparse.Namespace(debug=False))
+            sys.exit(1)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -110,7 +110,9 @@ class Job:
             check_output(pathlib.Path(self.target), self.args, self.source)
             real = os.path.realpath(self.target)
             if real in taken:
-                raise ValueError(f"{self.target}: another input is written there")
+                raise ValueError(
+                    f"{shown(self.target)}: another input is written there"
+                )
             taken.add(real)
 
     def row(self, size: int | None) -> dict:
@@ -139,12 +141,14 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         if args.recursive and source != "-" and path.is_dir():
             found, base = files.inside(path, suffixes), path
             if not found:
-                raise ValueError(f"{source}: no {' or '.join(sorted(suffixes))} in it")
+                raise ValueError(
+                    f"{shown(source)}: no {' or '.join(sorted(suffixes))} in it"
+                )
         elif glob.has_magic(source) and not os.path.lexists(source):
             # A shell of Windows leaves wildcards to the program, others where quoted.
             found = [pathlib.Path(name) for name in sorted(glob.glob(source))]
             if not found:
-                raise ValueError(f"{source}: no file has such a name")
+                raise ValueError(f"{shown(source)}: no file has such a name")
         for each in found:
             base = base if path.is_dir() else each.parent
             jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
@@ -285,15 +289,15 @@ def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"
         folder = os.path.dirname(folder)
     if path.exists():
         if source != "-" and os.path.exists(source) and path.samefile(source):
-            raise ValueError(f"{path}: input and output are the same file")
+            raise ValueError(f"{shown(path)}: input and output are the same file")
         if path.is_dir():
             raise IsADirectoryError(
                 errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path)
             )
         if not path.is_file():
-            raise ValueError(f"{path}: exists and is not a regular file")
+            raise ValueError(f"{shown(path)}: exists and is not a regular file")
         if not args.force:
-            raise ValueError(f"{path}: exists; -f overwrites it")
+            raise ValueError(f"{shown(path)}: exists; -f overwrites it")
     for problem, missing in (
         (errno.ENOENT, not os.path.isdir(folder)),
         (errno.EACCES, not os.access(folder, os.W_OK)),

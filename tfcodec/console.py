@@ -117,6 +117,12 @@ def naming(file):
         raise OSError(error.errno, error.strerror, name) from None
 
 
+def names_are_shown(record) -> bool:
+    """A filter for a handler of `logging`: file names in messages do no harm."""
+    record.msg, record.args = shown(record.getMessage(), keep="\n"), ()
+    return True
+
+
 def output(what: str = "the output"):
     """Returns stdout, for what a command is run for.
 

@@ -8,6 +8,7 @@ training that resumes at example `i` goes on as if it had not stopped.
 from __future__ import annotations
 
 import atexit
+import difflib
 import gc
 import hashlib
 import sys
@@ -223,6 +224,22 @@ def open_images(paths: Sequence[Path], count: int) -> Callable:
     return images
 
 
+def _tfds_builder(name, data_dir):
+    """Returns the builder of a TFDS data set.
+
+    Raises:
+        ValueError: there is none of that name; the message names the most similar ones.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:  # It lists all there are, some hundreds.
+        near = difflib.get_close_matches(name, tfds.list_builders())
+        hint = f"; is it one of {', '.join(near)}?" if near else ""
+        raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
+
+
 def tfds_sets(name: str, data_dir: str | None, count: int):
     """Returns (training images, validation images) of the TFDS data set `name`.
 
@@ -231,9 +248,7 @@ def tfds_sets(name: str, data_dir: str | None, count: int):
     validation set is the data set's own, its test set where it has none, or else the
     last hundredth of the training set, which is then not trained on.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder = _tfds_builder(name, data_dir)
     builder.download_and_prepare()
     splits = [s for s in ("validation", "test") if s in builder.info.splits]
     train, valid = ("train", splits[0]) if splits else ("train[:99%]", "train[99%:]")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tfcodec import bitstream
+from tfcodec import bitstream, jpegs
 
 # How to write formats that lose something by default.
 SAVE_OPTIONS = {
@@ -84,11 +84,14 @@ def read(
         with warnings.catch_warnings(), _room_for_profiles(), _pixels_up_to(most):
             # Of odd metadata, or of an image half as large as Pillow refuses.
             warnings.simplefilter("ignore")
+            source, notes = jpegs.whole(source)
             with Image.open(source) as image:
                 width, height = image.size
                 if most and width * height > most:
                     raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
-                return picture_of(image)
+                picture = picture_of(image)
+                picture.notes += notes
+                return picture
     except Image.DecompressionBombError as error:
         (count, *_) = re.findall(r"\d+", str(error)) or ["an image of too many"]
         words = bitstream.over_pixels(f"{count} pixels", most)
