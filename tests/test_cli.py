@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 import tfcodec
-from tfcodec import bitstream, cli, codec, console, files, images, registry
+from tfcodec import batch, bitstream, cli, codec, console, files, images, registry
 from tfcodec.bitstream import Chunk, Header
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -645,7 +645,7 @@ def test_verify_reads_what_was_written(image, capsys, monkeypatch):
             file.read = lambda: b"something else"
             yield file
 
-    monkeypatch.setattr(cli, "new_file", failing)
+    monkeypatch.setattr(batch, "new_file", failing)
     capsys.readouterr()
     assert "reads back" in fails(capsys, "compress", "in.png", "-f", "--verify")
     assert pathlib.Path("in.tfc").read_bytes() == b"old"

@@ -8,6 +8,7 @@ training that resumes at example `i` goes on as if it had not stopped.
 from __future__ import annotations
 
 import atexit
+import difflib
 import gc
 import hashlib
 import sys
@@ -236,6 +237,22 @@ def open_images(paths: Sequence[Path], count: int) -> Callable:
     return pictures
 
 
+def _tfds_builder(name, data_dir):
+    """Returns the builder of a TFDS data set.
+
+    Raises:
+        ValueError: there is none of that name; the message names the most similar ones.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:  # It lists all there are, some hundreds.
+        near = difflib.get_close_matches(name, tfds.list_builders())
+        hint = f"; is it one of {', '.join(near)}?" if near else ""
+        raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
+
+
 def tfds_sets(name: str, data_dir: str | None, count: int):
     """Returns (training images, validation images) of the TFDS data set `name`.
 
@@ -248,9 +265,7 @@ def tfds_sets(name: str, data_dir: str | None, count: int):
     Raises:
         ValueError: its images are of a type whose black and white are not known.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder = _tfds_builder(name, data_dir)
     if "image" not in (builder.info.features or ()):
         raise ValueError(f"{name}: its examples have no image")
     kind = tf.as_dtype(builder.info.features["image"].dtype).as_numpy_dtype

@@ -64,12 +64,14 @@ class Limits:
     Args:
         upload: bytes of an image file.
         megapixels: of what is shown; a larger image is reduced.
+        max_pixels: of an image file, as of `images.read`.
         photographs: kept at a time, the last ones.
         results: kept of each photograph, likewise.
     """
 
     upload: int = 64_000_000
     megapixels: float = 4.0
+    max_pixels: int | None = None
     photographs: int = 3
     results: int = 8
 
@@ -89,7 +91,9 @@ class Photograph:
     def __init__(self, data: bytes, name: str, limits: Limits):
         self.id = secrets.token_urlsafe(12)
         self.name, self.size, self.limits = name, len(data), limits
-        self.pixels, self.notes = shown(images.read(io.BytesIO(data), name), limits)
+        self.pixels, self.notes = shown(
+            images.read(io.BytesIO(data), name, limits.max_pixels), limits
+        )
         # Files to fetch, by name, of each result.
         self.results: collections.OrderedDict[str, dict[str, bytes]]
         self.results = collections.OrderedDict()

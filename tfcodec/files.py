@@ -129,9 +129,44 @@ def _files(folder):
         todo += links
 
 
+# Files and folders that this process has begun, and that are of no use to anyone yet.
+_unfinished: set[str] = set()
+
+
+@contextlib.contextmanager
+def _begun(part: str):
+    """Notes what would be left behind, should this process end meanwhile."""
+    _unfinished.add(part)
+    try:
+        yield
+    finally:
+        _unfinished.discard(part)
+
+
+def remove_unfinished() -> None:
+    """Removes what this process has begun to write, as it is about to end."""
+    for part in list(_unfinished):
+        if os.path.isdir(part):
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+
+def _mode_of(path: str) -> int | None:
+    """Returns the permissions of a file that is to be replaced; None for a new one."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return None
+
+
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike):
     """Opens a file that takes the place of `path` when all is written, or leaves none.
+
+    It keeps the permissions of the file that it replaces: what only its owner may read
+    stays so.
 
     Raises:
         OSError: naming `path`, whatever file it came from.
@@ -140,12 +175,20 @@ def new_file(path: str | os.PathLike):
     part = os.path.join(
         os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"
     )
+    mode = _mode_of(target)
+
+    def opener(name, flags):
+        return os.open(name, flags, 0o666 if mode is None else mode & 0o700)
+
     try:
-        with open(part, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        with _begun(part):
+            with open(part, "x+b", opener=opener) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if mode is not None:
+                os.chmod(part, mode)
+            os.replace(part, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -165,7 +208,7 @@ def new_directory(path: pathlib.Path):
     for left in (part, old):  # By one that was killed.
         shutil.rmtree(left, ignore_errors=True)
     try:
-        with writing(path):
+        with writing(path), _begun(os.fspath(part)):
             yield part
             if path.exists():
                 os.replace(path, old)

@@ -117,7 +117,7 @@ def write(
         ):
             notes.append(f"not kept: {name}")
             del kept[name]
-    with plugins.QUIET:
+    with plugins.QUIET.up_to(0):
         notes += _save(file, form, picture, kept)
     mode = _mode_of(picture)
     if mode.endswith("A") and not _stored(mode, about).endswith("A"):

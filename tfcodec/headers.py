@@ -49,6 +49,7 @@ class Facts:
         xmp: XMP that Pillow does not read.
         tiff: how to read a TIFF file.
         notes: what is not kept, in words.
+        damage: what is wrong with the pixels that are read all the same, in words.
         texts: keywords of PNG texts.
         aspect: across and down, where no unit is known, of unequal resolutions.
     """
@@ -62,6 +63,7 @@ class Facts:
     xmp: bytes | None = None
     tiff: tiff.Tiff | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
+    damage: list[str] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
     aspect: tuple[float, float] | None = None
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tfcodec import exif, extras, headers, pixels, plugins, tiff
+from tfcodec import bitstream, exif, extras, headers, jpegs, pixels, plugins, tiff
 from tfcodec.formats import form_of, write
 from tfcodec.pixels import Picture, Unfit
 
@@ -25,30 +25,38 @@ EXIF_PREFIX = exif.PREFIX
 
 
 def read(
-    source: str | os.PathLike | BinaryIO, name: str | None = None, strip: bool = False
+    source: str | os.PathLike | BinaryIO,
+    name: str | None = None,
+    max_pixels: int | None = None,
+    strip: bool = False,
 ) -> Picture:
     """Reads an image, upright.
 
     Args:
         source: a path, or a file open for reading.
         name: what to call it in errors, by default the path.
+        max_pixels: width times height that is read, 0 for any; by default what
+            `tfcodec.Limits` allow a file.
         strip: leave out all metadata, and say nothing of what of it is not kept.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no image, or a damaged one, or of unknown range.
     """
-    with _opened(source, name) as (image, found, low):
+    with _opened(source, name, max_pixels) as (image, found, low):
         return picture_of(image, found=found, low=low, strip=strip)
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
+def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarray:
     """Returns an image as uint8 [height, width, 3], without its alpha.
+
+    Args:
+        path, max_pixels: as of `read`.
 
     Raises:
         OSError, ValueError: as `read`.
     """
-    return pixels.rgb_of(read(path, strip=True).pixels)
+    return pixels.rgb_of(read(path, max_pixels=max_pixels, strip=True).pixels)
 
 
 def size_of(path: str | os.PathLike) -> tuple[int, int]:
@@ -57,7 +65,7 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         OSError, ValueError: as `read`, but for what only the pixels show.
     """
-    with _opened(path, None) as (image, found, _):
+    with _opened(path, None, None) as (image, found, _):
         _check_mode(image)
         return image.size if not (found.tiff and found.tiff.packed) else (
             found.tiff.width, image.height
@@ -65,18 +73,20 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(source, name):
+def _opened(source, name, max_pixels):
     """Opens an image file: (Pillow image, `headers.Facts`, lower bytes or None).
 
     Raises:
         OSError, ValueError: as `read`, whatever goes wrong within.
     """
-    from PIL import UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     name = name or os.fspath(source)
+    most = bitstream.Limits().for_pixels(max_pixels).pixels
     hint = ": not an image that Pillow reads"
     try:
-        with plugins.QUIET, _seekable(source) as file:
+        with plugins.QUIET.up_to(most), _seekable(source) as file:
+            file, notes = jpegs.whole(file)
             package = plugins.wanted(file.read(64))
             if package:
                 hint += f": {plugins.NAMES[package]} needs pip install {package}"
@@ -84,9 +94,17 @@ def _opened(source, name):
                     plugins.load(package)
                     hint = f": a damaged or unsupported {plugins.NAMES[package]}"
             found = headers.facts(file)
+            found.damage += notes
             low = _lower_bytes(file, found)
             with _image(file, found) as image:
+                width, height = image.size
+                if most and width * height > most:
+                    raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
                 yield image, found, low
+    except Image.DecompressionBombError as error:
+        (count, *_) = re.findall(r"\d+", str(error)) or ["an image of too many"]
+        words = bitstream.over_pixels(f"{count} pixels", most)
+        raise Unfit(f"{name}: {words}") from None
     except Unfit as error:
         raise Unfit(f"{name}: {error}") from None
     except UnidentifiedImageError:
@@ -171,7 +189,7 @@ def picture_of(
     found = found or _facts_of(image)
     bits = _bits(image, found)  # which `tile` tells before the pixels are read
     image.load()
-    picture = Picture(np.empty(0))
+    picture = Picture(np.empty(0), notes=list(found.damage))
     if getattr(image, "is_animated", False):
         picture.notes.append("not kept: all but the first frame")
     said = extras.collect(image, found, picture)

@@ -51,36 +51,52 @@ def wanted(start: bytes) -> str | None:
 
 
 class _Quiet:
-    """While Pillow works, in any thread: no warnings, and room for ICC profiles in PNG.
+    """While Pillow works, in any thread: no warnings, and limits that are ours.
 
-    Warnings are of odd metadata, or of an image half as large as Pillow refuses; of
-    profiles it takes 1 MiB by default.
+    Warnings are of odd metadata. ICC profiles of PNG may have as many bytes as we keep,
+    where Pillow takes 1 MiB, and images as many pixels as the most that any thread
+    allows: Pillow refuses twice what it is told, when a file is opened and again for
+    what some formats, such as icons, hold within.
     """
 
     def __init__(self):
-        self.lock, self.users, self.undo = threading.Lock(), 0, None
+        self.lock, self.users, self.undo = threading.Lock(), [], None
 
-    def __enter__(self):
+    @contextlib.contextmanager
+    def up_to(self, pixels: int):
+        """For images of at most so many pixels; 0: any."""
         with self.lock:
             if not self.users:
                 self.undo = contextlib.ExitStack()
                 self._begin()
-            self.users += 1
+            self.users.append(pixels)
+            self._limit()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users.remove(pixels)
+                if self.users:
+                    self._limit()
+                else:
+                    self.undo.close()
 
     def _begin(self):
-        from PIL import PngImagePlugin
+        from PIL import Image, PngImagePlugin
 
         self.undo.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        old = PngImagePlugin.MAX_TEXT_CHUNK
-        self.undo.callback(setattr, PngImagePlugin, "MAX_TEXT_CHUNK", old)
-        PngImagePlugin.MAX_TEXT_CHUNK = max(old, LARGEST_TEXT)
+        for module, name in (
+            (PngImagePlugin, "MAX_TEXT_CHUNK"), (Image, "MAX_IMAGE_PIXELS")
+        ):  # fmt: skip
+            self.undo.callback(setattr, module, name, getattr(module, name))
+        PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, LARGEST_TEXT)
 
-    def __exit__(self, *_):
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                self.undo.close()
+    def _limit(self):
+        from PIL import Image
+
+        most = 0 if 0 in self.users else max(self.users)
+        Image.MAX_IMAGE_PIXELS = (most + 1) // 2 or None
 
 
 QUIET = _Quiet()
