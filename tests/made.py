@@ -1,9 +1,36 @@
 """Image files made byte by byte, of kinds that Pillow does not write."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+
+from tfcodec import images
+
+SMALL = np.arange(12 * 8 * 3).reshape(12, 8, 3).astype(np.uint8)
+
+
+def read(data, **options):
+    return images.read(io.BytesIO(data), "it", **options)
+
+
+def saved(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def written(form, picture, **options):
+    """(what was lost, the file read again)"""
+    file = io.BytesIO()
+    notes = images.write(file, form, picture, **options)
+    return notes, read(file.getvalue())
+
+
+def eight(samples, bits):
+    most = 2**bits - 1
+    return (np.asarray(samples) * 255 + most // 2) // most
 
 
 def chunk(kind, data):
