@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from tfcodec import console, signals
 
-if __name__ == "__main__":  # Before NumPy and TensorFlow start threads of theirs.
+if __name__ == "__main__":  # Before TensorFlow opens files.
     console.open_standard_streams()
     signals.clean_up()
 

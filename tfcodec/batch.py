@@ -12,6 +12,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 
@@ -27,6 +28,8 @@ from tfcodec.console import (
     shown,
 )
 from tfcodec.files import new_file
+
+WILDCARD = re.compile(r"[*?]")
 
 
 @dataclasses.dataclass
@@ -137,7 +140,7 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         suffixes: of what is taken from folders.
 
     Raises:
-        ValueError: a folder or a wildcard has nothing of the kind.
+        ValueError: a folder has nothing of the kind.
     """
     jobs = []
     for source in args.input:
@@ -148,11 +151,10 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
             if not found:
                 kind = "images" if len(suffixes) > 1 else min(suffixes)
                 raise ValueError(f"{shown(source)}: no {kind} in it")
-        elif glob.has_magic(source) and not os.path.lexists(source):
-            # A shell of Windows leaves wildcards to the program, others where quoted.
-            found = [pathlib.Path(name) for name in sorted(glob.glob(source))]
-            if not found:
-                raise ValueError(f"{shown(source)}: no file has such a name")
+        elif WILDCARD.search(source) and not os.path.lexists(source):
+            # A shell of Windows leaves these to the program, others where quoted.
+            matching = sorted(glob.glob(source))
+            found = [pathlib.Path(name) for name in matching] or found
         for each in found:
             base = base if path.is_dir() else each.parent
             jobs.append(Job(str(each), target_of(each, base, suffix, args), args))

@@ -11,6 +11,7 @@ import atexit
 import difflib
 import gc
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,7 +91,7 @@ def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         )
 
     def held(path):
-        digest = hashlib.sha256(path.name.encode()).digest()
+        digest = hashlib.sha256(os.fsencode(path.name)).digest()
         return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
 
     validation = [p for p in paths if held(p)] or list(paths[:1])
@@ -249,7 +250,7 @@ def _tfds_builder(name, data_dir):
         return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:  # It lists all there are, some hundreds.
         near = difflib.get_close_matches(name, tfds.list_builders())
-        hint = f"; is it one of {', '.join(near)}?" if near else ""
+        hint = f"; similar ones: {', '.join(near)}" if near else ""
         raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
 
 

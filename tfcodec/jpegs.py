@@ -53,7 +53,7 @@ def _without_end(file):
         if last.rfind(END) > last.rfind(SCAN):
             return None
         file.seek(begin)
-        return file.read()
+        return file.read().rstrip(END[:1])  # half of a marker
     finally:
         file.seek(begin)
 

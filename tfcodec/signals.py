@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 
 from tfcodec import files
 
 # What asks a program to end, such as a container's stop (TERM), a terminal that closes
 # (HUP), or a job's time limit (XCPU). INT is a KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
+SECONDS = 1.0  # that the main thread has to end by itself
 
 
 def clean_up() -> None:
     """Lets signals that end this process remove its unfinished files first.
 
-    A thread waits for them, and so removes the files at once, whatever the main thread
-    is at: a handler of Python's would run only when that is done, and a large AVIF or
-    a tile takes seconds. The process then ends by the signal itself, so that its exit
-    status says so (128 and the number, in a shell). What the parent process has chosen
-    to ignore, as `nohup` does HUP, stays ignored.
-
-    To call before other threads start, as those of NumPy and TensorFlow would take the
-    signals. There is nothing of the kind on Windows, where nothing is changed.
+    A handler of Python's runs only when the main thread is done with what it is at, and
+    a large AVIF or a tile takes seconds. So a thread, which hears of each signal at
+    once, removes the files. The process then ends by the signal itself, so that its
+    exit status says so (128 and the number, in a shell). What the parent process has
+    chosen to ignore, as `nohup` does HUP, stays ignored. Nothing is changed on Windows.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if os.name != "posix":
         return
     numbers = {
         getattr(signal, name)
         for name in ENDING
         if signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
     }
-    if not numbers:
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in numbers:
+        signal.signal(number, _end)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    main = threading.get_ident()
 
     def wait():
-        number = signal.sigwait(numbers)
+        while (number := os.read(heard, 1)[0]) not in numbers:
+            pass
         files.remove_unfinished()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(main, number)  # wakes it, if it sleeps, to call `_end`
+        time.sleep(SECONDS)
+        os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True, name="signals").start()
 
 
-def unblock() -> None:
-    """Undoes the part of `clean_up` that a process inherits from the one it is of."""
-    if hasattr(signal, "pthread_sigmask"):
-        numbers = {getattr(signal, name) for name in ENDING}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+def _end(number, _=None):
+    files.remove_unfinished()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def end_by_interrupt() -> None:
@@ -58,10 +62,6 @@ def end_by_interrupt() -> None:
     if os.name != "posix":
         return
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            try:
-                stream.flush()
-            except OSError:
-                pass
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
+        with contextlib.suppress(OSError, AttributeError):
+            stream.flush()
+    _end(signal.SIGINT)

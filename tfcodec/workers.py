@@ -11,8 +11,6 @@ import platform
 import signal
 import threading
 
-from tfcodec import signals
-
 
 class Here:
     """An executor that runs what it is given in this process, at once."""
@@ -26,7 +24,6 @@ class Here:
 def _begin():
     """Leaves interrupts to the first process, and ends with it, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signals.unblock()
     first = multiprocessing.parent_process().sentinel
 
     def follow():
