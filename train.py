@@ -14,6 +14,12 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from tfcodec import console, signals
+
+if __name__ == "__main__":  # Before TensorFlow opens files.
+    console.open_standard_streams()
+    signals.clean_up()
+
 from absl import app, flags, logging
 
 try:
@@ -84,14 +90,17 @@ def main(argv):
     train = realism.train if REALISM.value else training.train
     try:
         exported = train(config_of(), RUN.value)
-        print(exported)
+        console.say(console.shown(exported), sys.stdout)
         if SERVE.value:
-            print(serving.export(registry.Model.at(exported), SERVE.value))
+            served = serving.export(registry.Model.at(exported), SERVE.value)
+            console.say(console.shown(served), sys.stdout)
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
-        sys.exit(f"train.py: {error}")
+        console.say(f"train.py: {error}", sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(console.names_are_shown)
     app.run(main)

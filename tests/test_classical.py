@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.test_metrics import photo
-from tfcodec import classical, metrics
+from tfcodec import classical, metrics, plugins
 
 IMAGE = photo(64, 81)
 
@@ -68,7 +68,7 @@ def test_quality_is_checked(name, quality):
 @pytest.mark.parametrize("name", ["jxl", "heic"])
 def test_a_missing_package_is_named(name, monkeypatch):
     codec = classical.CODECS[name]
-    monkeypatch.setitem(sys.modules, classical.MODULES[codec.plugin], None)
+    monkeypatch.setitem(sys.modules, plugins.MODULES[codec.plugin], None)
     for use in (classical.find, lambda _: codec.compress(IMAGE, 50)):
         with pytest.raises(classical.Missing, match=f"pip install {codec.plugin}"):
             use(name)

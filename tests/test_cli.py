@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 import tfcodec
-from tfcodec import bitstream, cli, codec, console, files, images, registry
+from tfcodec import batch, bitstream, cli, codec, console, files, images, registry
 from tfcodec.bitstream import Chunk, Header
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -511,6 +511,43 @@ def test_several_files_and_folders(image, capsys):
     assert "empty: no .tfc in it" in fails(capsys, "decompress", "-r", "empty")
 
 
+def test_what_is_passed_over_in_a_folder_is_told(image, capsys):
+    os.makedirs("album")
+    for name in ("a.JFIF", "b.jpe", "notes.txt", "film.mov"):
+        shutil.copy("in.png", f"album/{name}")
+    assert call("compress", "-r", "album", "--json") == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line)["input"] for line in out.splitlines()]
+    assert rows == ["album/a.JFIF", "album/b.jpe"]
+    assert err.startswith("note: album: 2 other files passed over (.mov, .txt)")
+    assert call("compress", "-r", "album", "-f") == 0  # beside its own output
+    assert "2 other files" in capsys.readouterr().err
+
+
+def test_strip_turns_pixels_upright_and_says_nothing_of_what_it_drops(capsys):
+    source = Image.new("RGB", (9, 5), "navy")
+    exif = source.getexif()
+    exif[0x0112] = 6
+    source.save("in.jpg", exif=exif, comment=b"mine", dpi=(300, 300))
+    assert call("compress", "in.jpg", "--strip") == 0
+    assert capsys.readouterr().err == ""
+    assert tfcodec.metadata(pathlib.Path("in.tfc").read_bytes()) == {}
+    assert call("decompress", "in.tfc") == 0
+    assert Image.open("in.png").size == (5, 9)
+    # As the Pillow plugin writes: stored on its side, with EXIF that says so.
+    data = tfcodec.compress(np.asarray(source), exif=exif.tobytes()[6:])
+    pathlib.Path("side.tfc").write_bytes(data)
+    capsys.readouterr()
+    for argv, size in (
+        (["side.bmp"], (5, 9)),
+        (["side.png"], (9, 5)),
+        (["strip.png", "--strip"], (5, 9)),
+    ):
+        assert call("decompress", "side.tfc", *argv) == 0
+        assert Image.open(argv[0]).size == size
+    assert capsys.readouterr().err == "note: side.bmp: not kept: exif\n"
+
+
 def test_a_bad_file_is_reported_and_the_rest_goes_on(image, capsys):
     pathlib.Path("bad.png").write_text("no image")
     shutil.copy("in.png", "also.png")
@@ -608,7 +645,7 @@ def test_verify_reads_what_was_written(image, capsys, monkeypatch):
             file.read = lambda: b"something else"
             yield file
 
-    monkeypatch.setattr(cli, "new_file", failing)
+    monkeypatch.setattr(batch, "new_file", failing)
     capsys.readouterr()
     assert "reads back" in fails(capsys, "compress", "in.png", "-f", "--verify")
     assert pathlib.Path("in.tfc").read_bytes() == b"old"

@@ -308,7 +308,7 @@ def as_shipped(model, monkeypatch):
     loaded = codec.load(model)
     monkeypatch.setattr(codec.registry, "models", lambda: [loaded.model])
     monkeypatch.setattr(codec, "load", lambda name: loaded)
-    monkeypatch.setattr(codec, "_loaded", lambda path, fingerprint: loaded)
+    monkeypatch.setattr(codec, "_loaded", lambda *_: loaded)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -13,6 +13,7 @@ pytest.importorskip("tensorflow_compression")
 
 from PIL import Image
 
+from tests import made
 from tests.tiny import images, photograph
 from tfcodec import data, files
 
@@ -109,6 +110,54 @@ def test_validation_set_has_each_image_at_each_quality(folder):
         np.testing.assert_allclose(batch["quality"], data.VALIDATION_QUALITIES)
 
 
+def deep_files(folder):
+    """Files of more than 8 bits, of one grey that is 0x43 in 8."""
+    value = np.full([70, 80], 0x4321, np.uint16)
+    (folder / "grey.png").write_bytes(made.png(value, 16, 0))  # Pillow's mode I;16
+    (folder / "colour.png").write_bytes(made.png(np.dstack([value] * 3), 16, 2))
+    plain = b"P5 80 70 65535\n" + value.astype(">u2").tobytes()
+    (folder / "plain.pgm").write_bytes(plain)  # I
+    (folder / "big.tif").write_bytes(made.tiff(value, 16, order=">"))  # I;16B
+    (folder / "deflated.tif").write_bytes(made.tiff(value, 16, compression=8))
+    (folder / "low.tif").write_bytes(made.tiff(value // 16, 12))
+    (folder / "black.tif").write_bytes(made.tiff(65535 - value, 16, photometric=0))
+    return sorted(folder.iterdir())
+
+
+def test_more_than_8_bits_train_and_validate_with_their_range(tmp_path):
+    paths = data.usable(deep_files(tmp_path), 64)
+    assert len(paths) == 7
+    for batch in batches(data.training_set(paths, 64, 7, seed=0), 2):
+        assert np.unique(batch["image"]).tolist() == [0x43]
+    found = batches(data.validation_set(data.open_images(paths, 7), 64), 9)
+    assert len(found) == 7
+    assert {*np.unique([batch["image"] for batch in found])} == {0x43}
+
+
+def test_floating_point_pixels_are_left_out_of_a_training_and_named(tmp_path, caplog):
+    Image.fromarray(np.ones([70, 80], np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(photograph(70, 80)).save(tmp_path / "fine.png")
+    paths = sorted(tmp_path.iterdir())
+    assert data.usable(paths, 64) == [tmp_path / "fine.png"]
+    assert "float.tif: floating-point" in caplog.text
+
+
+def test_training_sees_a_picture_upright_as_compressing_does(tmp_path):
+    pixels = np.zeros([64, 64, 3], np.uint8)
+    pixels[:32] = 255  # the upper half
+    exif = b"Exif\0\0" + made.exif(orientation=6)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    (batch,) = batches(
+        data.validation_set(data.open_images([tmp_path / "a.png"], 1), 64), 1
+    )
+    assert np.array_equal(batch["image"][0], np.rot90(pixels, -1))
+
+
+def test_the_only_image_is_not_held_out_without_a_word(tmp_path):
+    with pytest.raises(ValueError, match="only.png is the only image.*--validation"):
+        data.hold_out([tmp_path / "only.png"])
+
+
 @pytest.fixture
 def tfds_name(tmp_path, monkeypatch):
     """A TFDS data set of eight photographs, made here, with no validation split."""
@@ -143,6 +192,52 @@ def test_tfds_set_trains_resumes_and_holds_out(tfds_name):
     for a, b in zip(whole[2:], rest):
         assert_same(a, b)
     assert len(list(held())) == 2  # One in a hundred of 200.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels"), [("uint16", 1), ("uint16", 3), ("uint16", 4), ("uint8", 1)]
+)
+def test_tfds_images_of_any_depth_have_their_range(tmp_path, dtype, channels):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    value = 0x4321 if dtype == "uint16" else 0x43
+    pixels = np.full([70, 80, channels], value, dtype)
+    name, folder = made_set(tfds, tmp_path, f"{dtype}x{channels}", pixels)
+    images, held = data.tfds_sets(name, folder, count=5)
+    (batch,) = batches(data.tfds_training_set(images, 64, 2, seed=1), 1)
+    assert np.unique(batch["image"]).tolist() == [0x43]
+    assert np.unique(np.asarray(next(held()))).tolist() == [0x43]
+
+
+def test_tfds_images_of_unknown_range_are_refused_before_training(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    pixels = np.zeros([70, 80, 1], np.float32)
+    name, folder = made_set(tfds, tmp_path, "floats", pixels)
+    with pytest.raises(ValueError, match=f"{name}: floating-point"):
+        data.tfds_sets(name, folder, count=5)
+
+
+def made_set(tfds, folder, name, pixels):
+    """A TFDS data set of one image again and again: (name, directory)."""
+    shape = (None, None, pixels.shape[2])
+    image = tfds.features.Image(shape=shape, dtype=pixels.dtype)
+
+    def info(self):
+        features = tfds.features.FeaturesDict({"image": image})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def examples(self, manager):
+        splits = {"train": 3, "test": 2}
+        return {
+            split: ((k, {"image": pixels}) for k in range(count))
+            for split, count in splits.items()
+        }
+
+    members = {
+        "VERSION": tfds.core.Version("1.0.0"), "_info": info, "__module__": __name__,
+        "_split_generators": examples, "_generate_examples": None,
+    }  # fmt: skip
+    type(f"Deep{name}", (tfds.core.GeneratorBasedBuilder,), members)
+    return f"deep{name}", str(folder)
 
 
 def test_images_to_validate_on_are_read_once_and_whole(tmp_path, caplog):

@@ -11,27 +11,30 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    files bitstream tiling quality classical metrics ssimulacra2
+    console files signals bitstream tiling quality plugins classical metrics ssimulacra2
+    exif profiles tiff pixels headers extras formats jpegs images
     rans layers transforms entropy losses model architectures
-    registry memory codec predict serving
+    registry memory forks codec pipelines predict serving
     data weights export optimizers checkpoints validation progress training
     captions critics adversarial realism
-    contestants wasserstein workers evaluation summary report images pillow_plugin demo
-    console cli
+    contestants wasserstein workers evaluation summary report pillow_plugin demo
+    arguments batch commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    files bitstream tiling quality classical metrics ssimulacra2 rans registry memory
-    codec predict serving contestants wasserstein workers evaluation summary report
-    images pillow_plugin demo console cli
+    console files signals bitstream tiling quality plugins classical metrics ssimulacra2
+    exif profiles tiff pixels headers extras formats jpegs images rans
+    registry memory forks codec pipelines predict serving contestants wasserstein
+    workers evaluation summary report pillow_plugin demo arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.
-QUICK = (
-    "files bitstream tiling quality metrics ssimulacra2 registry memory codec images "
-    "pillow_plugin console cli".split()
-)
+QUICK = """
+    console files signals bitstream tiling quality plugins metrics ssimulacra2
+    exif profiles tiff pixels headers extras formats jpegs images registry memory forks
+    codec pipelines pillow_plugin arguments batch commands cli
+""".split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
 

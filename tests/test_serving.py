@@ -18,8 +18,8 @@ tf = pytest.importorskip("tensorflow")
 
 import tfcodec
 from benchmarks.serving import loopback
-from tests import fuzz
-from tfcodec import bitstream, cli, codec, predict, registry, serving
+from tests import fuzz, made
+from tfcodec import bitstream, cli, codec, images, predict, registry, serving
 
 MODEL = fuzz.GOLDEN / "model"
 ROWS = json.loads((fuzz.GOLDEN / "golden.json").read_text())
@@ -192,6 +192,30 @@ def bomb():
     data = bytearray(encoded(np.zeros((1, 1, 3), np.uint8)))
     data[16:24] = (30000).to_bytes(4, "big") * 2
     return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def decode_png():
+    signature = [tf.TensorSpec([], tf.string)]
+    return tf.function(serving.decode_png, input_signature=signature)
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "colour"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)]
+)
+def test_a_png_is_decoded_as_by_the_command_line(decode_png, bits, colour, transparent):
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 2**bits, (9, 11, 3) if colour else (9, 11))
+    key = np.atleast_1d(samples[3, 4]).astype(">u2").tobytes()
+    data = made.png(samples, bits, colour, *[(b"tRNS", key)] * transparent)
+    wanted = images.read(io.BytesIO(data), "it").pixels
+    assert (wanted.ndim == 3 and wanted.shape[2] in (2, 4)) == transparent
+    found = decode_png(data).numpy()
+    wanted = wanted[..., None] if wanted.ndim == 2 else wanted
+    assert near(found, wanted)
+    if transparent:
+        assert np.array_equal(found[..., -1], wanted[..., -1])
 
 
 def test_compress_refuses_item_by_item(served):

@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from tfcodec.codec import (
         compress,
         compress_batch,
-        decode_tensor,
         decompress,
         decompress_batch,
-        encode_tensor,
         info,
         metadata,
     )
+    from tfcodec.pipelines import decode_tensor, encode_tensor
     from tfcodec.quality import OutOfReach
 
 __version__ = "0.1.0"
@@ -57,10 +56,10 @@ _HOME = {
     "UnsupportedStream": "bitstream",
     "compress": "codec",
     "compress_batch": "codec",
-    "decode_tensor": "codec",
+    "decode_tensor": "pipelines",
     "decompress": "codec",
     "decompress_batch": "codec",
-    "encode_tensor": "codec",
+    "encode_tensor": "pipelines",
     "info": "codec",
     "metadata": "codec",
 }

@@ -100,6 +100,20 @@ class Limits:
     escapes: int = 2**22  # of each string: latents beyond their tables
     metadata: int = 2**24  # bytes, unpacked, of each kind
 
+    def for_pixels(self, pixels: int | None) -> Limits:
+        """Returns the same limits, but for images of up to so many pixels.
+
+        Args:
+            pixels: width times height; 0 for any, None for what it is.
+        """
+        if pixels is None:
+            return self
+        if pixels < 0:
+            raise ValueError(f"max_pixels must be 0 (no limit) or more, not {pixels}")
+        most = pixels and self.decoded_bytes and max(self.decoded_bytes, 4 * pixels)
+        tiles = pixels and self.tiles
+        return dataclasses.replace(self, pixels=pixels, decoded_bytes=most, tiles=tiles)
+
 
 @dataclasses.dataclass(frozen=True)
 class Header:
@@ -375,11 +389,19 @@ def read_header(data: bytes, limits: Limits = Limits()) -> Header:
     return _start(data, limits)[1]
 
 
+def over_pixels(size: str, limit: int) -> str:
+    """Says that an image is larger than it may be, and how to lift that limit."""
+    return (
+        f"{size}: over the limit of {limit} pixels, which --max_pixels lifts "
+        f"(max_pixels= in Python)"
+    )
+
+
 def check_limits(header: Header, limits: Limits) -> None:
     """Raises UnsupportedStream if the image is larger than `limits` allow."""
     size = f"{header.width}x{header.height}"
     if limits.pixels and header.width * header.height > limits.pixels:
-        raise UnsupportedStream(f"{size}: over the limit of {limits.pixels} pixels")
+        raise UnsupportedStream(over_pixels(size, limits.pixels))
     if limits.side and max(header.width, header.height) > limits.side:
         raise UnsupportedStream(f"{size}: over the limit of {limits.side} a side")
     decoded = header.width * header.height * len(header.mode)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.metadata
 import io
 
 import numpy as np
+
+from tfcodec import plugins
 
 
 class Missing(ValueError):
@@ -63,7 +64,7 @@ class Pillow:
         if self.plugin:
             found.append(f"{self.plugin} {importlib.metadata.version(self.plugin)}")
         if self.form == "HEIF":
-            about = _plugin(self.plugin).libheif_info()
+            about = plugins.load(self.plugin).libheif_info()
             found += [f"libheif {about['libheif']}", about["HEIF"]]
         return ", ".join(found)
 
@@ -80,7 +81,7 @@ class Pillow:
             )
         if self.plugin:
             try:
-                plugin = _plugin(self.plugin)
+                plugin = plugins.load(self.plugin)
             except ImportError as error:
                 return f"{self.name}: {error}; pip install {self.plugin}"
             if self.form == "HEIF" and not plugin.libheif_info().get("HEIF"):
@@ -172,15 +173,6 @@ def _refusal(tune: str) -> str:
         return f"no tune={tune} in {encoder}; pip install --upgrade pillow"
     return ""
 
-
-def _plugin(package):
-    plugin = importlib.import_module(MODULES[package])
-    if package == "pillow-heif":
-        plugin.register_heif_opener()
-    return plugin
-
-
-MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
 
 _JPEG = {"form": "JPEG", "limits": (1, 100), "library": "libjpeg_turbo"}
 _WEBP = {"form": "WEBP", "feature": "webp", "library": "webp"}

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextvars
 import dataclasses
 import functools
 import io
 import os
 import struct
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tfcodec import (
     bitstream,
+    forks,
     memory,
     metrics,
     quality,
@@ -39,6 +40,9 @@ from tfcodec.bitstream import (
     UnsupportedStream,
 )
 from tfcodec.tiling import Box
+
+# Whether what runs is a function of Python's that TensorFlow called.
+_in_pipeline = contextvars.ContextVar("in_pipeline", default=False)
 
 # Called as progress(done, total) while an image is coded.
 Progress = Callable[[int, int], None]
@@ -82,6 +86,15 @@ def checked_image(image) -> np.ndarray:
     return image
 
 
+def check_size(image: np.ndarray, max_pixels: int | None = None) -> None:
+    """Raises UnsupportedStream if the file of an image would be over the limits."""
+    height, width = image.shape[:2]
+    layout = LAYOUTS[_channels(image)]
+    tile = tile_layout(height, width)
+    header = Header(b"", width, height, 0, layout, tile)
+    bitstream.check_limits(header, Limits().for_pixels(max_pixels))
+
+
 def _channels(image):
     return image.shape[2] if image.ndim == 3 else None
 
@@ -103,15 +116,13 @@ class Codec:
         memory.keep_freed()
         self.model = model
         self.tf = tf
-        self.parts = tf.saved_model.load(str(model.path)).signatures
+        self.parts = self._parts(str(model.path))
         self.runs = collections.Counter()
 
     @functools.cached_property
     def second(self) -> Callable:
         """The second synthesis, loaded when it is first asked for."""
-        directory = self.model.realism
-        self.kept = self.tf.saved_model.load(str(directory))  # holds its variables
-        return self.kept.signatures["synthesis"]
+        return self._parts(str(self.model.realism))["synthesis"]
 
     def realism(self, header: Header, wanted: float | None) -> float:
         """Returns how realistic the image of a file is drawn, 0 to 1.
@@ -131,6 +142,9 @@ class Codec:
             raise ValueError(f"model {self.model.name} has no realism above 0")
         return float(wanted)
 
+    def _parts(self, path):
+        return self.tf.saved_model.load(path).signatures
+
     def compress(
         self,
         image: np.ndarray,
@@ -144,7 +158,7 @@ class Codec:
         verify: bool = False,
         tile: int | None = None,
     ) -> bytes:
-        """See `tfcodec.compress`.
+        """See `tfcodec.compress`, but that there is no limit on the size here.
 
         Args:
             target: in place of a quality.
@@ -152,6 +166,7 @@ class Codec:
             tile: side of tiles in pixels, a power of two; 0 for one, by default as
                 the size of the image asks for.
         """
+        forks.check()
         image = checked_image(image)
         layout = LAYOUTS[_channels(image)]
         steps_of(effort)
@@ -160,7 +175,6 @@ class Codec:
             self.model.fingerprint, width, height, quality.check(quality_), layout,
             tile_layout(height, width, tile),
         )  # fmt: skip
-        bitstream.check_limits(header, Limits())
         chunks = bitstream.metadata_chunks(metadata or {})
         colours, alpha = separated(image)
         if alpha is not None:
@@ -215,6 +229,7 @@ class Codec:
         realism: float | None = None,
     ) -> np.ndarray:
         """Returns the image of a file, uint8, or a region of it: see `decompress`."""
+        forks.check()
         realism = self.realism(header, realism)
         if header.tile_side % self.model.stride:
             raise CorruptStream(f"tiles of {header.tile_side} pixels")
@@ -354,6 +369,40 @@ class Codec:
 
     def _fraction(self, level):
         return self.tf.constant(quality.fraction(level), self.tf.float32)
+
+
+class PipelineCodec(Codec):
+    """A `Codec` for functions of Python's that TensorFlow calls, as in `tf.data`.
+
+    Such a function holds one of TensorFlow's inter-op threads until it returns. Where
+    as many run at a time as there are such threads, a function of TensorFlow that they
+    call waits for one for ever: https://github.com/tensorflow/tensorflow/issues/32454.
+    So the model runs in a session here, which has threads of its own.
+    """
+
+    def _parts(self, path):
+        tf, logger = self.tf, self.tf.get_logger()
+        config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        level = logger.level
+        logger.setLevel("ERROR")  # That it is the loader of TensorFlow 1 is no news.
+        try:
+            with session.graph.as_default():
+                found = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        finally:
+            logger.setLevel(level)
+
+        def part(signature):
+            names = {k: tensor.name for k, tensor in signature.outputs.items()}
+
+            def call(**inputs):
+                fed = {signature.inputs[k].name: v.numpy() for k, v in inputs.items()}
+                results = session.run(names, fed)
+                return {k: tf.constant(value) for k, value in results.items()}
+
+            return call
+
+        return {name: part(s) for name, s in found.signature_def.items()}
 
 
 class _Counted:
@@ -646,15 +695,14 @@ def read_png(data: bytes, height: int, width: int) -> np.ndarray:
     Raises:
         CorruptStream: it is not.
     """
-    from PIL import Image
+    from PIL.PngImagePlugin import PngImageFile
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-                if image.size != (width, height) or data[24:26] != GREY_8:
-                    raise ValueError(f"{image.size}, {image.mode}")
-                return np.asarray(image)
+        # Opened so, Pillow has no limit of its own: the size is that of the header.
+        with PngImageFile(io.BytesIO(data)) as image:
+            if image.size != (width, height) or data[24:26] != GREY_8:
+                raise ValueError(f"{image.size}, {image.mode}")
+            return np.asarray(image)
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...
         raise CorruptStream(f"damaged alpha: {error}") from None
 
@@ -688,10 +736,25 @@ def steps_of(effort: int) -> int:
     return EFFORTS[int(effort)]
 
 
-@functools.lru_cache(maxsize=4)
-def _loaded(path: str, fingerprint: bytes) -> Codec:
+_loading = threading.Lock()
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(path: str, fingerprint: bytes, kind: str) -> Codec:
     # Loaded again where a directory holds another model than it did.
-    return Codec(registry.Model.at(path))
+    return globals()[kind](registry.Model.at(path))
+
+
+def loaded(model: registry.Model) -> Codec:
+    """Returns the codec of a model, loaded once.
+
+    Raises:
+        RuntimeError: this process was forked from one in which TensorFlow has run.
+    """
+    forks.check()
+    kind = "PipelineCodec" if _in_pipeline.get() else "Codec"
+    with _loading:
+        return _loaded(str(model.path), model.fingerprint, kind)
 
 
 def load(model: str | os.PathLike = DEFAULT_MODEL) -> Codec:
@@ -700,8 +763,7 @@ def load(model: str | os.PathLike = DEFAULT_MODEL) -> Codec:
     Raises:
         ValueError: there is no such model.
     """
-    found = registry.resolve(model)
-    return _loaded(str(found.path), found.fingerprint)
+    return loaded(registry.resolve(model))
 
 
 def compress(
@@ -721,8 +783,12 @@ def compress(
     exif: bytes | None = None,
     xmp: bytes | None = None,
     verify: bool = False,
+    max_pixels: int | None = None,
 ) -> bytes:
     """Compresses an image.
+
+    Not in a process forked from one in which TensorFlow has run: start workers by
+    "spawn". That raises a RuntimeError, as TensorFlow would wait for ever.
 
     Args:
         image: uint8 [height, width, 3], RGB, any size from 1x1; or [height, width] or
@@ -748,6 +814,8 @@ def compress(
         icc_profile, exif, xmp: kept in the file as they are; EXIF from its TIFF
             header on.
         verify: decode what was coded, and compare.
+        max_pixels: width times height that is taken, 0 for any; by default what
+            `Limits` allow, so that all can read the file.
 
     Returns:
         A whole `.tfc` file.
@@ -755,9 +823,11 @@ def compress(
     Raises:
         TypeError, ValueError: the image, quality, model or effort is not as above.
         OutOfReach: (a ValueError) no quality meets the target.
-        RuntimeError: what was coded did not decode, which only `verify` looks at.
+        RuntimeError: what was coded did not decode, which only `verify` looks at; or
+            the process was forked, see above.
     """
     image = checked_image(image)
+    check_size(image, max_pixels)
     target = target_of(
         image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
         target_ssimulacra2,
@@ -814,8 +884,11 @@ def decompress(
     crop: tuple[int, int, int, int] | None = None,
     progress: Progress | None = None,
     realism: float | None = None,
+    max_pixels: int | None = None,
 ) -> np.ndarray:
     """Decompresses a `.tfc` file.
+
+    Not in a process forked from one in which TensorFlow has run: see `compress`.
 
     The shipped model whose fingerprint the file holds is used; `model` may name one
     more to look at. Limits are checked before any model is loaded.
@@ -831,6 +904,7 @@ def decompress(
             for, is drawn as it is likely to have been: 0, none, which is nearest to the
             original in every pixel, to 1. By default what the model's card says for the
             file's quality. Use 0 for evidence, medicine and measurement.
+        max_pixels: width times height in place of that of `limits`, 0 for any.
 
     Returns:
         uint8 [height, width, 3], RGB; or as the file has it, [height, width] greyscale,
@@ -841,12 +915,14 @@ def decompress(
         UnsupportedStream: it is whole, but of another version or model, or too large.
         ValueError: the crop is not within the image; the realism is out of range, or
             the model has only one synthesis.
+        RuntimeError: the process was forked, see above.
     """
+    limits = limits.for_pixels(max_pixels)
     header, chunks = bitstream.unpack(bytes(data), limits)
     region = region_of(header, crop)
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
-    codec = _loaded(str(found.path), found.fingerprint)
+    codec = loaded(found)
     return codec.decompress(header, chunks, region, progress, limits, realism)
 
 
@@ -868,16 +944,23 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
     return box
 
 
-def metadata(data: bytes, limits: Limits = Limits()) -> dict[str, bytes]:  # noqa: B008
+def metadata(
+    data: bytes,
+    limits: Limits = Limits(),  # noqa: B008
+    *,
+    max_pixels: int | None = None,
+) -> dict[str, bytes]:
     """Returns what a file holds of `icc_profile`, `exif` and `xmp`.
 
     Args:
         data: the file's bytes.
         limits: what a file may ask for.
+        max_pixels: as of `decompress`.
 
     Raises:
         StreamError: as `decompress`.
     """
+    limits = limits.for_pixels(max_pixels)
     return bitstream.metadata(bitstream.unpack(bytes(data), limits)[1], limits)
 
 
@@ -919,96 +1002,43 @@ def decompress_batch(files: Iterable[bytes], *args, **settings) -> list[np.ndarr
     return images
 
 
-def decode_tensor(data, channels: int = 3, realism: float | None = None):
-    """Decompresses a file inside a `tf.data` pipeline, as `tf.io.decode_png` would.
-
-        tf.data.Dataset.list_files("*.tfc").map(tf.io.read_file).map(tfcodec.decode_tensor)
-
-    Args:
-        data: string tensor [], a `.tfc` file.
-        channels: 1, 3 or 4 of what it returns, whatever the file has: colours become
-            their mean, alpha is dropped, or is 255.
-        realism: as of `decompress`.
-
-    Returns:
-        uint8 tensor [height, width, channels].
-
-    Raises:
-        ValueError: other channels. A damaged file fails when the pipeline runs.
-    """
-    import tensorflow as tf
-
-    if channels not in (1, 3, 4):
-        raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
-
-    def decode(data):
-        image = decompress(data, realism=realism)
-        image = image[..., None] if image.ndim == 2 else image
-        count = image.shape[-1]
-        colours = image[..., : 3 if count > 2 else 1]
-        if channels == 1:
-            return colours if colours.shape[-1] == 1 else grey_of(colours)[..., None]
-        if colours.shape[-1] == 1:
-            colours = np.repeat(colours, 3, -1)
-        if channels == 3:
-            return colours
-        opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
-        alpha = opaque if count % 2 else image[..., -1:]
-        return np.concatenate([colours, alpha], -1)
-
-    image = tf.numpy_function(decode, [data], tf.uint8, stateful=False)
-    return tf.ensure_shape(image, [None, None, channels])
-
-
-def encode_tensor(image, quality: float = DEFAULT_QUALITY, **settings):
-    """Compresses an image inside a `tf.data` pipeline, as `tf.io.encode_jpeg` would.
-
-    Args:
-        image: uint8 tensor [height, width, channels].
-        quality, **settings: as of `compress`.
-
-    Returns:
-        string tensor [].
-    """
-    import tensorflow as tf
-
-    def encode(image):
-        return compress(image, quality, **settings)
-
-    return tf.ensure_shape(
-        tf.numpy_function(encode, [image], tf.string, stateful=False), []
-    )
-
-
-def info(data: bytes, limits: Limits = Limits()) -> dict:  # noqa: B008
+def info(
+    data: bytes,
+    limits: Limits = Limits(),  # noqa: B008
+    *,
+    max_pixels: int | None = None,
+) -> dict:
     """Says what a `.tfc` file is, without decoding it or loading TensorFlow.
 
     Args:
         data: the file's bytes.
         limits: what a file may ask for.
+        max_pixels: as of `decompress`.
 
     Returns:
         dict of version, model (name, or None if it is not shipped), fingerprint,
-        width, height, mode (Pillow's: RGB, L, RGBA, LA), quality, tiles, bytes, bpp,
-        ratio (to 8 bits for each channel) and chunks (type and bytes of each).
+        width, height, mode (Pillow's: RGB, L, RGBA, LA), quality, realism (at which it
+        is opened unless one is named; None if the model is not shipped), tiles, bytes,
+        bpp, ratio (to 8 bits for each channel) and chunks (type and bytes of each).
 
     Raises:
         StreamError: as `decompress`.
     """
     data = bytes(data)
-    header, chunks = bitstream.unpack(data, limits)
+    header, chunks = bitstream.unpack(data, limits.for_pixels(max_pixels))
     try:
-        name = registry.find(header.fingerprint).name
+        model = registry.find(header.fingerprint)
     except bitstream.UnsupportedStream:
-        name = None
+        model = None
     return {
         "version": bitstream.VERSION,
-        "model": name,
+        "model": model and model.name,
         "fingerprint": header.fingerprint.hex(),
         "width": header.width,
         "height": header.height,
         "mode": header.mode,
         "quality": header.quality,
+        "realism": model and round(model.default_realism(header.quality), 3),
         "tiles": header.tiles,
         "bytes": len(data),
         "bpp": metrics.bits_per_pixel(len(data), header.height, header.width),

@@ -1,12 +1,16 @@
-"""What a user sees while a command works: progress, and no noise of TensorFlow's."""
+"""What a user sees: text that any terminal can take, errors, progress, no noise."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
+import traceback
+import unicodedata
 
 PROGRESS_SECONDS = 2
 BAR = 30  # characters
@@ -21,10 +25,13 @@ NOISE = (
     r"To enable the following instructions: |"
     r"(E0000|.*: E) .*(Unable to register cu|failed call to cuInit)"
 )
-# A process of its own, so that what TensorFlow says before it aborts still arrives.
+# A process of its own, so that what TensorFlow says before it aborts still arrives. It
+# outlives signals to the whole group, and ends when the pipe does.
 SIEVE = """
 import re, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 noise = re.compile(sys.argv[1].encode())
 for line in sys.stdin.buffer:
     if line == b"\\0\\n":
@@ -33,6 +40,119 @@ for line in sys.stdin.buffer:
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()
 """
+
+
+# Characters that reorder the text around them, so that a name looks like another one:
+# https://www.unicode.org/reports/tr9/
+REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
+                       "\u2066\u2067\u2068\u2069")  # fmt: skip
+NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+class Failure(RuntimeError):
+    """What went wrong outside of this program, such as on a server.
+
+    The message says it all: no one needs to look for the place in the code.
+    """
+
+
+def shown(text: str | os.PathLike, keep: str = "") -> str:
+    r"""Returns text with all escaped that would not be read but obeyed, or not encoded.
+
+    Control characters, of which terminals make commands, and those that reorder text
+    become `\x1b`, `\u202e`; a byte of a file name that is no UTF-8 becomes `\xe9`.
+
+    Args:
+        text: what to print, such as a file name.
+        keep: control characters that stay.
+    """
+    return "".join(c if c in keep else _escaped(c) for c in os.fspath(text))
+
+
+def _escaped(character):
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # Python's stand-in for a byte that is no text
+        return f"\\x{number - 0xDC00:02x}"
+    kind = unicodedata.category(character)
+    if kind in ("Cc", "Cs", "Zl", "Zp") or character in REORDERING:
+        form = f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+        return NAMED.get(character, form)
+    return character
+
+
+def say(text: str = "", file=None, end: str = "\n") -> None:
+    """Prints text that may hold any name; nothing where there is no such stream.
+
+    Line feeds of the text stay: of a name that may have some, print `shown`.
+
+    Args:
+        text: what to print.
+        file: where, such as `sys.stderr`, which is None where that is closed.
+
+    Raises:
+        OSError: naming the stream, which cannot be written.
+    """
+    if file is None:
+        return
+    text = shown(text, keep="\n") + end
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    with naming(file):
+        file.write(text)
+        file.flush()
+
+
+@contextlib.contextmanager
+def naming(file):
+    """Gives an OSError of a standard stream, which has no name, the name of it.
+
+    A pipe that no one reads stays a BrokenPipeError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or not error.errno or error.filename:
+            raise
+        name = getattr(file, "name", "output").strip("<>")
+        raise OSError(error.errno, error.strerror, name) from None
+
+
+def names_are_shown(record) -> bool:
+    """A filter for a handler of `logging`: file names in messages do no harm."""
+    record.msg, record.args = shown(record.getMessage(), keep="\n"), ()
+    return True
+
+
+def output(what: str = "the output"):
+    """Returns stdout, for what a command is run for.
+
+    Raises:
+        Failure: it is closed.
+    """
+    if sys.stdout is None:
+        raise Failure(f"stdout is closed, and {what} has nowhere to go")
+    return sys.stdout
+
+
+def open_standard_streams() -> None:
+    """Opens what is closed of the descriptors 0, 1 and 2, to nothing.
+
+    Else the next file that is opened gets such a number, and what TensorFlow's C++
+    logs to 2 would be written into it. Python's own streams stay None.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
+def abandon_stdout() -> None:
+    """Lets what stdout's buffer holds go nowhere, else Python fails as it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class Progress:
@@ -114,3 +234,37 @@ def quiet_tensorflow():
             os.write(2, b"\0\n")
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
+    """Says on stderr what went wrong, in one line; returns that line.
+
+    Args:
+        name: the file it happened to.
+    """
+    if args.debug:
+        with contextlib.suppress(OSError):
+            say(traceback.format_exc(), sys.stderr, end="")
+    words = describe(error)
+    if name:
+        if not words.startswith(f"{name}: ") and not isinstance(error, OSError):
+            words = f"{name}: {words}"
+        words = words.replace(name, shown(name))
+    message = shown(re.sub(r"\s*\n\s*", " ", words.strip()))[:500]
+    with contextlib.suppress(OSError):  # There is no other place to say it.
+        say(f"tfcodec: {message}", sys.stderr)
+    return message
+
+
+def describe(error: Exception) -> str:
+    """Returns what went wrong, in words for a user."""
+    if isinstance(error, OSError) and error.strerror:
+        if error.filename is None:
+            return str(error)
+        return f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    plain = isinstance(error, (ValueError, Failure, ConnectionError, TimeoutError))
+    if plain:
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"

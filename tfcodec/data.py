@@ -8,8 +8,10 @@ training that resumes at example `i` goes on as if it had not stopped.
 from __future__ import annotations
 
 import atexit
+import difflib
 import gc
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 from PIL import Image
+
+from tfcodec import images
+from tfcodec.pixels import Unfit, rgb_of
 
 # One file in this many is held out where no validation set is named.
 HOLD_OUT = 50
@@ -51,8 +56,7 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
     good, small, broken = [], 0, []
     for path in paths:
         try:
-            with Image.open(path) as image:
-                size = image.size
+            size = images.size_of(path)
         except Exception as error:  # Of a damaged file Pillow raises of any kind.
             broken.append(_failure(path, error))
             continue
@@ -67,15 +71,27 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
             len(good), small, side, len(broken), first,
         )  # fmt: skip
     if not good:
-        raise ValueError(f"no readable image of at least {side} pixels a side{first}")
+        raise ValueError(
+            f"no readable image of at least {side} pixels a side among "
+            f"{len(paths)}{first}"
+        )
     return good
 
 
 def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Splits into (training, validation) by a hash of the file name: for good."""
+    """Splits into (training, validation) by a hash of the file name: for good.
+
+    Raises:
+        ValueError: there is one alone, of which nothing would be left to train on.
+    """
+    if len(paths) == 1:
+        raise ValueError(
+            f"{paths[0]} is the only image, and one is held out for validation: give "
+            "more images, or others to validate on (--validation)"
+        )
 
     def held(path):
-        digest = hashlib.sha256(path.name.encode()).digest()
+        digest = hashlib.sha256(os.fsencode(path.name)).digest()
         return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
 
     validation = [p for p in paths if held(p)] or list(paths[:1])
@@ -154,8 +170,8 @@ def training_set(
         for attempt in range(tries):
             path = paths[files[(number + attempt) % len(paths)]]
             try:
-                with Image.open(path) as image:
-                    return random_crop(image.convert("RGB"), side, rng), quality, noise
+                image = Image.fromarray(images.read_rgb(path))
+                return random_crop(image, side, rng), quality, noise
             except Exception as error:  # As above.
                 failure = _failure(path, error)
                 if path not in failed:
@@ -167,18 +183,18 @@ def training_set(
     return _dataset(numbers, load, side, batch)
 
 
-def validation_set(images: Callable, side: int) -> tf.data.Dataset:
+def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
     """Batches of one centre crop at each of `VALIDATION_QUALITIES`.
 
     The images are read here, once: all validations are of the same, come what may.
 
     Args:
-        images: returns an iterator of Pillow images.
+        pictures: returns an iterator of Pillow images, RGB.
         side: sides of a crop are multiples of it.
     """
     crops = {
-        number: centre_crop(image.convert("RGB"), side)
-        for number, image in enumerate(images())
+        number: centre_crop(image, side)
+        for number, image in enumerate(pictures())
         if min(image.size) >= side
     }
     if not crops:
@@ -204,36 +220,60 @@ def validation_set(images: Callable, side: int) -> tf.data.Dataset:
 
 
 def open_images(paths: Sequence[Path], count: int) -> Callable:
-    """Returns a function that opens up to `count` files, evenly spread.
+    """Returns a function that reads up to `count` files, evenly spread, as RGB.
 
     One that fails to decode is left out, and named in the log.
     """
     step = max(1, len(paths) // count)
 
-    def images():
+    def pictures():
         for path in list(paths[::step])[:count]:
             try:
-                with Image.open(path) as image:
-                    whole = image.copy()
+                whole = Image.fromarray(images.read_rgb(path))
             except Exception as error:  # As above.
                 logging.warning("left out: %s", _failure(path, error))
                 continue
             yield whole
 
-    return images
+    return pictures
+
+
+def _tfds_builder(name, data_dir):
+    """Returns the builder of a TFDS data set.
+
+    Raises:
+        ValueError: there is none of that name; the message names the most similar ones.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:  # It lists all there are, some hundreds.
+        near = difflib.get_close_matches(name, tfds.list_builders())
+        hint = f"; similar ones: {', '.join(near)}" if near else ""
+        raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
 
 
 def tfds_sets(name: str, data_dir: str | None, count: int):
     """Returns (training images, validation images) of the TFDS data set `name`.
 
     The first is a function of a seed that returns an endless, shuffled dataset of
-    uint8 images, the second a function that returns an iterator of Pillow images. The
-    validation set is the data set's own, its test set where it has none, or else the
-    last hundredth of the training set, which is then not trained on.
-    """
-    import tensorflow_datasets as tfds
+    images, uint8, uint16 or bool [height, width, 1 to 4], the second a function that
+    returns an iterator of Pillow images, RGB. The validation set is the data set's own,
+    its test set where it has none, or else the last hundredth of the training set,
+    which is then not trained on.
 
-    builder = tfds.builder(name, data_dir=data_dir)
+    Raises:
+        ValueError: its images are of a type whose black and white are not known.
+    """
+    builder = _tfds_builder(name, data_dir)
+    if "image" not in (builder.info.features or ()):
+        raise ValueError(f"{name}: its examples have no image")
+    kind = tf.as_dtype(builder.info.features["image"].dtype).as_numpy_dtype
+    try:
+        rgb_of(np.zeros([1, 1, 1], kind))
+    except Unfit as error:
+        raise ValueError(f"{name}: {error}") from None
     builder.download_and_prepare()
     splits = [s for s in ("validation", "test") if s in builder.info.splits]
     train, valid = ("train", splits[0]) if splits else ("train[:99%]", "train[99%:]")
@@ -247,24 +287,24 @@ def tfds_sets(name: str, data_dir: str | None, count: int):
 
     def validation():
         for pixels in load(valid).take(count).as_numpy_iterator():
-            yield Image.fromarray(np.squeeze(pixels))
+            yield Image.fromarray(rgb_of(pixels))
 
     return training, validation
 
 
 def tfds_training_set(
-    images: Callable, side: int, batch: int, seed: int, first: int = 0
+    pictures: Callable, side: int, batch: int, seed: int, first: int = 0
 ) -> tf.data.Dataset:
     """`training_set` over TFDS images; to resume, the images before are read again."""
 
     def load(number, pixels):
         rng = np.random.default_rng((seed, 1, number))
         quality, noise = _labels(rng)
-        image = Image.fromarray(np.squeeze(pixels)).convert("RGB")
+        image = Image.fromarray(rgb_of(pixels))
         return random_crop(image, side, rng), quality, noise
 
     def large(pixels):
         return tf.reduce_min(tf.shape(pixels)[:2]) >= side
 
-    numbered = images(seed).filter(large).enumerate().skip(first)
+    numbered = pictures(seed).filter(large).enumerate().skip(first)
     return _dataset(numbered, load, side, batch)

@@ -26,7 +26,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfcodec import bitstream, classical, codec, images, metrics, quality, report
+from tfcodec import (
+    bitstream,
+    classical,
+    codec,
+    images,
+    metrics,
+    pixels,
+    quality,
+    report,
+)
 
 HOST = "127.0.0.1"
 PORT = 8642  # by default, where it is free
@@ -55,12 +64,14 @@ class Limits:
     Args:
         upload: bytes of an image file.
         megapixels: of what is shown; a larger image is reduced.
+        max_pixels: of an image file, as of `images.read`.
         photographs: kept at a time, the last ones.
         results: kept of each photograph, likewise.
     """
 
     upload: int = 64_000_000
     megapixels: float = 4.0
+    max_pixels: int | None = None
     photographs: int = 3
     results: int = 8
 
@@ -80,7 +91,9 @@ class Photograph:
     def __init__(self, data: bytes, name: str, limits: Limits):
         self.id = secrets.token_urlsafe(12)
         self.name, self.size, self.limits = name, len(data), limits
-        self.pixels, self.notes = shown(images.read(io.BytesIO(data), name), limits)
+        self.pixels, self.notes = shown(
+            images.read(io.BytesIO(data), name, limits.max_pixels), limits
+        )
         # Files to fetch, by name, of each result.
         self.results: collections.OrderedDict[str, dict[str, bytes]]
         self.results = collections.OrderedDict()
@@ -183,10 +196,10 @@ def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str
 
     image, notes = Image.fromarray(picture.pixels), picture.notes
     if image.mode.endswith("A"):
-        image = images.converted(image, image.mode.removesuffix("A"))
+        image = pixels.converted(image, image.mode.removesuffix("A"))
         notes.append("not kept here: alpha; what can be seen is over white")
     if "icc_profile" in picture.metadata:
-        image = images.to_srgb(image, picture)
+        image = pixels.to_srgb(image, picture)
     largest = limits.megapixels * 1e6
     if image.width * image.height > largest:
         before = f"{image.width}x{image.height}"

@@ -9,14 +9,27 @@ import pathlib
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 # What counts as an image in a folder; a file that is named may have any suffix.
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".avif"}
+SUFFIXES = set(
+    ".png .apng .jpg .jpeg .jpe .jif .jfif .jfi .mpo .webp .tif .tiff .bmp .dib .ppm "
+    ".pgm .pbm .pnm .avif .gif .jp2 .j2k .j2c .jpc .jpf .jpx .heic .heif .hif .jxl "
+    ".tga .qoi .psd".split()
+)
+# What stands beside images and is not missed: what they were compressed to.
+BESIDE = {".tfc"}
+MOST_NAMED = 6  # suffixes in a sentence
 
 
-def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+def find_images(
+    patterns: Sequence[str | os.PathLike], tell: Callable[[str], None] | None = None
+) -> list[pathlib.Path]:
     """Returns the files of paths, folders (to any depth) and globs, each once, sorted.
+
+    Args:
+        patterns: what to look at.
+        tell: is told, in words, of the files of a folder that are passed over.
 
     Raises:
         ValueError: a pattern finds nothing.
@@ -28,7 +41,7 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
         if path.is_file():
             here = [path]
         elif path.is_dir():
-            here = inside(path, SUFFIXES)
+            here = inside(path, SUFFIXES, tell)
         else:
             names = glob.glob(str(pattern), recursive=True)
             here = [file for file in map(pathlib.Path, names) if file.is_file()]
@@ -38,27 +51,122 @@ def find_images(patterns: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def inside(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
+def patterns_of(text: str) -> list[str]:
+    """Returns paths and globs of a list with commas between; what exists may have some.
+
+    Of `a,b` it is a file or folder of that name, if there is one, or else `a` and `b`.
+    """
+    parts, found = text.split(","), []
+    while parts:
+        sizes = range(len(parts), 1, -1)
+        whole = (n for n in sizes if os.path.exists(",".join(parts[:n])))
+        size = next(whole, 1)
+        found.append(",".join(parts[:size]))
+        parts = parts[size:]
+    return found
+
+
+def inside(
+    folder: pathlib.Path,
+    suffixes: Collection[str],
+    tell: Callable[[str], None] | None = None,
+) -> list[pathlib.Path]:
     """Returns the files of some suffixes in a folder, to any depth, sorted.
+
+    Linked folders count as others do, but each folder is looked at once, and a link to
+    one that holds `folder` is passed over.
+
+    Args:
+        folder: where to look.
+        suffixes: those to take, in lower case.
+        tell: as `find_images`. Not told of are hidden files, and images and `.tfc`
+            files, which stand beside each other.
 
     Raises:
         OSError: it or a folder in it cannot be read: less than all would be no answer.
     """
+    found, others = [], []
+    for file in _files(folder):
+        if file.suffix.lower() in suffixes and file.is_file():
+            found.append(file)
+        elif not file.name.startswith("."):
+            others.append(file.suffix.lower())
+    others = [suffix for suffix in others if suffix not in SUFFIXES | BESIDE]
+    if others and tell:
+        kinds = sorted({suffix or "no suffix" for suffix in others})
+        more = ["..."] if len(kinds) > MOST_NAMED else []
+        tell(
+            f"{folder}: {len(others)} other file{'s' * (len(others) > 1)} passed over "
+            f"({', '.join(kinds[:MOST_NAMED] + more)}); to take one, name it"
+        )
+    return sorted(found)
+
+
+def _files(folder):
+    """Yields all files in a folder and in linked ones: a real place before a link."""
 
     def stop(error):
         raise error
 
-    return sorted(
-        file
-        for here, _, names in os.walk(folder, onerror=stop)
-        for file in (pathlib.Path(here, name) for name in names)
-        if file.suffix.lower() in suffixes and file.is_file()
-    )
+    todo, seen = [folder], set()
+    above = {str(path) for path in pathlib.Path(folder).resolve().parents}
+    while todo:
+        links = []
+        for here, names, files in os.walk(todo.pop(0), onerror=stop):
+            real = os.path.realpath(here)
+            if real in seen or real in above:
+                names.clear()
+                if real in above:
+                    yield pathlib.Path(here)  # which is no file
+                continue
+            seen.add(real)
+            links += [
+                os.path.join(here, name)
+                for name in sorted(names)
+                if os.path.islink(os.path.join(here, name))
+            ]
+            yield from (pathlib.Path(here, name) for name in files)
+        todo += links
+
+
+# Files and folders that this process has begun, and that are of no use to anyone yet.
+_unfinished: set[str] = set()
+
+
+@contextlib.contextmanager
+def _begun(part: str):
+    """Notes what would be left behind, should this process end meanwhile."""
+    _unfinished.add(part)
+    try:
+        yield
+    finally:
+        _unfinished.discard(part)
+
+
+def remove_unfinished() -> None:
+    """Removes what this process has begun to write, as it is about to end."""
+    for part in list(_unfinished):
+        if os.path.isdir(part):
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+
+
+def _mode_of(path: str) -> int | None:
+    """Returns the permissions of a file that is to be replaced; None for a new one."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return None
 
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike):
     """Opens a file that takes the place of `path` when all is written, or leaves none.
+
+    It keeps the permissions of the file that it replaces: what only its owner may read
+    stays so.
 
     Raises:
         OSError: naming `path`, whatever file it came from.
@@ -67,12 +175,20 @@ def new_file(path: str | os.PathLike):
     part = os.path.join(
         os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"
     )
+    mode = _mode_of(target)
+
+    def opener(name, flags):
+        return os.open(name, flags, 0o666 if mode is None else mode & 0o700)
+
     try:
-        with open(part, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        with _begun(part):
+            with open(part, "x+b", opener=opener) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if mode is not None:
+                os.chmod(part, mode)
+            os.replace(part, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -92,7 +208,7 @@ def new_directory(path: pathlib.Path):
     for left in (part, old):  # By one that was killed.
         shutil.rmtree(left, ignore_errors=True)
     try:
-        with writing(path):
+        with writing(path), _begun(os.fspath(part)):
             yield part
             if path.exists():
                 os.replace(path, old)

@@ -1,87 +1,114 @@
-"""Image files to arrays and metadata, and back, with Pillow."""
+"""Image files to arrays and metadata, and back, with Pillow.
+
+One reader for all: what is compressed, compared, shown and trained on is read here.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
-import pathlib
-import warnings
+import re
 from typing import BinaryIO
 
 import numpy as np
 
-from tfcodec import bitstream
+from tfcodec import bitstream, exif, extras, headers, jpegs, pixels, plugins, tiff
+from tfcodec.formats import form_of, write
+from tfcodec.pixels import Picture, Unfit
 
-# How to write formats that lose something by default.
-SAVE_OPTIONS = {
-    "AVIF": {"quality": 95},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-}
-# What formats can keep of metadata, by the names of Pillow's `save`.
-KEEPS = {
-    "AVIF": {"icc_profile", "exif", "xmp"},
-    "JPEG": {"icc_profile", "exif", "xmp"},
-    "PNG": {"icc_profile", "exif", "xmp"},
-    "TIFF": {"icc_profile", "exif", "xmp"},
-    "WEBP": {"icc_profile", "exif", "xmp"},
-}
-LARGEST_METADATA = bitstream.Limits().metadata  # bytes of each kind
-EXIF_PREFIX = b"Exif\0\0"
-# Tags of a TIFF file that describe the picture, not the file's structure.
-TIFF_TAGS = (270, 271, 272, 282, 283, 296, 305, 306, 315, 33432)
-TIFF_DIRECTORIES = (0x8769, 0x8825)  # EXIF and GPS
-TIFF_XMP = 700
-PNG_XMP = "XML:com.adobe.xmp"
-ROWS = 512  # taken out of Pillow's memory at a time
+__all__ = [
+    "EXIF_PREFIX", "Picture", "Unfit", "form_of", "picture_of", "read", "read_rgb",
+    "size_of", "write",
+]  # fmt: skip
+EXIF_PREFIX = exif.PREFIX
 
 
-class Unfit(ValueError):
-    """An image that is whole, and not for us."""
-
-
-@dataclasses.dataclass
-class Picture:
-    """An image as a codec takes it.
-
-    Args:
-        pixels: uint8 [height, width], greyscale, or [height, width, channels]: 2 for
-            greyscale and alpha, 3 for RGB, 4 for RGB and alpha.
-        metadata: icc_profile, exif (from its TIFF header on), xmp, of what there is.
-        notes: what was changed on the way, in words.
-    """
-
-    pixels: np.ndarray
-    metadata: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-
-def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Picture:
+def read(
+    source: str | os.PathLike | BinaryIO,
+    name: str | None = None,
+    max_pixels: int | None = None,
+    strip: bool = False,
+) -> Picture:
     """Reads an image, upright.
 
     Args:
         source: a path, or a file open for reading.
         name: what to call it in errors, by default the path.
+        max_pixels: width times height that is read, 0 for any; by default what
+            `tfcodec.Limits` allow a file.
+        strip: leave out all metadata, and say nothing of what of it is not kept.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no image, or a damaged one, or of unknown range.
     """
+    with _opened(source, name, max_pixels) as (image, found, low):
+        return picture_of(image, found=found, low=low, strip=strip)
+
+
+def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarray:
+    """Returns an image as uint8 [height, width, 3], without its alpha.
+
+    Args:
+        path, max_pixels: as of `read`.
+
+    Raises:
+        OSError, ValueError: as `read`.
+    """
+    return pixels.rgb_of(read(path, max_pixels=max_pixels, strip=True).pixels)
+
+
+def size_of(path: str | os.PathLike) -> tuple[int, int]:
+    """Returns width and height as stored, without reading the pixels.
+
+    Raises:
+        OSError, ValueError: as `read`, but for what only the pixels show.
+    """
+    with _opened(path, None, None) as (image, found, _):
+        _check_mode(image)
+        return image.size if not (found.tiff and found.tiff.packed) else (
+            found.tiff.width, image.height
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _opened(source, name, max_pixels):
+    """Opens an image file: (Pillow image, `headers.Facts`, lower bytes or None).
+
+    Raises:
+        OSError, ValueError: as `read`, whatever goes wrong within.
+    """
     from PIL import Image, UnidentifiedImageError
 
     name = name or os.fspath(source)
+    most = bitstream.Limits().for_pixels(max_pixels).pixels
+    hint = ": not an image that Pillow reads"
     try:
-        with warnings.catch_warnings(), _room_for_profiles():
-            # Of odd metadata, or of an image half as large as Pillow refuses.
-            warnings.simplefilter("ignore")
-            with Image.open(source) as image:
-                return picture_of(image)
+        with plugins.QUIET.up_to(most), _seekable(source) as file:
+            file, notes = jpegs.whole(file)
+            package = plugins.wanted(file.read(64))
+            if package:
+                hint += f": {plugins.NAMES[package]} needs pip install {package}"
+                with contextlib.suppress(ImportError):
+                    plugins.load(package)
+                    hint = f": a damaged or unsupported {plugins.NAMES[package]}"
+            found = headers.facts(file)
+            found.damage += notes
+            low = _lower_bytes(file, found)
+            with _image(file, found) as image:
+                width, height = image.size
+                if most and width * height > most:
+                    raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
+                yield image, found, low
+    except Image.DecompressionBombError as error:
+        (count, *_) = re.findall(r"\d+", str(error)) or ["an image of too many"]
+        words = bitstream.over_pixels(f"{count} pixels", most)
+        raise Unfit(f"{name}: {words}") from None
     except Unfit as error:
         raise Unfit(f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name}: not an image that Pillow reads") from None
+        raise ValueError(f"{name}{hint}") from None
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise SyntaxError, struct.error, ...
@@ -91,228 +118,166 @@ def read(source: str | os.PathLike | BinaryIO, name: str | None = None) -> Pictu
 
 
 @contextlib.contextmanager
-def _room_for_profiles():
-    """Lets PNG files have ICC profiles of the size that we keep; Pillow's is 1 MiB."""
-    from PIL import PngImagePlugin
+def _seekable(source):
+    if hasattr(source, "read"):
+        yield source if source.seekable() else io.BytesIO(source.read())
+    else:
+        with open(source, "rb") as file:
+            yield file
 
-    old = PngImagePlugin.MAX_TEXT_CHUNK
-    PngImagePlugin.MAX_TEXT_CHUNK = max(old, LARGEST_METADATA)
+
+def _image(file, found):
+    """Opens a file with Pillow, which refuses an AVIF for the sake of its EXIF."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        yield
-    finally:
-        PngImagePlugin.MAX_TEXT_CHUNK = old
+        return Image.open(found.tiff.file if found.tiff else file)
+    except (UnidentifiedImageError, ValueError):
+        file.seek(0)
+        start = file.read(12)
+        data = start + file.read() if start[4:8] == b"ftyp" else b""
+        # EXIF in the list of items (ISO/IEC 14496-12, `infe`), as one of no known type.
+        hidden = re.sub(rb"(infe(?:.{8}|.{10}))Exif", rb"\1none", data, flags=re.DOTALL)
+        if hidden == data:
+            raise
+        image = Image.open(io.BytesIO(hidden))
+        found.notes.append("not kept: EXIF, which is damaged")
+        return image
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """Returns an image as uint8 [height, width, 3], without its alpha.
+def _lower_bytes(file, found):
+    """Returns the lower bytes of a PNG of 16 bits with a transparent colour, or None.
 
-    Raises:
-        OSError, ValueError: as `read`.
+    Pillow gives the higher ones, or these where the order of bytes is said to be other.
     """
-    pixels = read(path).pixels
-    if pixels.ndim == 2 or pixels.shape[2] == 2:
-        grey = pixels if pixels.ndim == 2 else pixels[..., 0]
-        return np.repeat(grey[..., None], 3, -1)
-    return pixels[..., :3]
+    from PIL import Image
+
+    if found.bits != 16 or len(found.transparent or ()) != 3:
+        return None
+    low = Image.open(file)
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+    low.load()
+    file.seek(0)
+    return low
 
 
-def picture_of(image, upright: bool = True) -> Picture:
+def _check_mode(image):
+    if image.mode == "F":
+        raise Unfit("floating-point pixels; convert them to 8 bits first")
+
+
+def picture_of(
+    image,
+    upright: bool = True,
+    found: headers.Facts | None = None,
+    low=None,
+    strip: bool = False,
+) -> Picture:
     """Returns a Pillow image as a `Picture`; changes the image.
 
     Args:
         image: a Pillow image.
         upright: turn it as its EXIF orientation says, which it then loses.
+        found: what its file said, if there is one.
+        low: the lower bytes of its pixels, where they are needed: `_lower_bytes`.
+        strip: as `read`.
 
     Raises:
         Unfit: (a ValueError) its values have no range that could be made 0 to 255.
     """
-    from PIL import ImageOps
-
-    picture = Picture(np.empty(0))
-    # 16 bits for each colour Pillow reads as 8, which `tile` tells before it does.
-    deep = image.mode.startswith("RGB") and any(
-        "16" in str(tile[3]) for tile in getattr(image, "tile", ())
-    )
+    _check_mode(image)
+    found = found or _facts_of(image)
+    bits = _bits(image, found)  # which `tile` tells before the pixels are read
     image.load()
+    picture = Picture(np.empty(0), notes=list(found.damage))
     if getattr(image, "is_animated", False):
         picture.notes.append("not kept: all but the first frame")
-    if upright:
-        ImageOps.exif_transpose(image, in_place=True)
-    picture.metadata = metadata_of(image)
-    mode = image.mode
-    if mode == "I" or mode.startswith("I;16"):
-        image, deep = reduced(image), True
-    elif mode == "F":
-        raise Unfit("floating-point pixels; convert them to 8 bits first")
-    elif mode in ("CMYK", "LAB"):
-        image = to_srgb(image, picture)
-    if deep:
-        picture.notes.append("not kept: the lower 8 of 16 bits")
-    grey = image.mode in ("1", "L", "LA", "La")
+    said = extras.collect(image, found, picture)
+    orientation = extras.take_orientation(image, found, picture) if upright else 1
+    alpha = None
+    if found.transparent:
+        alpha = pixels.transparency(image, found.bits, found.transparent, low)
+        image.info.pop("transparency", None)
+    image, mode = _of_eight_bits(image, found, picture)
+    if bits > 8:
+        picture.notes.append(f"not kept: the lower {bits - 8} of {bits} bits")
+    grey = image.mode in ("1", "L", "LA", "La") or found.grey
     wanted = "L" if grey else "RGB"
-    if image.has_transparency_data:
-        alpha = image.convert("LA" if grey else "RGBA")
-        if alpha.getextrema()[-1][0] < 255:
-            wanted, image = alpha.mode, alpha
-    if mode not in ("RGB", "RGBA", "L", "LA") and not deep:
+    if _may_be_transparent(image):
+        seen = image.convert("RGBA") if image.mode not in ("LA", "La") else image
+        seen = _converted(seen, "LA" if grey else "RGBA")
+        if seen.getextrema()[-1][0] < 255:
+            wanted, image = seen.mode, seen
+    picture.pixels = pixels.array_of(_converted(image, wanted))
+    if alpha is not None and not alpha.all():
+        picture.pixels = np.dstack([picture.pixels, alpha])
+        wanted += "A"
+    if mode not in ("RGB", "RGBA", "L", "LA") and bits <= 8:
         picture.notes.append(f"mode {mode} converted to {wanted}")
-    picture.pixels = array_of(image if image.mode == wanted else image.convert(wanted))
-    _drop_what_does_not_fit(picture, wanted)
+    picture.pixels = pixels.turned(picture.pixels, orientation)
+    said += extras.colours_to_profile(picture, found, grey)
+    said += extras.drop_unfit(picture, wanted)
+    if strip:
+        picture.metadata.clear()
+    else:
+        picture.notes = said + picture.notes
     return picture
 
 
-def _drop_what_does_not_fit(picture, mode):
-    profile = picture.metadata.get("icc_profile", b"")
-    space = {b"GRAY": "L", b"RGB ": "RGB"}.get(profile[16:20])
-    if profile and space != mode.removesuffix("A"):
-        del picture.metadata["icc_profile"]
-        picture.notes.append("not kept: an ICC profile that is not of such colours")
-    for name, value in list(picture.metadata.items()):
-        if len(value) > LARGEST_METADATA:
-            del picture.metadata[name]
-            picture.notes.append(f"not kept: {name} of {len(value)} bytes")
+def _facts_of(image):
+    """Returns what is known of an image without a file."""
+    value = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(value, int):
+        return headers.Facts(bits=16, transparent=(value,))
+    return headers.Facts()
 
 
-def metadata_of(image) -> dict[str, bytes]:
-    """Returns the metadata of a Pillow image, those of `Picture` that there are."""
-    from PIL import Image
-
-    found = {"icc_profile": image.info.get("icc_profile")}
-    exif = image.info.get("exif")
-    xmp = image.info.get("xmp") or image.info.get(PNG_XMP)
-    if image.format == "TIFF":
-        tags = image.getexif()
-        kept = Image.Exif()
-        for tag in TIFF_TAGS:
-            if tag in tags:
-                kept[tag] = tags[tag]
-        for tag in TIFF_DIRECTORIES:
-            if tags.get_ifd(tag):
-                kept[tag] = tags.get_ifd(tag)
-        exif = kept.tobytes() if len(kept) else None
-        xmp = xmp or tags.get(TIFF_XMP)
-    found["exif"] = exif and exif.removeprefix(EXIF_PREFIX)
-    found["xmp"] = xmp.encode() if isinstance(xmp, str) else xmp
-    return {name: bytes(value) for name, value in found.items() if value}
+def _may_be_transparent(image):
+    value = image.info.get("transparency")
+    # Of 16 bits where the pixels are of 8, it would be that of another colour.
+    if image.mode == "RGB" and isinstance(value, tuple) and max(value) > 255:
+        return False
+    return image.has_transparency_data
 
 
-def reduced(image):
-    """Returns 16-bit greyscale as 8-bit, rounded.
-
-    Raises:
-        Unfit: there are values beyond 16 bits.
-    """
-    from PIL import Image
-
-    grey = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise Unfit("more than 16 bits a pixel")
-    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
-
-
-def to_srgb(image, picture):
-    """Returns CMYK or LAB as sRGB, by the image's profile if it has one that works."""
-    from PIL import ImageCms
-
-    profile = picture.metadata.pop("icc_profile", None)
-    srgb = ImageCms.createProfile("sRGB")
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-        if image.mode == "LAB":
-            source = ImageCms.createProfile("LAB")
-        else:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
-        done = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-        if profile:
-            picture.notes.append("not kept: ICC profile, as colours are sRGB now")
-        return done
-    if profile:
-        picture.notes.append("not kept: ICC profile, which is damaged")
-    return image.convert("RGB")
-
-
-def array_of(image) -> np.ndarray:
-    """Returns a Pillow image as an array, without a second copy on the way."""
-    bands = len(image.getbands())
-    shape = (image.height, image.width) + ((bands,) if bands > 1 else ())
-    pixels = np.empty(shape, np.uint8)
-    for top in range(0, image.height, ROWS):
-        bottom = min(top + ROWS, image.height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
-    return pixels
-
-
-def form_of(path: pathlib.Path) -> str:
-    """Returns Pillow's name of the format to write by a path's suffix.
-
-    Raises:
-        ValueError: Pillow writes no such format.
-    """
-    from PIL import Image
-
-    form = Image.registered_extensions().get(path.suffix.lower())
-    if form not in Image.SAVE or form == "TFC":
-        raise ValueError(f"{path}: no image format of that suffix to write; try .png")
-    return form
-
-
-def write(file: BinaryIO, form: str, picture: Picture) -> list[str]:
-    """Writes an image to an open file; returns what could not be kept, in words.
-
-    Raises:
-        OSError, ValueError: the format cannot hold it, or the disk is full.
-    """
-    from PIL import Image
-
-    image = Image.fromarray(picture.pixels)
-    options = dict(SAVE_OPTIONS.get(form, {}))
-    notes = []
-    for name, value in picture.metadata.items():
-        # A JPEG's segment is of 64 KiB, and EXIF has but one.
-        if name not in KEEPS.get(form, ()) or (
-            form == "JPEG" and name != "icc_profile" and len(value) > 65_000
-        ):
-            notes.append(f"not kept: {name}")
-        else:
-            options.update(_saved(name, value, form))
-    modes = [image.mode, *{"LA": ["RGBA", "L"], "RGBA": ["RGB"]}.get(image.mode, ())]
-    for mode in modes:
-        try:
-            converted(image, mode).save(file, form, **options)
-        except OSError as error:
-            if error.errno or mode == modes[-1] or "mode" not in str(error):
-                raise
-            file.seek(0)
-            file.truncate()
-        else:
-            break
-    if "A" in image.mode and "A" not in mode:
-        notes.append("not kept: alpha; what was seen is over white")
-    return notes
-
-
-def _saved(name, value, form):
-    """Returns the options of Pillow's `save` for a piece of metadata."""
-    if name == "exif":
-        return {"exif": EXIF_PREFIX + value}
-    if name == "xmp" and form == "PNG":
-        from PIL.PngImagePlugin import PngInfo
-
-        info = PngInfo()
-        info.add_itxt(PNG_XMP, value.decode("utf-8", "replace"))
-        return {"pnginfo": info}
-    if name == "xmp" and form == "TIFF":
-        return {"tiffinfo": {TIFF_XMP: value}}
-    return {name: value}
-
-
-def converted(image, mode):
-    """Returns a Pillow image in a mode; what it loses of alpha is over white."""
-    from PIL import Image
-
-    if mode == image.mode:
+def _converted(image, mode):
+    if image.mode == mode:
         return image
-    if "A" in mode:
-        return image.convert(mode)
-    ground = Image.new(mode, image.size, "white")
-    ground.paste(image.convert(mode), mask=image.getchannel("A"))
-    return ground
+    if mode in ("L", "LA") and image.mode in ("RGB", "RGBA"):  # equal colours
+        from PIL import Image
+
+        bands = [image.getchannel(0), image.getchannel(image.mode[-1])]
+        return Image.merge("LA", bands) if mode == "LA" else bands[0]
+    return image.convert(mode)
+
+
+def _bits(image, found):
+    """Returns how many bits a sample has in the file, at most 16."""
+    if found.bits:
+        return min(found.bits, 16)
+    if image.mode.startswith("I"):
+        return 16
+    for tile in getattr(image, "tile", ()):
+        raw = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
+        # As RGB;16B; but BGR;16 is of 16 bits a pixel.
+        if isinstance(raw, str) and re.search(r";16[BLN]$", raw):
+            return 16
+    return 8
+
+
+def _of_eight_bits(image, found, picture):
+    """Returns (an image of 8 bits a sample, the mode that it was of)."""
+    mode = image.mode
+    told = found.tiff
+    if told and told.packed:
+        image = tiff.unpacked(image, told)
+    elif mode == "I" or mode.startswith("I;16"):
+        image = pixels.grey_of(image, bool(told and told.inverted))
+    elif told and told.inverted:
+        from PIL import Image, ImageOps
+
+        first, *alpha = image.split()
+        image = Image.merge(mode, [ImageOps.invert(first), *alpha])
+    elif mode in ("CMYK", "LAB"):
+        image = pixels.to_srgb(image, picture)
+    return image, mode

@@ -9,9 +9,20 @@
 `open` gives size, mode and `info` (icc_profile, exif, xmp, quality) without TensorFlow;
 `load`, and all that needs pixels, decodes.  `save` takes what `tfcodec.compress` does:
 quality, effort, model, max_bytes, target_bpp, target_psnr, target_msssim,
-target_ssimulacra2, alpha_quality, verify, icc_profile, exif, xmp; by default it keeps
-the image's own metadata.  Damaged files raise what Pillow raises:
+target_ssimulacra2, alpha_quality, verify, max_pixels, icc_profile, exif, xmp; by
+default it keeps the image's own metadata.  Damaged files raise what Pillow raises:
 `UnidentifiedImageError` when opened, OSError when loaded.
+
+How many pixels an image may have is Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: more
+are a warning, and more than twice as many an error.
+
+Once an image has been decoded, TensorFlow runs, and a process forked from here cannot
+decode: that is a RuntimeError.  Start workers by "spawn", as in `DataLoader(...,
+multiprocessing_context="spawn")`, or before the first image is loaded.
+
+As with all formats, Pillow empties an existing file before `save` begins.  To keep the
+old one should that fail, save to an `io.BytesIO`, or under another name, and put it in
+place.
 """
 
 from __future__ import annotations
@@ -26,8 +37,14 @@ FORMAT = "TFC"
 MIME = "image/x-tfcodec"
 SETTINGS = {
     "quality", "effort", "model", "max_bytes", "target_bpp", "target_psnr",
-    "target_msssim", "target_ssimulacra2", "alpha_quality", "verify",
+    "target_msssim", "target_ssimulacra2", "alpha_quality", "verify", "max_pixels",
 }  # fmt: skip
+
+
+def _limits() -> bitstream.Limits:
+    """Returns the limits on a file, as many pixels as Pillow opens at most."""
+    most = Image.MAX_IMAGE_PIXELS
+    return bitstream.Limits().for_pixels(0 if most is None else max(1, 2 * most))
 
 
 class TfcImageFile(ImageFile.ImageFile):
@@ -39,7 +56,7 @@ class TfcImageFile(ImageFile.ImageFile):
     def _open(self) -> None:
         self._data = self.fp.read()
         try:
-            header, chunks = bitstream.unpack(self._data)
+            header, chunks = bitstream.unpack(self._data, _limits())
             self.info.update(bitstream.metadata(chunks))
         except bitstream.StreamError as error:
             raise SyntaxError(str(error)) from error
@@ -51,7 +68,7 @@ class TfcImageFile(ImageFile.ImageFile):
     def load(self):
         if self._data is not None:
             try:
-                pixels = codec.decompress(self._data)
+                pixels = codec.decompress(self._data, limits=_limits())
             except bitstream.StreamError as error:
                 raise OSError(str(error)) from error
             self._data = None

@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from tfcodec import bitstream, codec, quality
+from tfcodec.console import Failure
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
 # Message -> fields: name, number, type. A type of "map" is from names to tensors.
@@ -93,19 +94,22 @@ class Server:
     """
 
     def __init__(self, address: str, seconds: float = SECONDS):
-        import grpc
-
         place, _, name = address.partition("/")
         host, colon, port = place.rpartition(":")
         if not (host and colon and port.isdigit()):
             raise ValueError(f"a server is HOST:PORT or HOST:PORT/MODEL, not {address}")
         self.place, self.name, self.seconds = place, name or "tfcodec", seconds
+
+    @functools.cached_property
+    def predict(self):
+        """The call, of a PredictRequest. Making it imports TensorFlow's messages."""
+        import grpc
+
         most = [
             ("grpc.max_send_message_length", LARGEST_MESSAGE),
             ("grpc.max_receive_message_length", LARGEST_MESSAGE),
         ]
-        self.channel = grpc.insecure_channel(place, most)
-        self.predict = self.channel.unary_unary(
+        return grpc.insecure_channel(self.place, most).unary_unary(
             METHOD,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=messages()["PredictResponse"].FromString,
@@ -115,7 +119,8 @@ class Server:
         """Calls a signature.
 
         Raises:
-            OSError: the server does not answer, in time or at all.
+            OSError: the server does not answer, in time or at all, or is no such one.
+            ValueError: it has no such model.
             RuntimeError: it answers that it cannot.
         """
         import grpc
@@ -126,17 +131,36 @@ class Server:
                 request(self.name, signature, **inputs), timeout=self.seconds
             )
         except grpc.RpcError as error:
-            code, why = error.code(), error.details()
-            if code == grpc.StatusCode.UNAVAILABLE:
-                raise ConnectionError(f"no server at {self.place}") from None
-            if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise TimeoutError(
-                    f"the server at {self.place} took over {self.seconds:g} s"
-                ) from None
-            raise RuntimeError(
-                f"the server at {self.place}: {code.name.lower()}: {why}"
-            ) from None
+            raise self._failure(error.code(), error.details() or "") from None
         return {k: tf.make_ndarray(v) for k, v in response.outputs.items()}
+
+    def _failure(self, code, details) -> Exception:
+        """Returns what a failed call means."""
+        import grpc
+
+        status = grpc.StatusCode
+        if code == status.UNAVAILABLE:
+            if any(word in details.lower() for word in ("http", "settings frame")):
+                return ConnectionError(
+                    f"{self.place} answers, but not by gRPC; if it is TensorFlow "
+                    "Serving, that is its REST port (by default 8501), and its gRPC "
+                    "port (by default 8500) is the one to give"
+                )
+            return ConnectionError(f"no server at {self.place}")
+        if code == status.DEADLINE_EXCEEDED:
+            return TimeoutError(
+                f"the server at {self.place} took over {self.seconds:g} s"
+            )
+        if code == status.NOT_FOUND:
+            return ValueError(
+                f"the server at {self.place} has no model {self.name!r}, which "
+                f"HOST:PORT/MODEL names: {code.name.lower()}: {details}"
+            )
+        if code == status.UNIMPLEMENTED:
+            return ConnectionError(
+                f"{self.place} answers by gRPC, but is no TensorFlow Serving"
+            )
+        return Failure(f"the server at {self.place}: {code.name.lower()}: {details}")
 
     def compress(
         self,
@@ -160,25 +184,31 @@ class Server:
         )
         error = result["error"].item().decode()
         if error:
-            raise ValueError(f"the server: {error}")
+            raise ValueError(f"the server: {_with_advice(error)}")
         chunks = bitstream.metadata_chunks(metadata or {})
         layout = codec.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
         if alpha is not None:
             chunks.append(bitstream.Chunk(bitstream.ALPHA, codec.png(alpha)))
         return bitstream.repacked(result["compressed_bytes"].item(), layout, chunks)
 
-    def decompress(self, data: bytes) -> np.ndarray:
-        """As `tfcodec.decompress`.
+    def decompress(self, data: bytes, max_pixels: int | None = None) -> np.ndarray:
+        """As `tfcodec.decompress`; `max_pixels` is of this side, not of the server.
 
         Raises:
             StreamError: what the server refuses.
             OSError, RuntimeError: as `call`.
         """
-        header = bitstream.read_header(data)
+        limits = bitstream.Limits().for_pixels(max_pixels)
+        header = bitstream.read_header(data, limits)
         result = self.call("decompress_pixels", compressed_bytes=data)
-        if result["error"].item():
-            raise bitstream.StreamError(
-                f"the server: {result['error'].item().decode()}"
-            )
+        error = result["error"].item().decode()
+        if error:
+            raise bitstream.StreamError(f"the server: {_with_advice(error)}")
         image = result["image"]
         return image[..., 0] if header.mode == "L" else image
+
+
+def _with_advice(error):
+    """Adds to a server's error where its limits are set."""
+    limited = error.startswith("over the limit")
+    return f"{error}, set by export --limits" if limited else error

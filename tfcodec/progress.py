@@ -17,6 +17,10 @@ from tfcodec.optimizers import inner_optimizer
 from tfcodec.validation import Validation
 
 
+def _on_a_terminal():
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 class Events:
     """A TensorBoard event file. The writer of `tf.summary` keeps silent on a full disk.
 
@@ -87,7 +91,7 @@ class Progress(tf.keras.callbacks.Callback):
             self.validate()
         if time.time() - self.saved > 60 * self.config.checkpoint_minutes:
             self.save()
-        if sys.stderr.isatty() and self.step % self.config.log_steps:
+        if _on_a_terminal() and self.step % self.config.log_steps:
             print(f"\r{self.status()}", end="", file=sys.stderr, flush=True)
 
     def on_train_end(self, logs=None):
@@ -127,7 +131,7 @@ class Progress(tf.keras.callbacks.Callback):
             scalars["learning_rate"] = float(rate)
         self.events.scalars(self.step, scalars)
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
-        if sys.stderr.isatty():
+        if _on_a_terminal():
             print("\r", end="", file=sys.stderr)
         logging.info("%s: %s (%s)", self.status(), text, name)
 

@@ -684,9 +684,32 @@ def decode_image(data):
             lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
         )
 
-    return tf.cond(
-        tf.io.is_jpeg(data), jpeg, lambda: tf.io.decode_png(data, dtype=tf.uint8)
+    return tf.cond(tf.io.is_jpeg(data), jpeg, lambda: decode_png(data))
+
+
+def decode_png(data):
+    """A PNG to uint8 [h, w, c], with the alpha that a transparent colour stands for.
+
+    `tf.io.decode_png` gives it where four channels are asked for. Where there is none,
+    it fills in another value than 0, which depends on the bits of a sample. Alpha that
+    is opaque throughout is left out, as the command line does.
+    """
+    colour = window(data, 25, 1)[0]  # type, as the header has it
+
+    def without_alpha():
+        image = tf.io.decode_png(data, channels=4)
+        colours = tf.cond(colour == 0, lambda: image[..., :1], lambda: image[..., :3])
+        alpha = tf.where(image[..., 3:] == 0, tf.zeros([], tf.uint8), 255)
+        return tf.concat([colours, alpha], -1)
+
+    image = tf.cond(
+        (colour == 0) | (colour == 2),
+        without_alpha,
+        lambda: tf.io.decode_png(data, dtype=tf.uint8),
     )
+    channels = tf.shape(image)[2]
+    opaque = (channels % 2 == 0) & tf.reduce_all(image[..., -1] == 255)
+    return tf.cond(opaque, lambda: image[..., : channels - 1], lambda: image)
 
 
 def grey_of(image):

@@ -265,7 +265,7 @@ def datasets(config: TrainConfig):
         if not config.validation:
             return training, data.validation_set(held, side)
     else:
-        paths = files.find_images(config.images.split(","))
+        paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
             paths, held_paths = data.hold_out(paths)
         paths = data.usable(paths, config.patch)
@@ -277,7 +277,9 @@ def datasets(config: TrainConfig):
             )
 
     if config.validation:
-        held_paths = files.find_images(config.validation.split(","))
+        held_paths = files.find_images(
+            files.patterns_of(config.validation), logging.warning
+        )
         both = set(held_paths) & set(paths if config.images else ())
         if both:
             raise ValueError(f"{len(both)} images to validate on are trained on too")

@@ -1,0 +1,88 @@
+"""Finding images: folders, links, suffixes, names with commas."""
+
+import os
+
+import pytest
+
+from tfcodec import files
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names_in(folder, suffixes=files.SUFFIXES):
+    """(names of what is found, what is told)"""
+    told = []
+    found = files.inside(folder, suffixes, told.append)
+    return [path.relative_to(folder).as_posix() for path in found], told
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    "jpg jpeg jpe jif jfif png webp tif tiff bmp pgm ppm pbm pnm gif jp2 j2k avif heic "
+    "heif jxl".split(),
+)
+def test_an_image_is_known_by_its_suffix_in_any_case(tmp_path, suffix):
+    touch(tmp_path, f"a.{suffix}", f"b.{suffix.upper()}", f"c.{suffix.title()}")
+    assert names_in(tmp_path) == ([f"{a}" for a in sorted(os.listdir(tmp_path))], [])
+
+
+def test_what_is_passed_over_is_counted_and_told(tmp_path):
+    touch(tmp_path, "a.png", "b.txt", "deep/c.mov", "deep/Makefile", ".hidden", "d.tfc")
+    found, (told,) = names_in(tmp_path)
+    assert found == ["a.png"]
+    assert "3 other files passed over (.mov, .txt, no suffix)" in told
+    # Images beside what they were compressed to are not missed.
+    found, (told,) = names_in(tmp_path, {".tfc"})
+    assert found == ["d.tfc"]
+    assert "3 other files" in told
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    album, away = tmp_path / "album", tmp_path / "away"
+    touch(album, "a.png", "inner/b.png")
+    touch(away, "c.png", "more/d.png")
+    os.symlink(away, album / "link")
+    os.symlink(away, album / "again")
+    os.symlink(album / "inner", album / "0")  # a real place comes before a link
+    os.symlink(album, away / "loop")
+    found, told = names_in(album)
+    assert found == ["a.png", "again/c.png", "again/more/d.png", "inner/b.png"]
+    assert told == []
+
+
+def test_a_link_upwards_is_passed_over_and_told(tmp_path):
+    touch(tmp_path, "outside.png", "album/a.png")
+    os.symlink(tmp_path, tmp_path / "album" / "up")
+    found, told = names_in(tmp_path / "album")
+    assert found == ["a.png"]
+    assert "1 other file passed over" in told[0]
+
+
+def test_a_broken_link_is_told(tmp_path):
+    os.symlink(tmp_path / "nowhere.png", tmp_path / "a.raw")
+    touch(tmp_path, "b.png")
+    assert "1 other file passed over (.raw)" in names_in(tmp_path)[1][0]
+
+
+def test_a_name_with_a_comma_is_one_of_a_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "a,b/x.png", "c/x.png", "a/x.png")
+    for text, wanted in (
+        ("a,b", ["a,b"]), ("a,b,c", ["a,b", "c"]), ("c,a,b", ["c", "a,b"]),
+        ("a,c", ["a", "c"]), ("a", ["a"]), ("x*,y*", ["x*", "y*"]),
+    ):  # fmt: skip
+        assert files.patterns_of(text) == wanted
+
+
+def test_find_images_tells_of_folders_alone(tmp_path):
+    touch(tmp_path, "a.png", "b.raw")
+    told = []
+    files.find_images([tmp_path / "b.raw", tmp_path / "*"], told.append)
+    assert told == []
+    files.find_images([tmp_path], told.append)
+    assert len(told) == 1

@@ -1,0 +1,425 @@
+"""What the command line takes: one function for the arguments of each command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import sys
+
+from absl.flags import argparse_flags
+
+from tfcodec import bitstream, quality, registry
+from tfcodec.console import Failure, output, report, say, shown
+
+# What `eval` compares by default.
+CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
+
+
+class Parser(argparse_flags.ArgumentParser):
+    """An argument parser whose messages may hold any name, on any terminal."""
+
+    def error(self, message):
+        say(self.format_usage(), sys.stderr, end="")
+        say(shown(f"{self.prog}: error: {message}"), sys.stderr)
+        sys.exit(2)
+
+    def print_help(self, file=None):
+        try:
+            say(self.format_help(), file or output("the help"), end="")
+        except (Failure, OSError) as error:
+            report(error, argparse.Namespace(debug=False))
+            sys.exit(1)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Returns the arguments; `command` is the name of what to do with them."""
+    parser = Parser(
+        description="A learned image codec that runs wherever TensorFlow runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "-V", "--version", action="store_true", help="show version and models"
+    )
+    parser.set_defaults(command=None, debug=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for add in (
+        add_compress, add_decompress, add_info, add_models, add_export, add_eval,
+        add_demo,
+    ):  # fmt: skip
+        add(commands)
+    args = parser.parse_args(argv[1:])
+    if args.version:
+        args.command = "version"
+    elif not args.command:
+        known = ", ".join(commands.choices)
+        parser.error(f"a command is needed: {known}")
+    if "out_dir" in args:
+        settle_output(parser, args)
+    return args
+
+
+def settle_output(parser, args) -> None:
+    """Takes the output from the last of the inputs, where that is one.
+
+    The last is a folder to write into, as it is for `cp`, if it is there, but with `-r`
+    all folders are inputs; a name that ends as an output does is a file.
+    """
+    named = args.output if args.output is not None else args.input[-1]
+    folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
+    if folder and args.out_dir is None:
+        if args.output is not None:
+            args.out_dir, args.output = pathlib.Path(args.output), None
+            return
+        if len(args.input) > 1 and not args.recursive:
+            args.out_dir = pathlib.Path(args.input.pop())
+            return
+    ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
+    last = ends == (args.command == "compress") or args.input[-1] == "-"
+    last &= not (args.recursive and folder)
+    if args.output is None and len(args.input) == 2 and last:
+        args.output = args.input.pop()
+    if args.output and (len(args.input) > 1 or args.out_dir):
+        parser.error("one file for one OUT; --out_dir takes several")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Reads X,Y,W,H, for argparse."""
+    found = tuple(int(number) for number in text.split(","))
+    if len(found) != 4:
+        raise ValueError
+    return found
+
+
+def positive(text: str) -> int:
+    """Reads a whole number above 0, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def count(text: str) -> int:
+    """Reads a whole number, 0 or more, for argparse."""
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def add_max_pixels(command, what: str) -> None:
+    """Adds the limit on what is read, and says of what."""
+    command.add_argument(
+        "--max_pixels",
+        metavar="N",
+        type=count,
+        help=f"take {what} of up to N pixels, 0 for any "
+        f"(default: {bitstream.Limits().pixels})",
+    )
+
+
+def add_command(commands, name: str, help: str):
+    """Adds a command, and what all commands take; returns its parser."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        allow_abbrev=False,
+        inherited_absl_flags=None,  # their -v is not ours
+    )
+    command.set_defaults(command=name)
+    command.add_argument(
+        "--debug", action="store_true", help="show a traceback when it fails"
+    )
+    return command
+
+
+def add_files(command, source: str, target: str) -> None:
+    """Adds what `compress` and `decompress` share: the files, and what to do there.
+
+    Args:
+        source, target: help on the inputs and on the output.
+    """
+    command.add_argument("input", metavar="IN", nargs="+", help=source)
+    command.add_argument("-o", "--output", metavar="OUT", help=target)
+    command.add_argument(
+        "--out_dir",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="write here, with the names of the inputs (default: beside each); a last "
+        "IN that is a folder does the same, unless -r is given",
+    )
+    command.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="take all in folders, to any depth",
+    )
+    command.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="overwrite what exists; let - write to a terminal",
+    )
+    command.add_argument(
+        "--strip", action="store_true", help="keep no ICC profile, EXIF or XMP"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="write one row of JSON for each file"
+    )
+    command.add_argument(
+        "--keep_times",
+        action="store_true",
+        help="give what is written the times of the file it is made of",
+    )
+    command.add_argument(
+        "--server",
+        metavar="HOST:PORT[/MODEL]",
+        help="have the work done by a served model, over gRPC: see export",
+    )
+
+
+def add_rate(command) -> None:
+    """Adds the quality, or what stands in its place."""
+    rate = command.add_mutually_exclusive_group()
+    rate.add_argument(
+        "-q",
+        "--quality",
+        type=float,
+        default=quality.DEFAULT,
+        metavar="0..100",
+        help="smallest file to best image, fractions allowed (default: %(default)s)",
+    )
+    rate.add_argument(
+        "--max_bytes", type=int, metavar="N", help="the best image of at most N bytes"
+    )
+    rate.add_argument(
+        "--target_bpp",
+        type=float,
+        metavar="X",
+        help="the best image of at most X bits a pixel",
+    )
+    rate.add_argument(
+        "--target_psnr",
+        type=float,
+        metavar="X",
+        help="the smallest file with a PSNR of X dB or more",
+    )
+    rate.add_argument(
+        "--target_msssim",
+        type=float,
+        metavar="X",
+        help="the smallest file with an MS-SSIM of X or more, as 0.97",
+    )
+    rate.add_argument(
+        "--target_ssimulacra2",
+        type=float,
+        metavar="X",
+        help="the smallest file with an SSIMULACRA2 of X or more, as 70",
+    )
+
+
+def add_compress(commands) -> None:
+    command = add_command(commands, "compress", "compress images to .tfc files")
+    add_files(
+        command,
+        "images that Pillow reads, folders with -r, - for stdin; the last of two is "
+        "OUT if it ends in .tfc or is -",
+        "the file to write, - for stdout (default: IN with suffix .tfc)",
+    )
+    add_rate(command)
+    command.add_argument(
+        "--alpha_quality",
+        type=float,
+        metavar="0..100",
+        help="lose something of alpha too (default: nothing)",
+    )
+    command.add_argument(
+        "--model",
+        default=registry.ENTRIES[0].name,
+        metavar="NAME_OR_DIR",
+        help="a shipped model, or a model directory (default: %(default)s)",
+    )
+    command.add_argument(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="0..9",
+        help="improve the file step by step, which takes longer; to decompress takes "
+        "no longer (default: %(default)s)",
+    )
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="decode what was written and compare, before an old file is replaced",
+    )
+    command.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="decode what was written, and show its PSNR, MS-SSIM and SSIMULACRA2",
+    )
+    add_max_pixels(command, "images")
+
+
+def add_decompress(commands) -> None:
+    command = add_command(commands, "decompress", "decompress .tfc files to images")
+    add_files(
+        command,
+        ".tfc files, folders with -r, - for stdin; the last of two is OUT unless it "
+        "ends in .tfc",
+        "format by suffix, as .png (default: IN with suffix .png), .webp (lossless), "
+        ".jpg (quality 95); - for a PNG on stdout",
+    )
+    command.add_argument(
+        "--realism",
+        type=float,
+        metavar="0..1",
+        help="how much likely texture of hair, skin or grass is drawn where the file "
+        "has no room for the true one; 0 is nearest to the original in every pixel, "
+        "for evidence, medicine and measurement (default: what the model's card says "
+        "for the file's quality)",
+    )
+    command.add_argument(
+        "--crop",
+        type=numbers,
+        metavar="X,Y,W,H",
+        help="only so many pixels, from column X and row Y on",
+    )
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_DIR",
+        help="a model directory, for files made with a model that is not shipped",
+    )
+    add_max_pixels(command, "files")
+
+
+def add_info(commands) -> None:
+    command = add_command(
+        commands, "info", "show what a .tfc file is, without decoding it"
+    )
+    command.add_argument("input", metavar="FILE", help="a .tfc file, - for stdin")
+    command.add_argument("--json", action="store_true", help="write JSON")
+    add_max_pixels(command, "a file")
+
+
+def add_models(commands) -> None:
+    command = add_command(commands, "models", "list the shipped models")
+    command.add_argument("--json", action="store_true", help="write JSON")
+
+
+def add_export(commands) -> None:
+    command = add_command(
+        commands, "export", "write a model as TensorFlow Serving loads it"
+    )
+    command.add_argument(
+        "model", metavar="MODEL", help="a shipped model, or a model directory"
+    )
+    command.add_argument(
+        "directory",
+        metavar="DIR",
+        help="of all versions of the model; its name is the model's on the server",
+    )
+    command.add_argument(
+        "--limits",
+        metavar="NAME=N,...",
+        default="",
+        help="what a request may ask for, as pixels=4000000 (see SECURITY.md)",
+    )
+
+
+def add_eval(commands) -> None:
+    command = add_command(
+        commands, "eval", "compare codecs on images: size, quality, time, BD-rate"
+    )
+    command.add_argument(
+        "images", metavar="IMAGES", nargs="+", help="files, folders and globs"
+    )
+    command.add_argument(
+        "--codecs",
+        default=CODECS,
+        metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
+        help="codecs, with commas between: a shipped model or a model directory "
+        "(option: effort=0..9), jpeg, jpeg-444, jpeg2000 (q is its compression ratio), "
+        "webp, avif and avif-444 (speed=0..10, by default 6, and "
+        "tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by default 7), heic, png, "
+        "webp-lossless; and the qualities to try (default: %(default)s, each over a "
+        "sweep of its own). Rivals at their best: avif:speed=0:tune=ssimulacra2, "
+        "jxl:effort=9",
+    )
+    command.add_argument(
+        "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
+    )
+    command.add_argument(
+        "--report",
+        metavar="OUT.html",
+        type=pathlib.Path,
+        help="write a page of plots, tables and images side by side",
+    )
+    command.add_argument(
+        "--pictures",
+        metavar="N",
+        type=int,
+        default=3,
+        help="images to show in the report, the first N (default: %(default)s)",
+    )
+    command.add_argument(
+        "--published",
+        action="store_true",
+        help="compare with published curves too; the images must be the Kodak set",
+    )
+    command.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="keep every result here, and do none again; what was stopped goes on",
+    )
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="code so many files at a time, without times and memory; one at a time "
+        "has them (default: %(default)s)",
+    )
+    command.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        action="append",
+        default=[],
+        help="one more metric, may be given again: module:function of two uint8 "
+        "arrays [height, width, 3]",
+    )
+    command.add_argument(
+        "-f", "--force", action="store_true", help="overwrite OUT if it exists"
+    )
+    add_max_pixels(command, "images")
+
+
+def add_demo(commands) -> None:
+    command = add_command(
+        commands,
+        "demo",
+        "show a page that compares codecs on photographs you drop on it",
+    )
+    command.add_argument(
+        "image", metavar="IMAGE", nargs="?", help="a photograph to begin with"
+    )
+    command.add_argument(
+        "--port",
+        metavar="N",
+        type=int,
+        help="of http://127.0.0.1:N/, where only this machine reaches it (default: "
+        "8642, or another that is free)",
+    )
+    command.add_argument(
+        "--megapixels",
+        metavar="X",
+        type=float,
+        default=4,
+        help="reduce larger photographs to so many (default: %(default)s)",
+    )
+    command.add_argument(
+        "--no_browser", action="store_true", help="do not open a browser"
+    )
+    add_max_pixels(command, "photographs")

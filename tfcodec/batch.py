@@ -1,0 +1,312 @@
+"""One command over many files: which there are, where each goes, what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import functools
+import glob
+import io
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+
+from tfcodec import bitstream, files
+from tfcodec.console import (
+    Failure,
+    Progress,
+    naming,
+    output,
+    quiet_tensorflow,
+    report,
+    say,
+    shown,
+)
+from tfcodec.files import new_file
+
+WILDCARD = re.compile(r"[*?]")
+
+
+@dataclasses.dataclass
+class Job:
+    """One file to make of another; "-" is stdin or stdout.
+
+    Args:
+        source, target: paths.
+        args: of the command.
+    """
+
+    source: str
+    target: str
+    args: argparse.Namespace
+
+    @functools.cached_property
+    def stdin(self) -> bytes:
+        if sys.stdin is None:
+            raise Failure("stdin is closed, and there is nothing to read")
+        with naming(sys.stdin):
+            return sys.stdin.buffer.read()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the source; 0 where that is not known."""
+        if self.source == "-":
+            return len(self.__dict__.get("stdin", b""))
+        with contextlib.suppress(OSError):
+            return os.path.getsize(self.source)
+        return 0
+
+    def reading(self):
+        """Returns what Pillow may open."""
+        return io.BytesIO(self.stdin) if self.source == "-" else self.source
+
+    def stream(self) -> bytes:
+        """Returns a `.tfc` file, of which the header is sound."""
+        if self.source == "-":
+            return self.stdin
+        return read_stream(self.source, self.args.max_pixels)
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Opens the target: a new file, or stdout when all is written."""
+        if self.target == "-":
+            file = io.BytesIO()
+            yield file
+            stdout = output("the file")
+            with naming(stdout):
+                stdout.buffer.write(file.getvalue())
+                stdout.buffer.flush()
+            return
+        if self.args.out_dir:
+            os.makedirs(os.path.dirname(self.target) or ".", exist_ok=True)
+        times = None
+        if self.args.keep_times and self.source != "-":
+            found = os.stat(self.source)
+            times = found.st_atime_ns, found.st_mtime_ns
+        with new_file(self.target) as file:
+            yield file
+        if times:
+            os.utime(self.target, ns=times)
+
+    def check(self, taken: set[str]) -> None:
+        """Finds what would make `writing` fail, before the work is done.
+
+        Args:
+            taken: what others write, to which the target is added.
+        """
+        if self.source != "-" and os.path.isdir(self.source):
+            raise IsADirectoryError(
+                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes what is in it",
+                self.source,
+            )  # fmt: skip
+        if self.target == "-":
+            if output("the file").isatty() and not self.args.force:
+                raise ValueError(
+                    "bytes of a file are not for a terminal: give an output, or -f"
+                )
+        else:
+            check_output(pathlib.Path(self.target), self.args, self.source)
+            real = os.path.realpath(self.target)
+            if real in taken:
+                raise ValueError(
+                    f"{shown(self.target)}: another input is written there"
+                )
+            taken.add(real)
+
+    def row(self, size: int | None) -> dict:
+        """Returns what a row of JSON begins with; `size` is that of the target."""
+        return {
+            "input": self.source, "output": self.target, "bytes_in": self.size,
+            "bytes": size,
+        }  # fmt: skip
+
+
+def passed_over(words: str) -> None:
+    """Says on stderr what of a folder was not taken."""
+    say(f"note: {shown(words)}", sys.stderr)
+
+
+def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[Job]:
+    """Returns what is to be done.
+
+    Args:
+        args: of the command.
+        suffix: of what is written, where no name is given.
+        suffixes: of what is taken from folders.
+
+    Raises:
+        ValueError: a folder has nothing of the kind.
+    """
+    jobs = []
+    for source in args.input:
+        path = pathlib.Path(source)
+        found, base = [path], path.parent
+        if args.recursive and source != "-" and path.is_dir():
+            found, base = files.inside(path, suffixes, passed_over), path
+            if not found:
+                kind = "images" if len(suffixes) > 1 else min(suffixes)
+                raise ValueError(f"{shown(source)}: no {kind} in it")
+        elif WILDCARD.search(source) and not os.path.lexists(source):
+            # A shell of Windows leaves these to the program, others where quoted.
+            matching = sorted(glob.glob(source))
+            found = [pathlib.Path(name) for name in matching] or found
+        for each in found:
+            base = base if path.is_dir() else each.parent
+            jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
+    return jobs
+
+
+def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> str:
+    """Returns where the result of a file goes.
+
+    Args:
+        source: the file, "-" for stdin.
+        base: what stays of its folder's name is from here on, in `--out_dir`.
+        suffix: of what is written, where no name is given.
+        args: of the command.
+    """
+    if args.output is not None:
+        return args.output
+    if str(source) == "-":
+        return "-"
+    folder = source.parent
+    if args.out_dir:
+        folder = args.out_dir / folder.relative_to(base)
+    return str(folder / f"{source.stem}{suffix}")
+
+
+class Results:
+    """Tells what came of each file, by a line of text or of JSON.
+
+    Args:
+        args: of the command.
+        jobs: all of them.
+
+    Attributes:
+        failed: whether a file, or the telling, failed.
+    """
+
+    def __init__(self, args: argparse.Namespace, jobs: list[Job]):
+        self.args, self.failed, self.silent = args, False, False
+        self.file = sys.stdout
+        if any(job.target == "-" for job in jobs):
+            self.file = sys.stderr
+        elif args.json:
+            self.file = output("JSON")
+
+    def done(self, job: Job, row: dict, words: str) -> None:
+        """Tells of a file that was written."""
+        size = "" if row["bytes"] is None else f" {row['bytes']} B"
+        names = shown(job.source), shown(job.target)
+        start = f"{names[0]} {row['bytes_in']} B -> {names[1]}{size}"
+        self._tell(json.dumps(row) if self.args.json else f"{start}  {words}")
+
+    def error(self, job: Job, error: Exception) -> None:
+        """Tells of a file that was not."""
+        self.failed = True
+        words = report(error, self.args, job.source)
+        if self.args.json:
+            self._tell(json.dumps({**job.row(None), "error": words}))
+
+    def _tell(self, line):
+        if self.silent:
+            return
+        try:
+            say(line, self.file)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # A full disk: the files are what counts.
+            self.failed = self.silent = True
+            report(error, self.args)
+
+
+def over_files(args, suffix, suffixes, unit, function) -> bool:
+    """Does `function` for each file, says what came of it; returns whether one failed.
+
+    Args:
+        suffix, suffixes: as `jobs_of` takes them.
+        unit: what `function` counts in its progress.
+        function: from a `Job` and a progress to (row of JSON, the same in words).
+    """
+    jobs = jobs_of(args, suffix, suffixes)
+    results = Results(args, jobs)
+    taken: set[str] = set()
+    sizes = [job.size for job in jobs]
+    with quiet_tensorflow() as stderr:
+        began = time.monotonic()
+        with Progress(stderr, "files" if len(jobs) > 1 else unit) as progress:
+            for number, job in enumerate(jobs):
+                done = sum(sizes[:number])
+                if done and len(jobs) > 1:
+                    spent = time.monotonic() - began
+                    left = spent / done * (sum(sizes) - done)
+                    progress(number, len(jobs), left)
+                try:
+                    job.check(taken)
+                    row, words = function(job, progress if len(jobs) == 1 else None)
+                except BrokenPipeError:
+                    raise
+                except Exception as error:
+                    progress.clear()
+                    results.error(job, error)
+                else:
+                    progress.clear()
+                    results.done(job, row, words)
+    return results.failed
+
+
+def read_stream(path: str, max_pixels: int | None = None) -> bytes:
+    """Returns a `.tfc` file, of which the header is sound.
+
+    Args:
+        path: of the file.
+        max_pixels: as of `tfcodec.decompress`.
+
+    Raises:
+        OSError, StreamError: it cannot be read, or is no such file.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+        limits = bitstream.Limits().for_pixels(max_pixels)
+        bitstream.read_header(
+            start, limits
+        )  # before a large file of another kind is read
+        return start + file.read()
+
+
+def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"):
+    """Finds what would make `new_file` fail, before the work is done.
+
+    Args:
+        path: the file to be.
+        args: of the command: `force`, and `out_dir`, which is made if it is not there.
+        source: what is read, which may not be the same file.
+
+    Raises:
+        OSError, ValueError: `path` may not, or cannot, be written.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    while getattr(args, "out_dir", None) and not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if path.exists():
+        if source != "-" and os.path.exists(source) and path.samefile(source):
+            raise ValueError(f"{shown(path)}: input and output are the same file")
+        if path.is_dir():
+            raise IsADirectoryError(
+                errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path)
+            )
+        if not path.is_file():
+            raise ValueError(f"{shown(path)}: exists and is not a regular file")
+        if not args.force:
+            raise ValueError(f"{shown(path)}: exists; -f overwrites it")
+    for problem, missing in (
+        (errno.ENOENT, not os.path.isdir(folder)),
+        (errno.EACCES, not os.access(folder, os.W_OK)),
+    ):
+        if missing:
+            raise OSError(problem, os.strerror(problem), os.fspath(path))

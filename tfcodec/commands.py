@@ -1,0 +1,298 @@
+"""What each command does, from its arguments; see `arguments`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import sys
+import time
+
+from absl import logging
+
+from tfcodec import __version__, bitstream, files, quality, registry
+from tfcodec.batch import Job, check_output, over_files, passed_over
+from tfcodec.console import Progress, output, quiet_tensorflow, say, shown
+from tfcodec.files import new_file
+
+TARGETS = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2".split()
+
+
+def compress(args: argparse.Namespace) -> bool:
+    from tfcodec import codec, images, predict
+
+    level = quality.check(args.quality)
+    if args.alpha_quality is not None:
+        quality.check(args.alpha_quality)
+    codec.steps_of(args.effort)
+    model = registry.resolve(args.model)
+    targets = {name: getattr(args, name) for name in TARGETS}
+    codec.target_of((1, 1), **targets)
+    server = args.server and predict.Server(args.server)
+    if server:
+        given = {
+            **targets,
+            "effort": args.effort or None,
+            "verify": args.verify or None,
+            "alpha_quality": args.alpha_quality,
+        }
+        unfit = [name for name, value in given.items() if value is not None]
+        if unfit:
+            raise ValueError(f"--{unfit[0]} is not for a server")
+
+    def work(picture, progress):
+        if server:
+            return server.compress(picture.pixels, level, picture.metadata)
+        return codec.compress(
+            picture.pixels, level, args.model, args.effort, progress,
+            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
+            max_pixels=args.max_pixels, **picture.metadata,
+        )  # fmt: skip
+
+    def one(job, progress):
+        picture = images.read(job.reading(), job.source, args.max_pixels, args.strip)
+        note(job.source, picture.notes)
+        start = time.perf_counter()
+        data = work(picture, progress)
+        seconds = time.perf_counter() - start
+        _write(job, data)
+        row, text = _summary(job, data, model, seconds, picture.notes, args.max_pixels)
+        if args.verbose:
+            text += _measured(picture.pixels, data, args, row)
+        return row, text
+
+    return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)
+
+
+def note(name: str, notes: list[str]) -> None:
+    """Says on stderr what was not kept of a file, or changed."""
+    if notes:
+        say(f"note: {shown(name)}: {'; '.join(notes)}", sys.stderr)
+
+
+def _write(job, data):
+    with job.writing() as file:
+        file.write(data)
+        if job.args.verify and job.target != "-":
+            file.flush()
+            file.seek(0)
+            if file.read() != data:
+                raise RuntimeError("what was written reads back otherwise")
+
+
+def _summary(job, data, model, seconds, notes, max_pixels):
+    """Returns what was written, as a row of JSON and in words."""
+    from tfcodec import metrics
+
+    limits = bitstream.Limits().for_pixels(max_pixels)
+    header = bitstream.read_header(data, limits)
+    row = {
+        **job.row(len(data)), "width": header.width, "height": header.height,
+        "mode": header.mode,
+        "bpp": metrics.bits_per_pixel(len(data), header.height, header.width),
+        "quality": None if model.single_rate else header.quality,
+        "model": model.name, "seconds": round(seconds, 3), "notes": notes,
+    }  # fmt: skip
+    ratio = header.height * header.width * len(header.mode) / len(data)
+    rate = "single rate" if model.single_rate else f"quality {header.quality:g}"
+    text = (
+        f"{row['bpp']:.3f} bpp  1:{ratio:.1f}  {rate}  model {model.name}  "
+        f"{seconds:.1f} s"
+    )
+    return row, text
+
+
+def _measured(pixels, data, args, row):
+    """Returns figures of what was written, in words, and adds them to a row."""
+    from tfcodec import codec, metrics, ssimulacra2
+
+    decoded = codec.decompress(data, model=args.model, max_pixels=args.max_pixels)
+    pair = codec.separated(pixels)[0], codec.separated(decoded)[0]
+    row["psnr"] = metrics.psnr(*pair)
+    text = f"\nPSNR {row['psnr']:.2f} dB"
+    try:
+        row["ssimulacra2"] = ssimulacra2.score(*pair)
+        text += f"  SSIMULACRA2 {row['ssimulacra2']:.2f}"
+        row["ms_ssim"] = metrics.ms_ssim(*pair)
+        decibels = metrics.decibels(row["ms_ssim"])
+        text += f"  MS-SSIM {row['ms_ssim']:.4f} ({decibels:.2f} dB)"
+    except ValueError as error:  # the image is too small for it
+        text += f"  left out: {error}"
+    return text
+
+
+def decompress(args: argparse.Namespace) -> bool:
+    from tfcodec import codec, images, predict
+
+    if args.model is not None:
+        registry.resolve(args.model)
+    for name in ("crop", "realism"):
+        if args.server and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is not for a server")
+    server = args.server and predict.Server(args.server)
+    most = {"max_pixels": args.max_pixels}
+
+    def work(data, progress):
+        if server:
+            return server.decompress(data, **most)
+        return codec.decompress(
+            data, model=args.model, crop=args.crop, progress=progress,
+            realism=args.realism, **most,
+        )  # fmt: skip
+
+    def one(job, progress):
+        data = job.stream()
+        # Known to be of no use before the work is done.
+        form = "PNG" if job.target == "-" else images.form_of(pathlib.Path(job.target))
+        start = time.perf_counter()
+        pixels = work(data, progress)
+        seconds = time.perf_counter() - start
+        picture = images.Picture(pixels, codec.metadata(data, **most))
+        with job.writing() as file:
+            notes = images.write(file, form, picture, args.strip)
+            size = file.seek(0, os.SEEK_END) if job.target != "-" else None
+        note(job.target, notes)
+        height, width = pixels.shape[:2]
+        row = {
+            **job.row(size), "width": width, "height": height,
+            "seconds": round(seconds, 3), "notes": notes,
+        }  # fmt: skip
+        return row, f"{width}x{height}  {seconds:.1f} s"
+
+    return over_files(args, ".png", {bitstream.SUFFIX}, "tiles", one)
+
+
+def info(args: argparse.Namespace) -> None:
+    from tfcodec import codec
+
+    stdout = output()
+    try:
+        data = Job(args.input, "", args).stream()
+        found = codec.info(data, max_pixels=args.max_pixels)
+    except bitstream.StreamError as error:
+        raise type(error)(f"{args.input}: {error}") from None
+    if args.json:
+        say(json.dumps(found, indent=1), stdout)
+        return
+    found["bpp"] = f"{found['bpp']:.3f}"
+    found["ratio"] = f"1:{found['ratio']:.1f}"
+    found["model"] = found["model"] or "not shipped"
+    found["chunks"] = ", ".join(
+        f"{bitstream.KNOWN[chunk['type']]} {chunk['bytes']} B"
+        for chunk in found["chunks"]
+    )
+    for key, value in found.items():
+        say(f"{key:12}{value}", stdout)
+
+
+def models(args: argparse.Namespace) -> None:
+    found, stdout = registry.models(), output()
+    if args.json:
+        cards = [{**model.card, "path": str(model.path)} for model in found]
+        say(json.dumps(cards, indent=1), stdout)
+        return
+    words = {entry.name: entry.description for entry in registry.ENTRIES}
+    for model in found:
+        say(
+            f"{model.name}  {model.fingerprint.hex()}  {model.licence}  "
+            f"{words[model.name]}",
+            stdout,
+        )
+    if not found:
+        say("no models in this installation", sys.stderr)
+
+
+def export(args: argparse.Namespace) -> None:
+    model = registry.resolve(args.model)
+    given = dict(pair.partition("=")[::2] for pair in args.limits.split(",") if pair)
+    with quiet_tensorflow():
+        from tfcodec import serving
+
+        logging.set_verbosity(logging.ERROR)  # how each function's inputs are renamed
+        known = dataclasses.asdict(serving.LIMITS)
+        for name, value in given.items():
+            if name not in known or not value.isdigit():
+                raise ValueError(
+                    f"--limits: not one of {', '.join(known)} = a number: {name}"
+                )
+            known[name] = int(value)
+        version = serving.export(model, args.directory, bitstream.Limits(**known))
+    line = f"{shown(version)}  model {model.name}  {model.fingerprint.hex()}"
+    say(line, sys.stdout)
+
+
+def eval_(args: argparse.Namespace) -> None:
+    from tfcodec import contestants, evaluation, images, summary
+    from tfcodec import report as html
+
+    names = [name for name in args.codecs.split(",") if name]
+    codecs, missing = contestants.contestants(names)
+    others: list[str] = []
+    paths = files.find_images(args.images, others.append)
+    for path in (args.json, args.report):
+        if path:
+            check_output(path, args)
+    stdout = sys.stdout if args.json or args.report else output()
+    read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
+    for text in args.metric:
+        evaluation.metric(text)
+    for reason in missing:
+        say(f"missing: {reason}", sys.stderr)
+    for words in others:
+        passed_over(words)
+    known = []
+    if args.published:  # found out before the work is done
+        known = evaluation.published([evaluation.digest(read(path)) for path in paths])
+    with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
+        rows = evaluation.evaluate(
+            paths, codecs, read, args.cache, progress, args.jobs, args.metric
+        )
+        if args.report:
+            chosen = paths[: max(0, args.pictures)]
+            pictures = html.pictures(chosen, codecs, read)
+    means = evaluation.means(rows)
+    curves = evaluation.curves(means, known)
+    pairs = [
+        pair
+        for figure in evaluation.COMPARED
+        for pair in evaluation.pairs(curves, figure)
+    ]
+    found = evaluation.document(rows, means, pairs, missing, known)
+    if args.json:
+        with new_file(args.json) as file:
+            file.write(json.dumps(found, indent=1, allow_nan=False).encode())
+    if args.report:
+        with new_file(args.report) as file:
+            file.write(html.page(found, curves, pictures).encode())
+    say(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n", stdout)
+    say(summary.comparison(means, pairs, evaluation.COMPARED), stdout)
+    for reason in missing:
+        say(f"missing: {reason}", stdout)
+
+
+def demo(args: argparse.Namespace) -> None:
+    import webbrowser
+
+    from tfcodec import demo as server
+
+    def announce(url):
+        say(f"{url}  (Ctrl-C ends it)", sys.stdout)
+        if not args.no_browser:
+            webbrowser.open(url)
+
+    if not args.megapixels > 0:
+        raise ValueError(f"megapixels must be above 0, not {args.megapixels:g}")
+    limits = server.Limits(megapixels=args.megapixels, max_pixels=args.max_pixels)
+    with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
+        server.serve(announce, args.image, args.port, limits)
+    os._exit(0)  # at once, though a thread may still work for no one
+
+
+def version(args: argparse.Namespace) -> None:
+    names = [f"{model.name} {model.fingerprint.hex()}" for model in registry.models()]
+    known = ", ".join(names) or "none"
+    say(f"tfcodec {__version__}, models: {known}", output())

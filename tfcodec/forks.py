@@ -1,0 +1,43 @@
+"""Refuses to work where TensorFlow would wait for ever: in a forked process.
+
+A fork copies the memory of TensorFlow, with its locks and lists of threads, and none of
+the threads: the first operation of the new process waits for those. Nothing is wrong
+with a fork before TensorFlow has run, nor with a process started by "spawn".
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_state = {"forked": False}
+
+
+def _runs() -> bool:
+    """Whether TensorFlow has started its threads here, which importing it does not."""
+    context = sys.modules.get("tensorflow.python.eager.context")
+    current = getattr(context, "_context", None)
+    return bool(getattr(current, "_initialized", False))
+
+
+def _before():
+    _state["running"] = _runs()
+
+
+def _in_child():
+    _state["forked"] |= _state["running"]
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(before=_before, after_in_child=_in_child)
+
+
+def check() -> None:
+    """Raises RuntimeError in a process that was forked after TensorFlow had run."""
+    if _state["forked"]:
+        raise RuntimeError(
+            "this process was forked from one in which TensorFlow had run, and would "
+            'wait for ever; start workers by "spawn", such as with '
+            'multiprocessing.get_context("spawn") or DataLoader(..., '
+            'multiprocessing_context="spawn"), or before the first image is coded'
+        )

@@ -1,0 +1,239 @@
+"""Formats to write, and what of a picture each holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import BinaryIO
+
+import numpy as np
+
+from tfcodec import exif, extras, headers, pixels, plugins, tiff
+from tfcodec.pixels import Picture
+
+LARGEST_SEGMENT = 65_000  # bytes of EXIF or XMP in a JPEG
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """A format to write: what of a picture it holds.
+
+    Args:
+        modes: those that it stores as they are.
+        keeps: kinds of metadata.
+        options: arguments of Pillow's `save` by which it loses least.
+        side: longest side, in pixels; 0: Pillow knows.
+        turns: readers follow the orientation of its EXIF, which is written as it is.
+        loses: what is lost beside that, in words.
+    """
+
+    modes: tuple[str, ...] = ("L", "LA", "RGB", "RGBA")
+    keeps: frozenset[str] = frozenset()
+    options: dict = dataclasses.field(default_factory=dict)
+    side: int = 0
+    turns: bool = True
+    loses: str = ""
+
+
+_PLAIN = ("L", "RGB")
+_ALL = extras.KINDS
+# What Pillow's formats hold of a photograph; those that are not here are refused.
+FORMS = {
+    "AVIF": Form(keeps=_ALL, options={"quality": 95}, turns=False),
+    "BMP": Form(_PLAIN),
+    "DDS": Form(),
+    "DIB": Form(_PLAIN),
+    "EPS": Form(_PLAIN),
+    "GIF": Form(("L", "RGB", "RGBA")),
+    "HEIF": Form(keeps=_ALL, options={"quality": 95, "chroma": 444}, turns=False),
+    "ICO": Form(side=256),
+    "IM": Form(),
+    "JPEG": Form(_PLAIN, _ALL, {"quality": 95, "subsampling": 0}),
+    "JPEG2000": Form(),
+    "JXL": Form(
+        keeps=frozenset({"exif", "xmp"}),
+        options={"lossless": True, "use_container": True},
+        turns=False,
+    ),
+    "PCX": Form(_PLAIN),
+    "PDF": Form(
+        _PLAIN, options={"quality": 95}, loses="exact pixels: a PDF holds a JPEG"
+    ),
+    "PNG": Form(keeps=_ALL),
+    "PPM": Form(_PLAIN),
+    "QOI": Form(("RGB", "RGBA")),
+    "SGI": Form(("L", "RGB", "RGBA")),
+    "TGA": Form(),
+    "TIFF": Form(keeps=_ALL),
+    "WEBP": Form(keeps=_ALL, options={"lossless": True}),
+}
+
+
+def form_of(path: pathlib.Path) -> str:
+    """Returns Pillow's name of the format to write by a path's suffix.
+
+    Raises:
+        ValueError: Pillow writes no such format, or none that holds a photograph.
+    """
+    from PIL import Image
+
+    package = plugins.SUFFIXES.get(path.suffix.lower())
+    hint = "try .png"
+    if package:
+        try:
+            plugins.load(package)
+        except ImportError:
+            hint = f"pip install {package} adds it, or try .png"
+    form = Image.registered_extensions().get(path.suffix.lower())
+    if form not in Image.SAVE or form not in FORMS:
+        raise ValueError(f"{path}: no image format of that suffix to write; {hint}")
+    return form
+
+
+def write(
+    file: BinaryIO, form: str, picture: Picture, strip: bool = False
+) -> list[str]:
+    """Writes an image to an open file; returns what could not be kept, in words.
+
+    Args:
+        file: open for writing and reading, empty.
+        form: Pillow's name of the format, of `FORMS`.
+        picture: what to write. Where its EXIF is not kept, and so does not say how to
+            turn the picture, the pixels are turned.
+        strip: keep no metadata, and say nothing of it.
+
+    Raises:
+        OSError, ValueError: the format cannot hold it, or the disk is full.
+    """
+    about, notes = FORMS[form], []
+    longest = max(picture.pixels.shape[:2])
+    if about.side and longest > about.side:
+        raise ValueError(f"{form} has at most {about.side} pixels a side; try .png")
+    kept = {} if strip else dict(picture.metadata)
+    for name, value in list(kept.items()):
+        # EXIF and XMP have but one segment of a JPEG each.
+        if name not in about.keeps or (
+            form == "JPEG" and name != "icc_profile" and len(value) > LARGEST_SEGMENT
+        ):
+            notes.append(f"not kept: {name}")
+            del kept[name]
+    with plugins.QUIET.up_to(0):
+        notes += _save(file, form, picture, kept)
+    mode = _mode_of(picture)
+    if mode.endswith("A") and not _stored(mode, about).endswith("A"):
+        notes.append("not kept: alpha; what was seen is over white")
+    if form == "GIF":
+        notes += _of_palette(file, picture)
+    if about.loses:
+        notes.append(f"not kept: {about.loses}")
+    return notes
+
+
+def _mode_of(picture):
+    channels = 1 if picture.pixels.ndim == 2 else picture.pixels.shape[2]
+    return {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+
+
+def _stored(mode, about):
+    """Returns the mode in which a format stores a mode."""
+    for each in (mode, *{"L": ["RGB"], "LA": ["RGBA", "L"]}.get(mode, ["RGB"])):
+        if each in about.modes:
+            return each
+    return "RGB"
+
+
+def _save(file, form, picture, kept):
+    """Writes an image with metadata, or without EXIF that Pillow cannot write."""
+    from PIL import Image
+
+    about = FORMS[form]
+    tries = list(_tries(about, picture, kept))
+    for orientation, metadata in tries:
+        image = Image.fromarray(pixels.turned(picture.pixels, orientation))
+        image = pixels.converted(image, _stored(image.mode, about))
+        try:
+            options, notes = _options(form, metadata, image.size)
+            image.save(file, form, **about.options, **options)
+        except MemoryError:
+            raise
+        except Exception as error:  # of odd EXIF Pillow raises of any kind
+            if metadata is tries[-1][1] or getattr(error, "errno", None):
+                raise
+            file.seek(0)
+            file.truncate()
+        else:
+            break
+    if len(tries) > 1 and metadata is tries[-1][1]:
+        notes.append("not kept: exif")
+    return notes
+
+
+def _tries(about, picture, kept):
+    """Yields (how to turn the pixels, metadata) until one can be written."""
+    orientation = exif.orientation(picture.metadata.get("exif", b""))
+    if "exif" in kept and about.turns:
+        yield 1, kept
+    turned = dict(kept)
+    if "xmp" in kept and orientation != 1:
+        turned["xmp"] = exif.upright_xmp(kept["xmp"])
+    if data := exif.upright(turned.pop("exif", b"")):
+        if orientation != 1 or not about.turns:
+            yield orientation, {**turned, "exif": data}
+    yield orientation, turned
+
+
+def _options(form, kept, size):
+    """Returns (arguments of Pillow's `save`, what of `kept` is not among them)."""
+    from PIL import Image
+
+    options, notes = dict(kept), []
+    data, xmp = kept.get("exif"), kept.get("xmp")
+    if data:
+        options["exif"] = exif.PREFIX + data
+    if form == "PNG" and xmp:
+        from PIL.PngImagePlugin import PngInfo
+
+        options["pnginfo"] = PngInfo()
+        text = options.pop("xmp").decode("utf-8", "replace")
+        options["pnginfo"].add_itxt(headers.PNG_XMP, text)
+    if form == "TIFF" and (data or xmp):
+        # One directory for both, without the tags that say how pixels are stored.
+        tags = Image.Exif()
+        if data:
+            tags.load(options["exif"])
+            wanted = [tag for tag in tags if tag not in tiff.STRUCTURE]
+            if exif.ORIENTATION in tags:
+                wanted.append(exif.ORIENTATION)
+            empty = not len(tags)
+            tags, odd = extras.sound(tags, wanted)
+            if empty:
+                notes.append("not kept: exif")
+            elif odd:
+                named = ", ".join(map(str, sorted(odd)))
+                notes.append(f"not kept: exif tags of an odd type ({named})")
+        if xmp:
+            tags[tiff.XMP] = options.pop("xmp")
+        options["exif"] = tags
+    if form == "ICO":
+        options["sizes"] = [size]
+    return options, notes
+
+
+def _of_palette(file, picture):
+    """Says what a GIF lost, if it did."""
+    from PIL import Image
+
+    file.seek(0)
+    with Image.open(file) as image:
+        mode = _mode_of(picture)
+        back = np.asarray(image.convert("RGBA"))
+    turn = exif.orientation(picture.metadata.get("exif", b""))
+    whole = Image.fromarray(pixels.turned(picture.pixels, turn))
+    whole = np.asarray(whole.convert("RGBA"))
+    notes = []
+    if mode.endswith("A") and not np.array_equal(back[..., 3], whole[..., 3]):
+        notes.append("not kept: shades of alpha")
+    seen = np.minimum(back[..., 3:], whole[..., 3:]) > 0
+    if np.any((back != whole)[..., :3] & seen):
+        notes.append("not kept: colours beyond the 256 of a GIF")
+    return notes

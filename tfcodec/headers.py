@@ -1,0 +1,344 @@
+"""What image files hold beside what Pillow reads: colours, transparency, depth, texts.
+
+The one place that says what of a file is not kept. PNG chunks are those of the PNG
+specification, third edition; boxes those of ISO/IEC 14496-12, 23008-12 (HEIF) and
+15444-1 (JPEG 2000).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import struct
+from typing import BinaryIO
+
+from tfcodec import exif, profiles, tiff
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_XMP = "XML:com.adobe.xmp"
+RAW_PROFILE = "Raw profile type "
+# Chunks that say how the picture is seen or whose it is, and that we do not keep.
+NAMED_CHUNKS = {"caBX", "cLLI", "mDCV", "oFFs", "pCAL", "sCAL", "sTER", "tIME"}
+BOXES = {b"meta", b"iprp", b"ipco", b"jp2h"}  # that hold boxes which we read
+READ_BOXES = {b"pixi", b"ihdr", b"bpcc", b"colr", b"xml ", b"uuid", b"brob"}
+XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+LARGEST_BOX = 2**26  # bytes
+MOST_BOXES = 2**16
+IPTC = 0x0404  # number of the resource of Photoshop that holds it
+TIFF_NAMES = {
+    301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities",
+    33723: "IPTC", 34377: "Photoshop's",
+}  # fmt: skip
+OPENJPEG = b"Created by OpenJPEG"  # a comment of the program, not of a person
+ANIMATION = {"acTL", "fcTL", "fdAT"}
+# Resolutions that programs write where no one chose one: not worth a word.
+USUAL_DPI = {72, 96}
+
+
+@dataclasses.dataclass
+class Facts:
+    """What is known of a file before its pixels are read.
+
+    Args:
+        bits: of a sample, if the file says; None: as Pillow's mode has it.
+        grey: greyscale, whatever Pillow's mode.
+        transparent: the samples, of `bits` bits, of PNG's transparent colour.
+        colours: other than sRGB, said in other ways than by an ICC profile.
+        overruled: the file has an ICC profile too, which counts less than `colours`.
+        profile: an ICC profile that Pillow does not read.
+        xmp: XMP that Pillow does not read.
+        tiff: how to read a TIFF file.
+        notes: what is not kept, in words.
+        damage: what is wrong with the pixels that are read all the same, in words.
+        texts: keywords of PNG texts.
+        aspect: across and down, where no unit is known, of unequal resolutions.
+    """
+
+    bits: int | None = None
+    grey: bool = False
+    transparent: tuple[int, ...] | None = None
+    colours: profiles.Colours | None = None
+    overruled: bool = False
+    profile: bytes | None = None
+    xmp: bytes | None = None
+    tiff: tiff.Tiff | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    damage: list[str] = dataclasses.field(default_factory=list)
+    texts: list[str] = dataclasses.field(default_factory=list)
+    aspect: tuple[float, float] | None = None
+
+
+def facts(file: BinaryIO) -> Facts:
+    """Returns what a file says of itself.
+
+    Raises:
+        tiff.Unfit: its values have no range that could be made 0 to 255.
+    """
+    file.seek(0)
+    start = file.read(16)
+    found = Facts()
+    if start.startswith(PNG_START):
+        _png(file, found)
+    elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        found.tiff = tiff.look(file)
+        found.bits = found.tiff.bits
+        others = sorted(found.tiff.tags - tiff.STRUCTURE - tiff.KEPT)
+        if others:
+            names = [TIFF_NAMES.get(tag, tag) for tag in others]
+            found.notes.append(f"not kept: TIFF tags {_listed(names)}")
+    elif re.match(rb"P[2356]\s", start):
+        found.bits = _pnm_bits(file)
+    elif start[4:8] in (b"ftyp", b"jP  ", b"JXL "):
+        _iso(file, found)
+    file.seek(0)
+    return found
+
+
+def _listed(values, most=8):
+    """A few values in brackets, and how many more there are."""
+    values = [_plain(str(value)) for value in values]
+    more = [f"{len(values) - most} more"] if len(values) > most else []
+    return f"({', '.join(values[:most] + more)})"
+
+
+def _plain(text):
+    """Text from a file as it may be shown: short, and nothing that moves a cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:40]
+
+
+# PNG -----------------------------------------------------------------------------
+
+
+def _png_chunks(file):
+    """Yields (name, bytes of data) of a PNG; the file is then where the data begins."""
+    at = len(PNG_START)
+    while True:
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        size, name = struct.unpack(">I4s", head)
+        yield name.decode("latin-1"), size
+        if name == b"IEND":
+            return
+        at += 12 + size
+
+
+def _png(file, found):
+    kept: dict[str, bytes] = {}
+    others = {}
+    for name, size in _png_chunks(file):
+        if name in ("IHDR", "tRNS", "gAMA", "cHRM", "sRGB", "cICP", "iCCP", "pHYs"):
+            kept.setdefault(name, file.read(min(size, 64)))
+        elif name in ("tEXt", "zTXt", "iTXt"):
+            word = file.read(min(size, 80)).partition(b"\0")[0].decode("latin-1")
+            if word != PNG_XMP and not word.startswith(RAW_PROFILE):
+                found.texts.append(word)
+        elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
+            others[name] = None  # a set with an order; those are private
+    head = kept.get("IHDR", b"")
+    if len(head) < 13:
+        return
+    found.bits, colour = head[8], head[9]
+    found.grey = colour in (0, 4)
+    if colour == 3:
+        found.bits = 8
+    transparent = kept.get("tRNS", b"")
+    if len(transparent) == {0: 2, 2: 6}.get(colour):
+        # Of fewer bits the others do not count, as libpng has it.
+        values = struct.unpack(f">{len(transparent) // 2}H", transparent)
+        found.transparent = tuple(value & (2**found.bits - 1) for value in values)
+    _png_colours(kept, found)
+    across = kept.get("pHYs", b"")
+    if len(across) == 9 and across[8] == 0:
+        found.aspect = struct.unpack(">II", across[:8])
+    if others:
+        found.notes.append(f"not kept: PNG chunks {_listed(others)}")
+
+
+def _png_colours(kept, found):
+    """What counts, in this order: cICP, iCCP, sRGB, gAMA with cHRM."""
+    points = kept.get("cICP", b"")
+    if len(points) == 4:
+        _code_points(points[0], points[1], "cICP", found)
+        found.overruled = bool(found.colours) and "iCCP" in kept
+        return
+    if "iCCP" in kept or "sRGB" in kept:
+        return
+    gamma, white = kept.get("gAMA", b""), kept.get("cHRM", b"")
+    gamma = struct.unpack(">I", gamma)[0] / 100000 if len(gamma) == 4 else None
+    white = (
+        tuple(value / 100000 for value in struct.unpack(">8I", white))
+        if len(white) == 32
+        else None
+    )
+    if gamma is None and white is None:
+        return
+    colours = profiles.of_gamma(gamma, white)
+    if colours is None:
+        found.notes.append("not kept: impossible gamma or chromaticities")
+    elif not colours.srgb:
+        found.colours = colours
+
+
+def _code_points(primaries, transfer, name, found):
+    colours = profiles.of_code_points(primaries, transfer)
+    if colours is None:
+        what = profiles.NAMES.get(transfer, f"primaries {primaries}, curve {transfer}")
+        found.notes.append(f"not kept: {name} of {what}, which no ICC profile says")
+    elif not colours.srgb:
+        found.colours = colours
+
+
+# Others --------------------------------------------------------------------------
+
+
+def _pnm_bits(file):
+    """Bits of a sample of a PGM or PPM; None if its head is too odd."""
+    file.seek(0)
+    head = re.sub(rb"#[^\r\n]*", b" ", file.read(4096)).split(None, 4)
+    with_size = len(head) > 3 and head[3].isdigit() and len(head[3]) < 6
+    return max(int(head[3]).bit_length(), 1) if with_size else None
+
+
+def _boxes(file, at, end, left):
+    """Yields (name, where its data begins, where it ends) of boxes, inner ones too."""
+    while at + 8 <= end and left[0] > 0:
+        left[0] -= 1
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            return
+        size, name = struct.unpack(">I4s", head[:8])
+        begin = at + 8
+        if size == 1 and len(head) == 16:
+            (size,) = struct.unpack(">Q", head[8:])
+            begin = at + 16
+        stop = end if size == 0 else at + size
+        if stop < begin or stop > end:
+            return
+        if name in BOXES:
+            inner = begin + 4 * (name == b"meta")  # its version and flags
+            yield from _boxes(file, inner, stop, left)
+        else:
+            yield name, begin, stop
+        at = stop
+
+
+def _iso(file, found):
+    """AVIF, HEIC, JPEG 2000, JPEG XL: depth, colours and XMP."""
+    end = file.seek(0, 2)
+    bits, points = 0, None
+    for name, begin, stop in _boxes(file, 0, end, [MOST_BOXES]):
+        if name not in READ_BOXES or stop - begin > LARGEST_BOX:
+            continue
+        file.seek(begin)
+        data = file.read(stop - begin)
+        if name == b"pixi" and len(data) > 5:
+            bits = max([bits, *data[5 : 5 + data[4]]])
+        elif name == b"ihdr" and len(data) > 10 and data[10] < 128:
+            bits = max(bits, data[10] + 1)
+        elif name == b"bpcc" and data:
+            bits = max(1 + depth % 128 for depth in data)
+        elif name == b"colr" and data[:4] == b"nclx" and len(data) >= 10:
+            points = points or struct.unpack(">HH", data[4:8])
+        elif name == b"colr" and data[:1] == b"\2" and len(data) > 131:
+            found.profile = data[3:]  # of JPEG 2000
+        elif name == b"xml ":  # of JPEG XL, which means XMP by it
+            found.xmp = data
+        elif name == b"uuid" and data.startswith(XMP_UUID):
+            found.xmp = data[16:]
+        elif name == b"brob":
+            found.notes.append("not kept: compressed metadata")
+    found.bits = bits or None
+    if points:
+        _code_points(*points, "nclx", found)
+
+
+def lost(image, found: Facts) -> list[str]:
+    """Returns what of a loaded Pillow image's file is not kept, in words.
+
+    Args:
+        image: with its `info` whole.
+        found: what the file said.
+    """
+    info, notes = image.info, list(found.notes)
+    if found.texts:
+        notes.append(f"not kept: text {_listed(dict.fromkeys(found.texts))}")
+    profile = RAW_PROFILE + "iptc"
+    photoshop = info.get("photoshop") or {}
+    if isinstance(photoshop, dict) and photoshop:
+        name = "IPTC" if IPTC in photoshop else "Photoshop's resources"
+        notes.append(f"not kept: {name}")
+    elif profile in info:
+        notes.append("not kept: IPTC")
+    comment = info.get("comment") or b""
+    comment = comment.encode() if isinstance(comment, str) else bytes(comment)
+    if comment and not comment.startswith(OPENJPEG):
+        notes.append("not kept: comment")
+    segments = {
+        name: None
+        for name, data in getattr(image, "applist", ())
+        if not re.match(rb"JFIF|JFXX|Exif\0|http://ns.adobe.com/xap/1.0/\0|"
+                        rb"ICC_PROFILE\0|Photoshop 3.0\0|Adobe|MPF\0", data)
+        and name != "COM"
+    }  # fmt: skip
+    if segments:
+        notes.append(f"not kept: JPEG segments {_listed(segments)}")
+    if info.get("depth_images") or info.get("aux"):
+        notes.append("not kept: depth or other images beside the picture")
+    notes += _resolution(image, found)
+    return notes
+
+
+def _resolution(image, found):
+    """Says that a resolution is not kept, unless EXIF has one, or it is a usual one."""
+    info, dpi, aspect = image.info, image.info.get("dpi"), found.aspect
+    if image.format == "TIFF":
+        return []  # kept among the tags
+    if image.format in ("JPEG", "MPO"):  # whose `dpi` may be EXIF's, or made up
+        unit, across = info.get("jfif_unit"), info.get("jfif_density")
+        dpi = dpi if unit in (1, 2) else None
+        aspect = across if unit == 0 and 0 not in across else None
+    data = info.get("exif")
+    kept = data and exif.of_bytes(data)
+    if kept and {282, 283} <= set(kept.entries):
+        return []
+    try:
+        if dpi and min(dpi) > 0:
+            x, y = (round(float(value), 1) for value in dpi)
+            if x != y:
+                return [f"not kept: resolution of {x:g}x{y:g} dpi: not square pixels"]
+            if not any(abs(x - usual) < 0.1 for usual in USUAL_DPI):
+                return [f"not kept: resolution of {x:g} dpi"]
+        elif aspect and aspect[0] != aspect[1] and min(aspect) > 0:
+            ratio = f"{aspect[0]:g}:{aspect[1]:g}"
+            return [f"not kept: resolution of {ratio}: not square pixels"]
+    except (TypeError, ValueError):
+        return ["not kept: resolution"]
+    return []
+
+
+def raw_profiles(info: dict) -> dict[str, bytes]:
+    """Returns what ImageMagick's "Raw profile" texts of a PNG hold, by our names.
+
+    The text is a newline, a name, the number of bytes, and the bytes in hexadecimal.
+    """
+    result: dict[str, bytes] = {}
+    for word, value in info.items():
+        if not (isinstance(word, str) and word.startswith(RAW_PROFILE)):
+            continue
+        try:
+            _, _, digits = str(value).lstrip("\n").split("\n", 2)
+            data = bytes.fromhex("".join(digits.split()))
+        except ValueError:
+            continue
+        kind = word[len(RAW_PROFILE) :].lower()
+        xap = b"http://ns.adobe.com/xap/1.0/\0"
+        if kind == "xmp" or data.startswith(xap):
+            result["xmp"] = data.removeprefix(xap)
+        elif kind == "exif" or data.startswith(exif.PREFIX):
+            result["exif"] = data
+        elif kind in ("icc", "icm"):
+            result["icc_profile"] = data
+    return result

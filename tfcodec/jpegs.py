@@ -1,0 +1,68 @@
+"""JPEG files that lack their last two bytes, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import BinaryIO
+
+START, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+# Stands for coded pixels, of which a decoder makes other ones than of none at all.
+OTHER = b"\x5a\xa5\x3c\x96" * 16
+NOTE = "no end marker in the JPEG file, which may have been cut"
+
+
+def whole(source: str | os.PathLike | BinaryIO) -> tuple:
+    """Returns (what to open in place of an image file, notes).
+
+    That is the file itself, unless it is a JPEG without an end marker, as some cameras
+    write, in which all pixels are there: then it is the same with one. If some are
+    missing, what a decoder puts in their place depends on what follows, and the file
+    stays as it is, so that opening it tells that it is cut.
+
+    Args:
+        source: a path, or a file open for reading.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if hasattr(source, "read"):
+        data = _without_end(source)
+    else:
+        with open(source, "rb") as file:
+            data = _without_end(file)
+    if data is None:
+        return source, []
+    last, other = (_pixels(data + more + END) for more in (b"", OTHER))
+    if last is None or last != other:
+        return source, []
+    return io.BytesIO(data + END), [NOTE]
+
+
+def _without_end(file):
+    """Returns the bytes of a JPEG that has no end marker; None of all other files."""
+    begin = file.tell()
+    try:
+        if file.read(len(START)) != START:
+            return None
+        size = file.seek(0, os.SEEK_END)
+        # Some bytes may follow the marker, as what a camera adds to its files. That of
+        # a thumbnail comes before the scan, and coded pixels hold neither marker.
+        file.seek(max(begin, size - 2**16))
+        last = file.read()
+        if last.rfind(END) > last.rfind(SCAN):
+            return None
+        file.seek(begin)
+        return file.read().rstrip(END[:1])  # half of a marker
+    finally:
+        file.seek(begin)
+
+
+def _pixels(data):
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            return image.tobytes()
+    except Exception:  # Pillow's readers raise SyntaxError, struct.error, ...
+        return None

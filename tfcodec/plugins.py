@@ -1,0 +1,102 @@
+"""Pillow as we use it: quiet, and taught more formats by packages, when needed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import warnings
+
+from tfcodec import bitstream
+
+MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
+HEIC_BRANDS = {
+    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"
+}  # fmt: skip
+JXL_STARTS = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
+# By suffix, as a file is not there yet when it is to be written.
+SUFFIXES = {
+    ".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif",
+    ".hif": "pillow-heif",
+}  # fmt: skip
+LARGEST_TEXT = bitstream.Limits().metadata  # bytes of an ICC profile in a PNG
+NAMES = {"pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC"}
+
+
+def load(package: str):
+    """Returns the module of a package of `MODULES`, which Pillow then knows.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    plugin = importlib.import_module(MODULES[package])
+    if package == "pillow-heif":
+        plugin.register_heif_opener()
+    return plugin
+
+
+def wanted(start: bytes) -> str | None:
+    """Returns the package that reads a file, by its first 64 bytes; None: Pillow does.
+
+    Of a file of the ISO base format (ISO/IEC 14496-12) all brands count.
+    """
+    if start.startswith(JXL_STARTS):
+        return "pillow-jxl-plugin"
+    if start[4:8] == b"ftyp":
+        size = min(int.from_bytes(start[:4], "big"), len(start))
+        brands = {start[8:12], *(start[k : k + 4] for k in range(16, size - 3, 4))}
+        if brands & HEIC_BRANDS and not brands & {b"avif", b"avis"}:
+            return "pillow-heif"
+    return None
+
+
+class _Quiet:
+    """While Pillow works, in any thread: no warnings, and limits that are ours.
+
+    Warnings are of odd metadata. ICC profiles of PNG may have as many bytes as we keep,
+    where Pillow takes 1 MiB, and images as many pixels as the most that any thread
+    allows: Pillow refuses twice what it is told, when a file is opened and again for
+    what some formats, such as icons, hold within.
+    """
+
+    def __init__(self):
+        self.lock, self.users, self.undo = threading.Lock(), [], None
+
+    @contextlib.contextmanager
+    def up_to(self, pixels: int):
+        """For images of at most so many pixels; 0: any."""
+        with self.lock:
+            if not self.users:
+                self.undo = contextlib.ExitStack()
+                self._begin()
+            self.users.append(pixels)
+            self._limit()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.users.remove(pixels)
+                if self.users:
+                    self._limit()
+                else:
+                    self.undo.close()
+
+    def _begin(self):
+        from PIL import Image, PngImagePlugin
+
+        self.undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for module, name in (
+            (PngImagePlugin, "MAX_TEXT_CHUNK"), (Image, "MAX_IMAGE_PIXELS")
+        ):  # fmt: skip
+            self.undo.callback(setattr, module, name, getattr(module, name))
+        PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, LARGEST_TEXT)
+
+    def _limit(self):
+        from PIL import Image
+
+        most = 0 if 0 in self.users else max(self.users)
+        Image.MAX_IMAGE_PIXELS = (most + 1) // 2 or None
+
+
+QUIET = _Quiet()
