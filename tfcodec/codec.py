@@ -698,10 +698,15 @@ def steps_of(effort: int) -> int:
 _loading = threading.Lock()
 
 
-@functools.lru_cache(maxsize=8)
-def _loaded(path: str, fingerprint: bytes, kind: str) -> Codec:
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str, fingerprint: bytes) -> Codec:
     # Loaded again where a directory holds another model than it did.
-    return globals()[kind](registry.Model.at(path))
+    return Codec(registry.Model.at(path))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded_for_pipelines(path: str, fingerprint: bytes) -> Codec:
+    return PipelineCodec(registry.Model.at(path))
 
 
 def loaded(model: registry.Model) -> Codec:
@@ -711,9 +716,9 @@ def loaded(model: registry.Model) -> Codec:
         RuntimeError: this process was forked from one in which TensorFlow has run.
     """
     forks.check()
-    kind = "PipelineCodec" if _in_pipeline.get() else "Codec"
+    function = _loaded_for_pipelines if _in_pipeline.get() else _loaded
     with _loading:
-        return _loaded(str(model.path), model.fingerprint, kind)
+        return function(str(model.path), model.fingerprint)
 
 
 def load(model: str | os.PathLike = DEFAULT_MODEL) -> Codec:
