@@ -2,6 +2,10 @@
 
 import dataclasses
 import io
+import os
+import pathlib
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -308,7 +312,7 @@ def as_shipped(model, monkeypatch):
     loaded = codec.load(model)
     monkeypatch.setattr(codec.registry, "models", lambda: [loaded.model])
     monkeypatch.setattr(codec, "load", lambda name: loaded)
-    monkeypatch.setattr(codec, "_loaded", lambda *_: loaded)
+    monkeypatch.setattr(codec, "_loaded", lambda path, fingerprint: loaded)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -400,3 +404,75 @@ def test_search_says_what_comes_nearest():
         quality.search(quality.Target("psnr", 60), lambda level: 40 + level / 10)
     assert quality.search(quality.Target("psnr", 30), lambda level: 40 + level) == 0
     assert quality.search(quality.Target("bytes", 9e9), lambda level: 5 + level) == 100
+
+
+PROCESS = """
+import multiprocessing, pathlib, sys
+import numpy as np
+import tfcodec, tfcodec.pillow_plugin
+from PIL import Image
+from tfcodec import registry
+
+model = registry.Model.at(sys.argv[1])
+registry.models = lambda: [model]
+image = np.asarray(Image.open("in.png"))
+settings = {"model": sys.argv[1]}
+
+def tried(function):
+    try:
+        function()
+    except RuntimeError as error:
+        print(error, flush=True)
+
+def fork(function):
+    process = multiprocessing.get_context("fork").Process(target=tried, args=[function])
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0, process.exitcode
+
+import tensorflow as tf  # importing it starts nothing
+fork(lambda: print("before:", tfcodec.compress(image, **settings)[:4], flush=True))
+data = tfcodec.compress(image, **settings)
+pathlib.Path("a.tfc").write_bytes(data)
+fork(lambda: tfcodec.compress(image, **settings))
+fork(lambda: tfcodec.decompress(data))
+fork(lambda: Image.open("a.tfc").load())
+fork(lambda: print("info:", tfcodec.info(data)["width"], flush=True))
+
+# More calls at a time than TensorFlow has threads for operations of Python's.
+many = {"num_parallel_calls": 40}
+pixels = tf.data.Dataset.from_tensors(image).repeat(80)
+files = pixels.map(lambda x: tfcodec.encode_tensor(x, **settings), **many)
+file = files.batch(40).take(1).get_single_element().numpy()[7]
+assert file == data
+files = tf.data.Dataset.from_tensors(data).repeat(80)
+back = files.map(tfcodec.decode_tensor, **many).batch(40).take(1).get_single_element()
+assert np.array_equal(back[3], tfcodec.decompress(data))
+print("pipelines: done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def process(model, tmp_path_factory):
+    """What a process prints in which TensorFlow runs: it forks, and has pipelines."""
+    place = tmp_path_factory.mktemp("process")
+    Image.fromarray(IMAGE[:64, :64]).save(place / "in.png")
+    root = str(pathlib.Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS, model],
+        cwd=place, env={**os.environ, "PYTHONPATH": root}, timeout=300,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout + done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_a_forked_process_says_spawn_and_does_not_hang(process):
+    assert "before: b'\\x89tfc'" in process
+    assert process.count('start workers by "spawn"') == 3
+    assert "info: 64" in process
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_more_calls_than_threads_gives_its_single_element(process):
+    assert "pipelines: done" in process

@@ -297,3 +297,24 @@ def test_a_training_that_fails_ends(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.endswith("RuntimeError: for some reason\n")
+
+
+def test_a_name_that_is_no_text_is_held_out_or_not_like_any_other():
+    names = [pathlib.Path(os.fsdecode(b"caf\xe9%d.png" % k)) for k in range(200)]
+    kept, held = data.hold_out(names)
+    assert sorted(kept + held) == sorted(names)
+    assert 0 < len(held) < 20
+
+
+def test_an_unknown_data_set_is_answered_by_the_most_similar_names(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def missing(name, data_dir):
+        raise tfds.core.DatasetNotFoundError("all\n" * 466)
+
+    monkeypatch.setattr(tfds, "builder", missing)
+    monkeypatch.setattr(tfds, "list_builders", lambda: ["clic", "mnist", "div2k"])
+    with pytest.raises(ValueError, match="'clik'; similar ones: clic$"):
+        data.tfds_sets("clik", None, 1)
+    with pytest.raises(ValueError, match="data set 'xyzzy'$"):
+        data.tfds_sets("xyzzy", None, 1)

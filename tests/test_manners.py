@@ -4,6 +4,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import pty
@@ -94,6 +95,14 @@ def test_names_in_errors_notes_and_usage_are_escaped(image, capsys):
     assert "\\x1b[31m" in capsys.readouterr().err
 
 
+def test_names_in_log_lines_are_escaped():
+    record = logging.LogRecord(
+        "absl", logging.WARNING, "", 1, "left out: %s", ("\x1b[2Jx.png",), None
+    )
+    assert console.names_are_shown(record)
+    assert record.getMessage() == "left out: \\x1b[2Jx.png"
+
+
 def test_ordinary_text_of_any_script_stays_as_it_is():
     text = "d\u00eda \N{GRINNING FACE} \u65e5\u672c C:\\x\u202f1\u200d"
     assert console.shown(text) == text
@@ -150,6 +159,14 @@ def test_a_full_stdout_is_said_once_and_files_are_written(image):
             done = command(*argv, stdout=full)
             assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
             assert b"stdout: No space left" in done.stderr
+
+
+def test_an_interrupt_and_a_terminal_of_train_py_are_those_of_the_others():
+    """It cannot be run everywhere, so this looks at what it does first."""
+    text = (ROOT / "train.py").read_text("utf-8")
+    main = text.index('if __name__ == "__main__"')
+    for call_ in ("console.open_standard_streams()", "signals.clean_up()"):
+        assert main < text.index(call_) < text.index("import tensorflow_compression")
 
 
 WAITING = PROGRAM.replace(

@@ -3,12 +3,15 @@
 import base64
 import concurrent.futures
 import ctypes
+import http.server
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -384,7 +387,7 @@ def test_a_client_says_what_is_wrong(server):
         client.decompress(golden("flat_30")[:-1] + b"?")
     with pytest.raises(ValueError, match="limit"):
         client.compress(np.zeros((1025, 1024), np.uint8))
-    with pytest.raises(RuntimeError, match="not_found.*nothing"):
+    with pytest.raises(ValueError, match="no model 'nothing'.*not_found"):
         predict.Server(server.replace("tiny", "nothing")).decompress(golden("flat_30"))
     with pytest.raises(ConnectionError, match="no server at 127.0.0.1:9"):
         predict.Server("127.0.0.1:9").decompress(golden("flat_30"))
@@ -392,6 +395,27 @@ def test_a_client_says_what_is_wrong(server):
         predict.Server(server, seconds=1e-4).decompress(golden("face_100"))
     with pytest.raises(ValueError, match="HOST:PORT"):
         predict.Server("localhost")
+
+
+def test_an_http_port_is_told_from_no_server_and_tensorflow_keeps_quiet(tmp_path):
+    source = tmp_path / "a.png"
+    source.write_bytes(encoded(np.zeros((9, 7, 3), np.uint8)))
+    handler = http.server.BaseHTTPRequestHandler
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as rest:
+        threading.Thread(target=rest.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{rest.server_port}"
+        program = pathlib.Path(__file__).parents[1] / "compress.py"
+        done = subprocess.run(
+            [sys.executable, program, "compress", source, "--server", place],
+            env={k: v for k, v in os.environ.items() if "LOG_LEVEL" not in k},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        rest.shutdown()
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"{place} answers, but not by gRPC" in line
+    assert "REST port" in line
+    assert "--debug" not in line
 
 
 def test_the_command_line_by_a_server(server, tmp_path):

@@ -328,6 +328,41 @@ def add_export(commands) -> None:
     )
 
 
+def add_eval_extras(command) -> None:
+    """Adds what a comparison may have beside codecs and reports."""
+    command.add_argument(
+        "--published",
+        action="store_true",
+        help="compare with published curves too; the images must be the Kodak set",
+    )
+    command.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=pathlib.Path,
+        help="keep every result here, and do none again; what was stopped goes on",
+    )
+    command.add_argument(
+        "--jobs",
+        metavar="N",
+        type=positive,
+        default=1,
+        help="code so many files at a time, without times and memory; one at a time "
+        "has them (default: %(default)s)",
+    )
+    command.add_argument(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        action="append",
+        default=[],
+        help="one more metric, may be given again: module:function of two uint8 "
+        "arrays [height, width, 3]",
+    )
+    command.add_argument(
+        "-f", "--force", action="store_true", help="overwrite OUT if it exists"
+    )
+    add_max_pixels(command, "images")
+
+
 def add_eval(commands) -> None:
     command = add_command(
         commands, "eval", "compare codecs on images: size, quality, time, BD-rate"
@@ -363,37 +398,7 @@ def add_eval(commands) -> None:
         default=3,
         help="images to show in the report, the first N (default: %(default)s)",
     )
-    command.add_argument(
-        "--published",
-        action="store_true",
-        help="compare with published curves too; the images must be the Kodak set",
-    )
-    command.add_argument(
-        "--cache",
-        metavar="DIR",
-        type=pathlib.Path,
-        help="keep every result here, and do none again; what was stopped goes on",
-    )
-    command.add_argument(
-        "--jobs",
-        metavar="N",
-        type=positive,
-        default=1,
-        help="code so many files at a time, without times and memory; one at a time "
-        "has them (default: %(default)s)",
-    )
-    command.add_argument(
-        "--metric",
-        metavar="MODULE:FUNCTION",
-        action="append",
-        default=[],
-        help="one more metric, may be given again: module:function of two uint8 "
-        "arrays [height, width, 3]",
-    )
-    command.add_argument(
-        "-f", "--force", action="store_true", help="overwrite OUT if it exists"
-    )
-    add_max_pixels(command, "images")
+    add_eval_extras(command)
 
 
 def add_demo(commands) -> None:

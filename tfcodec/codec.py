@@ -41,8 +41,8 @@ from tfcodec.bitstream import (
 )
 from tfcodec.tiling import Box
 
-# Whether what runs is a function of Python's that TensorFlow called.
-_in_pipeline = contextvars.ContextVar("in_pipeline", default=False)
+# What loads the codec of a path and a fingerprint, in place of `_loaded`: `pipelines`.
+loader = contextvars.ContextVar("loader", default=None)
 
 # Called as progress(done, total) while an image is coded.
 Progress = Callable[[int, int], None]
@@ -369,40 +369,6 @@ class Codec:
 
     def _fraction(self, level):
         return self.tf.constant(quality.fraction(level), self.tf.float32)
-
-
-class PipelineCodec(Codec):
-    """A `Codec` for functions of Python's that TensorFlow calls, as in `tf.data`.
-
-    Such a function holds one of TensorFlow's inter-op threads until it returns. Where
-    as many run at a time as there are such threads, a function of TensorFlow that they
-    call waits for one for ever: https://github.com/tensorflow/tensorflow/issues/32454.
-    So the model runs in a session here, which has threads of its own.
-    """
-
-    def _parts(self, path):
-        tf, logger = self.tf, self.tf.get_logger()
-        config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
-        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-        level = logger.level
-        logger.setLevel("ERROR")  # That it is the loader of TensorFlow 1 is no news.
-        try:
-            with session.graph.as_default():
-                found = tf.compat.v1.saved_model.load(session, ["serve"], path)
-        finally:
-            logger.setLevel(level)
-
-        def part(signature):
-            names = {k: tensor.name for k, tensor in signature.outputs.items()}
-
-            def call(**inputs):
-                fed = {signature.inputs[k].name: v.numpy() for k, v in inputs.items()}
-                results = session.run(names, fed)
-                return {k: tf.constant(value) for k, value in results.items()}
-
-            return call
-
-        return {name: part(s) for name, s in found.signature_def.items()}
 
 
 class _Counted:
@@ -739,10 +705,10 @@ def steps_of(effort: int) -> int:
 _loading = threading.Lock()
 
 
-@functools.lru_cache(maxsize=8)
-def _loaded(path: str, fingerprint: bytes, kind: str) -> Codec:
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str, fingerprint: bytes) -> Codec:
     # Loaded again where a directory holds another model than it did.
-    return globals()[kind](registry.Model.at(path))
+    return Codec(registry.Model.at(path))
 
 
 def loaded(model: registry.Model) -> Codec:
@@ -752,9 +718,8 @@ def loaded(model: registry.Model) -> Codec:
         RuntimeError: this process was forked from one in which TensorFlow has run.
     """
     forks.check()
-    kind = "PipelineCodec" if _in_pipeline.get() else "Codec"
     with _loading:
-        return _loaded(str(model.path), model.fingerprint, kind)
+        return (loader.get() or _loaded)(str(model.path), model.fingerprint)
 
 
 def load(model: str | os.PathLike = DEFAULT_MODEL) -> Codec:

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import numpy as np
 
-from tfcodec import codec
+from tfcodec import codec, registry
+
+
+class PipelineCodec(codec.Codec):
+    """A `Codec` for functions of Python's that TensorFlow calls, as in `tf.data`.
+
+    Such a function holds one of TensorFlow's inter-op threads until it returns. Where
+    as many run at a time as there are such threads, a function of TensorFlow that they
+    call waits for one for ever: https://github.com/tensorflow/tensorflow/issues/32454.
+    So the model runs in a session here, which has threads of its own.
+    """
+
+    def _parts(self, path):
+        tf, logger = self.tf, self.tf.get_logger()
+        config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
+        session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        level = logger.level
+        logger.setLevel("ERROR")  # That it is the loader of TensorFlow 1 is no news.
+        try:
+            with session.graph.as_default():
+                found = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        finally:
+            logger.setLevel(level)
+
+        def part(signature):
+            names = {k: tensor.name for k, tensor in signature.outputs.items()}
+
+            def call(**inputs):
+                fed = {signature.inputs[k].name: v.numpy() for k, v in inputs.items()}
+                results = session.run(names, fed)
+                return {k: tf.constant(value) for k, value in results.items()}
+
+            return call
+
+        return {name: part(s) for name, s in found.signature_def.items()}
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(path: str, fingerprint: bytes) -> PipelineCodec:
+    return PipelineCodec(registry.Model.at(path))
 
 
 @contextlib.contextmanager
 def _called_by_tensorflow():
-    """Has what codes within here take no thread of TensorFlow's from its caller."""
-    token = codec._in_pipeline.set(True)
+    """Has `codec` code, within here, by a `PipelineCodec`."""
+    token = codec.loader.set(_loaded)
     try:
         yield
     finally:
-        codec._in_pipeline.reset(token)
+        codec.loader.reset(token)
 
 
 def decode_tensor(
