@@ -20,7 +20,19 @@ import pytest
 from PIL import Image, ImageCms, features
 
 import tfcodec
-from tfcodec import batch, bitstream, cli, codec, console, files, images, registry
+from tfcodec import (
+    batch,
+    bitstream,
+    cli,
+    codec,
+    compression,
+    console,
+    engine,
+    files,
+    images,
+    planes,
+    registry,
+)
 from tfcodec.bitstream import Chunk, Header
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,7 +58,7 @@ def make_model(path, **change):
     return path
 
 
-class Lossless(codec.Codec):
+class Lossless(engine.Codec):
     """A stand-in that deflates, without TensorFlow."""
 
     def __init__(self, model):
@@ -56,12 +68,12 @@ class Lossless(codec.Codec):
         self, image, quality_=50, effort=0, progress=None, *, target=None,
         alpha_quality=None, metadata=None, verify=False, tile=None,
     ):  # fmt: skip
-        steps = codec.steps_of(effort)
+        steps = compression.steps_of(effort)
         for step in range(steps):
             progress(step, steps)
-        image = codec.checked_image(image)
+        image = planes.checked_image(image)
         height, width = image.shape[:2]
-        layout = codec.LAYOUTS[codec._channels(image)]
+        layout = planes.LAYOUTS[planes.channels_of(image)]
         header = Header(self.model.fingerprint, width, height, quality_, layout)
         chunks = bitstream.metadata_chunks(metadata)
         if header.alpha:
@@ -69,7 +81,9 @@ class Lossless(codec.Codec):
         chunks.append(Chunk(bitstream.TILE, zlib.compress(image.tobytes())))
         return bitstream.pack(header, chunks)
 
-    def decompress(self, header, chunks, region=None, progress=None, limits=None):
+    def decompress(
+        self, header, chunks, region=None, progress=None, limits=None, realism=None
+    ):
         pixels = np.frombuffer(zlib.decompress(chunks[-1].data), np.uint8)
         image = pixels.reshape(header.height, header.width, -1)
         if region:
@@ -82,7 +96,7 @@ def folder(tmp_path, monkeypatch):
     """Goes to an empty folder, with one shipped model and the stand-in codec."""
     make_model(tmp_path / "models" / "tfcodec")
     monkeypatch.setattr(registry, "ROOT", tmp_path / "models")
-    monkeypatch.setattr(codec, "Codec", Lossless)
+    monkeypatch.setattr(engine, "Codec", Lossless)
     codec._loaded.cache_clear()
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     work = tmp_path / "work"
@@ -569,9 +583,9 @@ LOSSLESS = """
 import pathlib, sys
 sys.path.insert(0, sys.argv.pop(1))
 from tests import test_cli
-from tfcodec import cli, codec, registry
+from tfcodec import cli, engine, registry
 registry.ROOT = pathlib.Path(sys.argv.pop(1))
-codec.Codec = test_cli.Lossless
+engine.Codec = test_cli.Lossless
 sys.exit(cli.main(cli.parse(sys.argv)))
 """
 

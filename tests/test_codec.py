@@ -21,11 +21,14 @@ from tfcodec import (  # noqa: E402
     architectures,
     bitstream,
     codec,
+    compression,
     export,
     metrics,
     pillow_plugin,
+    planes,
     quality,
     ssimulacra2,
+    tiling,
 )
 from tfcodec.tiling import Box, boxes, cut  # noqa: E402
 
@@ -85,10 +88,10 @@ def test_tiles_have_the_latents_and_pixels_of_the_whole(one, side):
     """So there is no border to see."""
     whole, tiled = (
         bitstream.Header(one.model.fingerprint, 330, 150, 60.0, tile=tile)
-        for tile in (0, codec.tile_layout(150, 330, side))
+        for tile in (0, tiling.tile_layout(150, 330, side))
     )
-    work = codec._Work(one, whole, IMAGE, [], 0, None, False)
-    parts = codec._Work(one, tiled, IMAGE, [], 0, None, False)
+    work = compression.Compression(one, whole, IMAGE, [], 0, None, False)
+    parts = compression.Compression(one, tiled, IMAGE, [], 0, None, False)
     work.tick = parts.tick = lambda: None
     y = work._analysed(work.boxes[0], 60.0).numpy()
     assert one.model.reach["analysis"] > 0
@@ -172,7 +175,7 @@ def test_what_no_one_sees_costs_nothing(one):
     assert one.compress(noisy, 50) == one.compress(hidden, 50)
     assert len(one.compress(hidden[..., :3], 50)) > 1.5 * len(one.compress(hidden, 50))
     nothing = np.zeros((40, 40, 4), np.uint8)
-    assert codec.separated(nothing)[0].max() == 0
+    assert planes.separated(nothing)[0].max() == 0
 
 
 @pytest.mark.parametrize("tile", [0, 128])
@@ -280,8 +283,8 @@ def test_damaged_alpha_is_a_stream_error(one, bad):
     at = next(i for i, c in enumerate(chunks) if c.type != bitstream.TILE)
     content = {
         "short": lambda old: old[:30],
-        "size": lambda old: codec.png(np.zeros((5, 5), np.uint8)),
-        "mode": lambda old: codec.png(np.zeros((64, 128, 3), np.uint8)),
+        "size": lambda old: planes.png(np.zeros((5, 5), np.uint8)),
+        "mode": lambda old: planes.png(np.zeros((64, 128, 3), np.uint8)),
         "several": lambda old: b"\x01\x00" + old[2:],
         "quality": lambda old: b"\xff\xff" + old[2:],
     }[bad]

@@ -19,15 +19,23 @@ from PIL import Image
 
 import tfcodec
 from tests.test_cli import ROOT, call, fails, folder, image, pixels  # noqa: F401
-from tfcodec import bitstream, codec, console, files, images, registry
+from tfcodec import (
+    bitstream,
+    codec,
+    console,
+    files,
+    images,
+    planes,
+    registry,
+)
 
 PROGRAM = """
 import pathlib, sys
 sys.path.insert(0, sys.argv.pop(1))
 from tests import test_cli
-from tfcodec import cli, codec, registry
+from tfcodec import cli, engine, registry
 registry.ROOT = pathlib.Path(sys.argv.pop(1))
-codec.Codec = test_cli.Lossless
+engine.Codec = test_cli.Lossless
 cli.run()
 """
 
@@ -273,7 +281,7 @@ def test_max_pixels_lifts_the_bytes_of_colour_and_alpha():
 def test_large_alpha_is_beyond_no_limit_of_pillows(monkeypatch):
     alpha = np.arange(35, dtype=np.uint8).reshape(5, 7)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
-    assert np.array_equal(codec.read_png(codec.png(alpha), 5, 7), alpha)
+    assert np.array_equal(planes.read_png(planes.png(alpha), 5, 7), alpha)
 
 
 def test_the_plugin_opens_as_many_pixels_as_pillow_does(image, monkeypatch):

@@ -23,12 +23,12 @@ TARGETS = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2".sp
 
 
 def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, images, predict
+    from tfcodec import codec, compression, images, predict
 
     level = quality.check(args.quality)
     if args.alpha_quality is not None:
         quality.check(args.alpha_quality)
-    codec.steps_of(args.effort)
+    compression.steps_of(args.effort)
     model = registry.resolve(args.model)
     targets = {name: getattr(args, name) for name in TARGETS}
     codec.target_of((1, 1), **targets)
@@ -108,10 +108,10 @@ def _summary(job, data, model, seconds, notes, max_pixels):
 
 def _measured(pixels, data, args, row):
     """Returns figures of what was written, in words, and adds them to a row."""
-    from tfcodec import codec, metrics, ssimulacra2
+    from tfcodec import codec, metrics, planes, ssimulacra2
 
     decoded = codec.decompress(data, model=args.model, max_pixels=args.max_pixels)
-    pair = codec.separated(pixels)[0], codec.separated(decoded)[0]
+    pair = planes.separated(pixels)[0], planes.separated(decoded)[0]
     row["psnr"] = metrics.psnr(*pair)
     text = f"\nPSNR {row['psnr']:.2f} dB"
     try:

@@ -7,10 +7,15 @@ import functools
 
 import numpy as np
 
-from tfcodec import codec, registry
+from tfcodec import (
+    codec,
+    engine,
+    planes,
+    registry,
+)
 
 
-class PipelineCodec(codec.Codec):
+class PipelineCodec(engine.Codec):
     """A `Codec` for functions of Python's that TensorFlow calls, as in `tf.data`.
 
     Such a function holds one of TensorFlow's inter-op threads until it returns. Where
@@ -95,7 +100,9 @@ def decode_tensor(
         colours = image[..., : 3 if count > 2 else 1]
         if channels == 1:
             return (
-                colours if colours.shape[-1] == 1 else codec.grey_of(colours)[..., None]
+                colours
+                if colours.shape[-1] == 1
+                else planes.grey_of(colours)[..., None]
             )
         if colours.shape[-1] == 1:
             colours = np.repeat(colours, 3, -1)

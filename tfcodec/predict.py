@@ -11,7 +11,12 @@ import functools
 
 import numpy as np
 
-from tfcodec import bitstream, codec, quality
+from tfcodec import (
+    bitstream,
+    codec,
+    planes,
+    quality,
+)
 from tfcodec.console import Failure
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
@@ -175,8 +180,8 @@ class Server:
                 limits.
             OSError, RuntimeError: as `call`.
         """
-        image = codec.checked_image(image)
-        colours, alpha = codec.separated(image)
+        image = planes.checked_image(image)
+        colours, alpha = planes.separated(image)
         if colours.ndim == 2:
             colours = colours[..., None]
         result = self.call(
@@ -186,9 +191,9 @@ class Server:
         if error:
             raise ValueError(f"the server: {_with_advice(error)}")
         chunks = bitstream.metadata_chunks(metadata or {})
-        layout = codec.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
+        layout = planes.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
         if alpha is not None:
-            chunks.append(bitstream.Chunk(bitstream.ALPHA, codec.png(alpha)))
+            chunks.append(bitstream.Chunk(bitstream.ALPHA, planes.png(alpha)))
         return bitstream.repacked(result["compressed_bytes"].item(), layout, chunks)
 
     def decompress(self, data: bytes, max_pixels: int | None = None) -> np.ndarray:

@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfcodec import bitstream, codec, files, predict, registry
+from tfcodec import (
+    bitstream,
+    files,
+    planes,
+    predict,
+    registry,
+    tiling,
+)
 from tfcodec.bitstream import Limits
 
 # Of a server, smaller than those of a command line: each item of a batch may be as
@@ -304,7 +311,7 @@ class Served(tf.Module):
             strings = piece(strings, 2, lengths)
             quality = tf.cast(tf.minimum(level, 10000), tf.float32) / 100
             alpha = grey_of(self.pixels(file, strings, quality, check))
-            snap = codec.ALPHA_SNAP
+            snap = planes.ALPHA_SNAP
             alpha = tf.where(alpha <= snap, tf.zeros_like(alpha), alpha)
             full = tf.fill(tf.shape(alpha), tf.constant(255, tf.uint8))
             return tf.where(alpha >= 255 - snap, full, alpha), check.error
@@ -396,14 +403,14 @@ class Served(tf.Module):
         """`Codec.compress`, but that colours which alpha hides stay as they are."""
         height, width, channels = tf.unstack(tf.shape(image))
         area = tf.reduce_prod(padded(tf.stack([height, width]), bitstream.PADDED))
-        tiled = area > codec.UNTILED_PIXELS
-        side = tf.where(tiled, codec.TILE_SIDE, 0)
+        tiled = area > tiling.UNTILED_PIXELS
+        side = tf.where(tiled, tiling.TILE_SIDE, 0)
         alpha = channels % 2 == 0
         colours = tf.where(channels > 2, 3, 1)
         layout = tf.gather(
-            [codec.LAYOUTS[c] for c in (1, 2, 3, 4)], tf.maximum(channels - 1, 0)
+            [planes.LAYOUTS[c] for c in (1, 2, 3, 4)], tf.maximum(channels - 1, 0)
         )
-        layout += tf.where(tiled, codec.tile_layout(1, 1, codec.TILE_SIDE) << 4, 0)
+        layout += tf.where(tiled, tiling.tile_layout(1, 1, tiling.TILE_SIDE) << 4, 0)
         start = [bitstream.MAGIC + bytes([bitstream.VERSION])]
         fields = [
             self.card.fingerprint,
@@ -650,7 +657,7 @@ def read_image(data, limits):
     """
     check = Check()
     start = window(data, 0, 24)
-    png = tf.reduce_all(start[:8] == list(codec.PNG_START[:8]))
+    png = tf.reduce_all(start[:8] == list(planes.PNG_START[:8]))
     jpeg = tf.reduce_all(start[:3] == [0xFF, 0xD8, 0xFF])
     check(png | jpeg, "neither PNG nor JPEG")
     sides = [little_endian(start[k : k + 4][::-1]) for k in (16, 20)]  # width first
@@ -713,7 +720,7 @@ def decode_png(data):
 
 
 def grey_of(image):
-    """As `codec.grey_of`, uint8 [h, w, 1]."""
+    """As `planes.grey_of`, uint8 [h, w, 1]."""
     total = tf.reduce_sum(tf.cast(image, tf.int32), -1, keepdims=True)
     return tf.cast((total + 1) // 3, tf.uint8)
 
@@ -734,10 +741,10 @@ def attempt(function, value, dtype):
 
 
 def read_alpha(string, height, width):
-    """As `codec.read_png`: (uint8 [h, w, 1], error)."""
+    """As `planes.read_png`: (uint8 [h, w, 1], error)."""
     check = Check()
     start = window(string, 0, 26)
-    check(tf.reduce_all(start[:16] == list(codec.PNG_START)), "damaged: alpha")
+    check(tf.reduce_all(start[:16] == list(planes.PNG_START)), "damaged: alpha")
     size = [little_endian(start[k : k + 4][::-1]) for k in (16, 20)]
     right = (size[0] == tf.cast(width, tf.int64)) & (
         size[1] == tf.cast(height, tf.int64)

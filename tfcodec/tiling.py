@@ -12,6 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfcodec import bitstream
+
+# Images of more pixels, padded, are coded in tiles of this side.
+UNTILED_PIXELS = 2**21
+
+TILE_SIDE = 1024
+
 
 class Box(NamedTuple):
     """A rectangle; the last row and column are not in it."""
@@ -98,3 +105,21 @@ def pad(image: np.ndarray, stride: int) -> np.ndarray:
 def crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Takes off what `pad` added."""
     return image[:height, :width]
+
+
+def tile_layout(height: int, width: int, side: int | None = None) -> int:
+    """Returns what a header says of tiles, for tiles of a side or those of the size.
+
+    Raises:
+        ValueError: the side is no power of two from 64 on.
+    """
+    if side is None:
+        # A thin image is coded as one as wide as the padding.
+        rows, columns = padded_size(height, width, bitstream.PADDED)
+        side = TILE_SIDE if rows * columns > UNTILED_PIXELS else 0
+    if not side:
+        return bitstream.ONE_TILE
+    layout = side.bit_length() - 6
+    if not (1 <= layout < 16 and 64 << (layout - 1) == side):
+        raise ValueError(f"tiles must have a side of 64, 128, 256, ..., not {side}")
+    return layout

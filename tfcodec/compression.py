@@ -1,0 +1,243 @@
+"""The compression of one image: latents known once, coded at any quality."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from tfcodec import bitstream, metrics, quality, ssimulacra2, tiling
+from tfcodec.bitstream import Chunk
+from tfcodec.tiling import Box
+
+# Called as progress(done, total) while an image is coded.
+Progress = Callable[[int, int], None]
+
+# Steps that improve the latents, by effort.
+EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
+
+# Rounds over the tiles that a search takes, more or less, for progress.
+ROUNDS = 4
+
+# Tiles in work at a time, each with some 150 MB of its own.
+WORKERS = 2
+
+
+class Counted:
+    """Calls a progress function with what is done of a total, one more each time."""
+
+    def __init__(self, progress, total):
+        self.progress, self.total, self.done = progress, total, 0
+        self.lock = threading.Lock()
+
+    def __call__(self):
+        with self.lock:
+            self.done += 1
+            if self.done <= self.total:
+                self.progress(self.done, self.total)
+
+
+class Compression:
+    """The compression of one image: its latents, known once, coded at any quality.
+
+    Args:
+        codec: a `Codec`.
+        header: of the file, but for the quality.
+        image: uint8 [h, w] or [h, w, 3].
+        chunks: of the file, but for the tiles.
+        effort, progress, verify: as `Codec.compress`.
+    """
+
+    def __init__(self, codec, header, image, chunks, effort, progress, verify):
+        self.codec, self.header, self.image = codec, header, image
+        self.chunks, self.steps, self.verify = chunks, steps_of(effort), verify
+        self.boxes = codec.boxes(header)
+        if self.steps and "improve" not in codec.parts:
+            raise ValueError(f"model {codec.model.name} has no effort above 0")
+        self.progress = progress
+        self.latents: list = []  # of each tile, where they are kept
+        self.files: dict[float, bytes] = {}  # by quality
+
+    def _expect(self, rounds):
+        """Makes a progress bar for so many rounds over the tiles, and improvements."""
+        total = len(self.boxes) * (rounds + (self.steps and self.steps + 1))
+        return Counted(self.progress, total) if self.progress else lambda: None
+
+    def file(self, level: float) -> bytes:
+        return self._packed(level, self.strings(level))
+
+    def strings(self, level: float) -> list[bytes]:
+        """Returns what each tile is coded as."""
+        self.codec.runs["analysis"] += 1
+        self.tick = self._expect(1)
+        self.codec.runs["encode"] += 1
+
+        def string(box):
+            y = self._analysed(box, level)
+            return self._encode(box, y, level)["string"].numpy()
+
+        return list(side_by_side(string, self.boxes))
+
+    def search(self, target: quality.Target) -> bytes:
+        """Returns the file that meets a target.
+
+        Raises:
+            OutOfReach: there is none.
+        """
+        self.tick = self._expect(1 + ROUNDS)
+        # Effort needs a quality, so it comes when that is nearly known.
+        steps, self.steps = self.steps, 0
+        self.codec.runs["analysis"] += 1
+        self.latents = self._all_analysed(None)
+        found = self._searched(target, None)
+        if steps:
+            self.steps, self.files = steps, {}
+            self.codec.runs["analysis"] += 1  # of a little more around each tile
+            self.latents = self._all_analysed(found)
+            found = self._searched(target, found)
+        return self.files[found]
+
+    def _searched(self, target, start):
+        def measure(level):
+            self.codec.runs["encode"] += 1
+            strings = [b""] * len(self.boxes)
+
+            def y_hat(k):
+                result = self._encode(self.boxes[k], self.latents[k], level)
+                strings[k] = result["string"].numpy()
+                return result["y_hat"].numpy()
+
+            if target.figure == "bytes":
+                for _ in side_by_side(y_hat, range(len(self.boxes))):
+                    pass
+            else:  # y_hat of all tiles at once would be large
+                figure = self._figure(target.figure, level, y_hat)
+            self.files[level] = self._packed(level, strings)
+            return len(self.files[level]) if target.figure == "bytes" else figure
+
+        if not self.codec.model.single_rate:
+            return quality.search(target, measure, start)
+        value = measure(0.0)
+        if not target.met(value):
+            raise quality.OutOfReach(
+                f"model {self.codec.model.name} has one rate, and gives "
+                f"{target.says(value)}, not {target.says(target.value)}"
+            )
+        return 0.0
+
+    def _packed(self, level, strings):
+        tiles = [Chunk(bitstream.TILE, string) for string in strings]
+        header = dataclasses.replace(self.header, quality=level)
+        return bitstream.pack(header, self.chunks + tiles)
+
+    def _figure(self, figure, level, y_hat):
+        """The figure of a target of the image that `y_hat` of each tile gives."""
+        header = dataclasses.replace(self.header, quality=level)
+        parts = self.codec.pixels(header, y_hat)
+        if figure == "psnr":
+            error = sum(
+                metrics.mse(tiling.cut(self.image, box), pixels) * pixels.size
+                for box, pixels in parts
+            )
+            return metrics.psnr_of(error / self.image.size)
+        decoded = np.empty_like(self.image)
+        whole = Box(0, 0, *self.image.shape[:2])
+        for box, pixels in parts:
+            decoded[box.inside(whole)] = pixels
+        function = {"ms_ssim": metrics.ms_ssim_db, "ssimulacra2": ssimulacra2.score}
+        return function[figure](self.image, decoded)
+
+    def _all_analysed(self, level):
+        return list(side_by_side(lambda box: self._analysed(box, level), self.boxes))
+
+    def _analysed(self, box, level):
+        """Returns y of a tile, improved if there is effort."""
+        codec = self.codec
+        outer, pixels = self._seen(box)
+        y = codec.parts["analysis"](image=pixels)["y"]
+        self.tick()
+        if self.steps:
+            y = self._improved(pixels, y, level)
+        # Those of the tile, without its surroundings.
+        latent = codec.model.latent_stride
+        inner = box.aligned(codec.model.stride).shrunk(latent)
+        rows, columns = inner.inside(outer.shrunk(latent))
+        return y[:, rows, columns]
+
+    def _seen(self, box):
+        """Returns (a tile and what the analysis sees around it, the pixels there)."""
+        codec, stride = self.codec, self.codec.model.stride
+        height, width = self.header.height, self.header.width
+        whole = Box(0, 0, *tiling.padded_size(height, width, stride))
+        halo = codec.model.reach["analysis"] * codec.model.latent_stride
+        outer = box.aligned(stride).grown(halo) & whole
+        # The coder of `improve` wants whole strides.
+        outer = outer.aligned(stride) if self.steps else outer
+        pixels = tiling.cut(self.image, outer)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], 3, -1)
+        return outer, codec.tf.constant(pixels)
+
+    def _improved(self, pixels, y, level):
+        """Returns the best of some improvements of y, and y itself."""
+        codec = self.codec
+        best, least = y, np.inf
+        for step in range(self.steps + 1):
+            damping = codec.tf.constant(0.3 / (1 + 0.1 * step), codec.tf.float32)
+            result = codec.parts["improve"](
+                image=pixels, y=y, quality=codec._fraction(level), damping=damping
+            )
+            if result["cost"] < least:
+                best, least = y, float(result["cost"])
+            y = result["y"]
+            self.tick()
+        return best
+
+    def _encode(self, box, y, level):
+        codec = self.codec
+        result = codec.parts["encode"](y=y, quality=codec._fraction(level))
+        if self.latents:
+            self.tick()
+        if self.verify:
+            string = result["string"].numpy()
+            back = codec.decode(box.height, box.width, string)["y"]
+            if not np.array_equal(back, result["y"]):
+                raise RuntimeError("what was coded does not decode to what it was")
+        return result
+
+
+def side_by_side(function: Callable, items: Sequence) -> Iterator:
+    """Yields `function` of each item, in order, some at a time and few ahead.
+
+    Much of a tile's time is spent on one core, whatever TensorFlow has.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with concurrent.futures.ThreadPoolExecutor(WORKERS) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > WORKERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
+
+
+def steps_of(effort: int) -> int:
+    """Returns the steps of an effort.
+
+    Raises:
+        ValueError: not a whole number from 0 to 9.
+    """
+    if effort not in range(len(EFFORTS)):
+        raise ValueError(f"effort must be a whole number from 0 to 9, not {effort!r}")
+    return EFFORTS[int(effort)]
