@@ -34,6 +34,7 @@ from tfcodec import (
     metrics,
     pixels,
     quality,
+    registry,
     report,
 )
 
@@ -115,11 +116,18 @@ class Photograph:
         found = [files[name] for files in self.results.values() if name in files]
         return found[0] if found else None
 
-    def ours(self, level: float | None = None, max_bytes: float | None = None) -> dict:
+    def ours(
+        self,
+        level: float | None = None,
+        max_bytes: float | None = None,
+        realism: float | None = None,
+    ) -> dict:
         """Returns figures of our file, of a quality or at most so many bytes.
 
+        It is opened at a realism, by default that of the model at its quality.
+
         Raises:
-            ValueError: no such quality, or none that gives so few bytes.
+            ValueError: no such quality or realism, or none that gives so few bytes.
         """
         start = time.perf_counter()
         if max_bytes is not None:
@@ -127,12 +135,15 @@ class Photograph:
         else:
             data = codec.compress(self.pixels, quality.check(level))
         middle = time.perf_counter()
-        decoded = codec.decompress(data)
+        decoded = codec.decompress(data, realism=realism)
         seconds = {
             "compress": middle - start, "decompress": time.perf_counter() - middle,
         }  # fmt: skip
         found = bitstream.read_header(data).quality
-        return {**self._figures(OURS, found, data, decoded), "seconds": seconds}
+        if realism is None:
+            realism = registry.resolve(codec.DEFAULT_MODEL).default_realism(found)
+        figures = self._figures(OURS, found, data, decoded, realism)
+        return {**figures, "seconds": seconds, "realism": realism}
 
     def theirs(self, name: str, max_bytes: int) -> dict:
         """Returns figures of another codec's file, the best of at most so many bytes.
@@ -163,14 +174,15 @@ class Photograph:
         data = files[level]
         return self._figures(name, level, data, found.decompress(data))
 
-    def _figures(self, name, level, data, decoded):
+    def _figures(self, name, level, data, decoded, realism=0.0):
         """Keeps a file, and the PNG of what it shows; returns what is told of them."""
         stem = f"{name}-{level:g}"
-        file, png = stem + SUFFIXES[name], f"{stem}.png"
-        self.results[stem] = {
+        opened = f"-realism-{realism:g}" if realism else ""
+        file, png = stem + SUFFIXES[name], f"{stem}{opened}.png"
+        self.results[png] = {
             file: data, png: report.png(decoded, compress_level=1)
         }  # fmt: skip
-        self.results.move_to_end(stem)
+        self.results.move_to_end(png)
         while len(self.results) > self.limits.results:
             self.results.popitem(last=False)
         psnr = metrics.psnr(self.pixels, decoded)
@@ -324,6 +336,7 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         ]
         data = {
             "others": others, "photograph": first and first.description(),
+            "realism": registry.resolve(codec.DEFAULT_MODEL).realism is not None,
             "header": HEADER, **dataclasses.asdict(limits),
         }  # fmt: skip
         text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)
@@ -353,8 +366,9 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         if (level is None) == (max_bytes is None):
             raise ValueError("quality or max_bytes is wanted")
         if name == OURS:
+            realism = number_in(document, "realism")
             found = await work(
-                coding, lambda: photograph.ours(level, max_bytes), request
+                coding, lambda: photograph.ours(level, max_bytes, realism), request
             )
         elif name in OTHERS and max_bytes is not None:
             found = await work(

@@ -13,6 +13,9 @@ target_ssimulacra2, alpha_quality, verify, max_pixels, icc_profile, exif, xmp; b
 default it keeps the image's own metadata.  Damaged files raise what Pillow raises:
 `UnidentifiedImageError` when opened, OSError when loaded.
 
+An opened image has an attribute `realism`, None for the model's default at the file's
+quality; set it, as to 0 for the faithful picture, before pixels are needed.
+
 How many pixels an image may have is Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: more
 are a warning, and more than twice as many an error.
 
@@ -52,6 +55,7 @@ class TfcImageFile(ImageFile.ImageFile):
 
     format = FORMAT
     format_description = "Learned image codec for TensorFlow"
+    realism = None  # see `tfcodec.decompress`
 
     def _open(self) -> None:
         self._data = self.fp.read()
@@ -68,7 +72,9 @@ class TfcImageFile(ImageFile.ImageFile):
     def load(self):
         if self._data is not None:
             try:
-                pixels = codec.decompress(self._data, limits=_limits())
+                pixels = codec.decompress(
+                    self._data, limits=_limits(), realism=self.realism
+                )
             except bitstream.StreamError as error:
                 raise OSError(str(error)) from error
             self._data = None
