@@ -14,7 +14,8 @@ TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels headers extras formats jpegs images
     rans layers transforms entropy losses model architectures
-    registry memory forks planes compression engine codec pipelines predict serving
+    registry memory forks planes compression engine codec pipelines predict
+    graph_files graph_images serving
     data weights export optimizers checkpoints validation progress training
     captions critics adversarial realism
     contestants wasserstein workers evaluation summary report pillow_plugin demo
@@ -25,9 +26,9 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels headers extras formats jpegs images rans
-    registry memory forks planes compression engine codec pipelines predict serving
-    contestants wasserstein workers evaluation summary report pillow_plugin demo
-    arguments batch commands cli
+    registry memory forks planes compression engine codec pipelines predict
+    graph_files graph_images serving contestants wasserstein workers evaluation
+    summary report pillow_plugin demo arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.

@@ -22,7 +22,17 @@ tf = pytest.importorskip("tensorflow")
 import tfcodec
 from benchmarks.serving import loopback
 from tests import fuzz, made
-from tfcodec import bitstream, cli, codec, images, predict, registry, serving
+from tfcodec import (
+    bitstream,
+    cli,
+    codec,
+    graph_files,
+    graph_images,
+    images,
+    predict,
+    registry,
+    serving,
+)
 
 MODEL = fuzz.GOLDEN / "model"
 ROWS = json.loads((fuzz.GOLDEN / "golden.json").read_text())
@@ -200,7 +210,7 @@ def bomb():
 @pytest.fixture(scope="module")
 def decode_png():
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(serving.decode_png, input_signature=signature)
+    return tf.function(graph_images.decode_png, input_signature=signature)
 
 
 @pytest.mark.parametrize("transparent", [False, True])
@@ -273,7 +283,7 @@ def test_limits_inside_the_graph(limits, words):
 
     @tf.function
     def error(data):
-        return serving.parse(data, model.fingerprint, model.stride, given).error
+        return graph_files.parse(data, model.fingerprint, model.stride, given).error
 
     assert words in error(tf.constant(golden("tiles_64"))).numpy()
 

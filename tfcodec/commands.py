@@ -210,10 +210,10 @@ def export(args: argparse.Namespace) -> None:
     model = registry.resolve(args.model)
     given = dict(pair.partition("=")[::2] for pair in args.limits.split(",") if pair)
     with quiet_tensorflow():
-        from tfcodec import serving
+        from tfcodec import graph_files, serving
 
         logging.set_verbosity(logging.ERROR)  # how each function's inputs are renamed
-        known = dataclasses.asdict(serving.LIMITS)
+        known = dataclasses.asdict(graph_files.LIMITS)
         for name, value in given.items():
             if name not in known or not value.isdigit():
                 raise ValueError(

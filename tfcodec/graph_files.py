@@ -1,0 +1,265 @@
+"""Reading and writing of `.tfc` files in stock TensorFlow operations: see `serving`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfcodec import bitstream
+from tfcodec.bitstream import Limits
+
+# Of a server, smaller than those of a command line: each item of a batch may be as
+# large, and waits for the others.
+LIMITS = Limits(
+    pixels=2**24, side=2**16, decoded_bytes=2**26, tiles=2**8, chunks=2**10,
+    file_bytes=2**26, escapes=2**20,
+)  # fmt: skip
+
+ADLER = 65521
+
+
+class File(NamedTuple):
+    """A parsed file, tensors. Where `error` is not empty, the rest means nothing."""
+
+    error: tf.Tensor  # string []
+    height: tf.Tensor  # int32 [], as all that follow but quality
+    width: tf.Tensor
+    layout: tf.Tensor
+    side: tf.Tensor  # of the tiles, 0 for one
+    quality: tf.Tensor  # float32 [], 0 to 100
+    chunks: tf.Tensor  # [n, 3]: type, where its data begins, bytes
+
+
+class Check:
+    """The first thing that is wrong, while a graph is traced."""
+
+    def __init__(self, error=""):
+        self.error = tf.convert_to_tensor(error)
+
+    def __call__(self, good, message):
+        first = tf.equal(self.error, "") & ~good
+        self.error = tf.where(first, message, self.error)
+
+
+def byte_values(string):
+    """int32 [n] of a string []."""
+    return tf.cast(tf.io.decode_raw(string, tf.uint8), tf.int32)
+
+
+def piece(data, at, size):
+    """Bytes of strings, as many as there are: `substr` fails beyond the end."""
+    length = tf.strings.length(data)
+    at = tf.clip_by_value(at + tf.zeros_like(length), 0, length)
+    return tf.strings.substr(data, at, tf.maximum(size + tf.zeros_like(length), 0))
+
+
+def window(data, at, size: int):
+    """int32 [size] of the bytes at `at`, zero beyond the end."""
+    found = byte_values(piece(data, at, size))
+    return tf.ensure_shape(tf.pad(found, [[0, size - tf.size(found)]]), [size])
+
+
+def little_endian(values):
+    """int64 [] of bytes, int32 [n]."""
+    shifts = 8 * tf.range(tf.size(values, tf.int64))
+    return tf.reduce_sum(tf.bitwise.left_shift(tf.cast(values, tf.int64), shifts))
+
+
+def varint(values, at, check):
+    """Reads int32 [n] at `at`; returns (number int64 [], where it ends)."""
+    found = tf.pad(values, [[0, 5]])[at : at + 5]
+    last = tf.argmax(tf.cast(found < 0x80, tf.int32), output_type=tf.int32)
+    digits = tf.cast(tf.bitwise.bitwise_and(found, 0x7F)[: last + 1], tf.int64)
+    number = tf.reduce_sum(
+        tf.bitwise.left_shift(digits, 7 * tf.range(tf.size(digits, tf.int64)))
+    )
+    good = (found[last] < 0x80) & ((last == 0) | (found[last] > 0))
+    check(good & (number <= bitstream.UINT32_MAX), "damaged: a number")
+    return number, at + last + 1
+
+
+def adler32(string):
+    """The checksum of a string [], int64 []."""
+    values = tf.io.decode_raw(string, tf.uint8)
+    size = tf.size(values)
+    # Bytes count by how far they are from the end, so zeros before them change nothing.
+    values = tf.pad(values, [[tf.math.floormod(-size, 256), 0]])
+    rows = tf.cast(tf.reshape(values, [-1, 256]), tf.int32)
+    sums = tf.cast(tf.reduce_sum(rows, 1), tf.int64)
+    inner = tf.cast(tf.reduce_sum(rows * tf.range(256, 0, -1), 1), tf.int64)
+    after = 256 * tf.range(tf.size(sums, tf.int64))[::-1]
+    low = (1 + tf.reduce_sum(sums)) % ADLER
+    high = (tf.cast(size, tf.int64) + tf.reduce_sum(inner + after * sums)) % ADLER
+    return high * 2**16 + low
+
+
+def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> File:
+    """Reads a file up to the data of its chunks; see `bitstream.unpack`.
+
+    Args:
+        data: string [].
+        fingerprint: of the model; files of others are refused.
+        stride: of the model.
+        limits: what a file may ask for.
+    """
+    check = Check()
+    length = tf.strings.length(data)
+    check(length > 0, "empty file")
+    if limits.file_bytes:
+        most = min(limits.file_bytes, 2**31 - 1)
+        check(length <= most, f"over the limit of {most} bytes")
+    start = window(data, 0, 64)
+    magic = list(bitstream.MAGIC)
+    check(tf.reduce_all(start[: len(magic)] == magic), "not a .tfc file")
+    version = len(magic)
+    check(start[version] == bitstream.VERSION, "another version of the format")
+    at = version + 2
+    end = at + start[version + 1]
+    check(end <= length, "truncated header")
+    own = list(fingerprint)
+    check(tf.reduce_all(start[at : at + len(own)] == own), "a file of another model")
+    width, at = varint(start, at + len(own), check)
+    height, at = varint(start, at, check)
+    layout = start[at]
+    quality = little_endian(start[at + 1 : at + 3])
+    check(at + 3 <= end, "truncated header")
+    check((width > 0) & (height > 0), "damaged: no pixels")
+    tile, layout = layout // 16, layout % 16
+    check(layout < bitstream.LAYOUTS, "needs a newer tfcodec: colour layout")
+    check(quality <= 10000, "damaged: quality")
+
+    pixels = width * height  # each below 2^32: a product that wraps is negative
+    channels = tf.gather([3, 1, 4, 2], tf.minimum(layout, 3))
+    decoded = pixels * tf.cast(channels, tf.int64)
+    side = tf.where(tile > 0, tf.bitwise.left_shift(32, tile), 0)
+    check(side % stride == 0, "damaged: tiles of another model")
+    long_side = tf.cast(side, tf.int64)
+    each = tf.where(side > 0, long_side, tf.maximum(tf.maximum(width, height), 1))
+    tiles = ((height + each - 1) // each) * ((width + each - 1) // each)
+    area = tile_area(height, width, side)
+    within = (width < 2**31) & (height < 2**31) & (pixels >= 0)
+    check(within, "over the limit of pixels")
+    for value, limit, name in (
+        (pixels, limits.pixels, "pixels"),
+        (tf.maximum(width, height), limits.side, "a side"),
+        (decoded, limits.decoded_bytes, "bytes"),
+        (tiles, limits.tiles, "tiles"),
+        (area, limits.tile_pixels, "pixels a tile"),
+    ):
+        if limit:
+            check(value <= limit, f"over the limit of {limit} {name}")
+
+    chunks, error = chunk_table(data, end, tiles, area, pixels, limits, check.error)
+    check.error = error
+    count = {
+        kind: tf.math.count_nonzero(chunks[:, 0] == kind) for kind in bitstream.KNOWN
+    }
+    check(count[bitstream.TILE] == tiles, "truncated: too few tiles")
+    for kind in bitstream.METADATA.values():
+        check(count[kind] <= 1, "damaged: metadata twice")
+    alpha = tf.bitwise.bitwise_and(layout, bitstream.ALPHA_BIT) > 0
+    one, many = count[bitstream.ALPHA], count[bitstream.ALPHA_TILE]
+    fits = ((one == 1) & (many == 0)) | ((one == 0) & (many == tiles))
+    check(tf.where(alpha, fits, one + many == 0), "damaged: alpha")
+    good = check.error == ""
+
+    def known(value):  # int32, and small where there is an error
+        return tf.cast(tf.where(good, tf.cast(value, tf.int64), 1), tf.int32)
+
+    return File(
+        check.error, known(height), known(width), known(layout), known(side),
+        tf.cast(quality, tf.float32) / 100, chunks,
+    )  # fmt: skip
+
+
+def tile_area(height, width, side):
+    """As `bitstream.Header.tile_area`, int64."""
+    padded = bitstream.PADDED
+    longest = tf.where(side > 0, tf.cast(side, tf.int64), bitstream.UINT32_MAX)
+    rows, columns = (
+        (tf.minimum(x, longest) + padded - 1) // padded for x in (height, width)
+    )
+    return rows * columns * padded**2
+
+
+def chunk_table(data, at, tiles, area, pixels, limits, error):
+    """Returns (chunks as of `File`, error): every length and checksum is right."""
+    length = tf.strings.length(data)
+    header = piece(data, 0, at)
+
+    def more(at, count, tiles_left, error, table):
+        return tf.equal(error, "") & (at < length)
+
+    def body(at, count, tiles_left, error, table):
+        check = Check(error)
+        check(tiles_left > 0, "bytes after the last tile")
+        if limits.chunks:
+            check(count < limits.chunks, f"over the limit of {limits.chunks} chunks")
+        start = window(data, at, 10)
+        kind = start[0]
+        size, used = varint(start, tf.constant(1), check)
+        begin = at + used + 4
+        left = tf.cast(length - begin, tf.int64)
+        check((left >= 0) & (size <= left), "truncated")
+        if limits.bytes_per_pixel:
+            coded = (kind == bitstream.TILE) | (kind == bitstream.ALPHA_TILE)
+            bound = tf.where(coded, area, pixels) * limits.bytes_per_pixel
+            few = size <= bound + bitstream.OVERHEAD
+            check(
+                few | ~(coded | (kind == bitstream.ALPHA)),
+                f"over the limit of {limits.bytes_per_pixel} bytes per pixel",
+            )
+        optional = kind >= bitstream.OPTIONAL
+        known = tf.reduce_any(kind == list(bitstream.KNOWN))
+        check(optional | known, "needs a newer tfcodec: chunk type")
+        size = tf.cast(tf.where(check.error == "", size, 0), tf.int32)
+        covered = [header, piece(data, at, 1), piece(data, begin, size)]
+        right = adler32(tf.strings.join(covered)) == little_endian(
+            start[used : used + 4]
+        )
+        check(right, "checksum: the file was damaged on its way")
+        tiles_left -= tf.cast(kind == bitstream.TILE, tf.int64)
+        table = table.write(count, tf.stack([kind, begin, size]))
+        return begin + size, count + 1, tiles_left, check.error, table
+
+    table = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[3])
+    _, _, _, error, table = tf.while_loop(
+        more, body, (at, tf.constant(0), tiles, error, table), parallel_iterations=1
+    )
+    # One that stands for none, as an empty array does not stack.
+    table = table.write(table.size(), tf.zeros([3], tf.int32))
+    return table.stack()[:-1], error
+
+
+BYTES = [bytes([value]) for value in range(256)]
+
+
+def byte_string(value):
+    """int32 [], 0 to 255, to a string of one byte."""
+    return tf.gather(tf.constant(BYTES), value)
+
+
+def varint_bytes(value):
+    """As `bitstream.varint`, of int32 []."""
+    digits = [
+        tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, 7 * k), 0x7F)
+        for k in range(5)
+    ]
+    more = [value >= 1 << 7 * (k + 1) for k in range(4)] + [tf.constant(False)]
+    written = [tf.constant(True), *more[:4]]
+    return tf.strings.join(
+        [
+            tf.where(here, byte_string(digit + tf.where(rest, 0x80, 0)), "")
+            for digit, rest, here in zip(digits, more, written)
+        ]
+    )
+
+
+def chunk(start, kind, data):
+    """A chunk, string [], of a file that begins with `start`."""
+    kind = bytes([kind])
+    checksum = tf.bitcast(adler32(tf.strings.join([start, kind, data])), tf.uint8)
+    checksum = tf.gather(tf.constant(BYTES), tf.cast(checksum[:4], tf.int32))
+    size = varint_bytes(tf.strings.length(data))
+    return tf.strings.join([kind, size, tf.strings.reduce_join(checksum), data])

@@ -1,0 +1,157 @@
+"""Reading of PNG and JPEG, and tiles of images, in stock TensorFlow operations."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfcodec import graph_files, planes
+
+
+class Grid:
+    """The tiles of an image, row after row, as tensors; see `tiling.boxes`."""
+
+    def __init__(self, height, width, side):
+        self.size = tf.stack([height, width])
+        self.side = tf.where(side > 0, tf.fill([2], side), self.size)
+        self.shape = -(-self.size // self.side)
+
+    def box(self, k):
+        """(top and left, bottom and right) of tile `k`, int32 [2] each."""
+        top = tf.stack([k // self.shape[1], k % self.shape[1]]) * self.side
+        return top, tf.minimum(top + self.side, self.size)
+
+    def joined(self, tiles):
+        """A TensorArray of [h, w, c], all as large, to [rows * h, columns * w, c]."""
+        tiles = tiles.stack()
+        _, h, w, _ = tf.unstack(tf.shape(tiles))
+        c = tiles.shape[-1]
+        rows, columns = tf.unstack(self.shape)
+        tiles = tf.reshape(tiles, [rows, columns, h, w, c])
+        return tf.reshape(
+            tf.transpose(tiles, [0, 2, 1, 3, 4]), [rows * h, columns * w, c]
+        )
+
+
+def padded(size, stride):
+    """Sizes rounded up to multiples of a stride."""
+    return -(-size // stride) * stride
+
+
+def bits_per_pixel(file, image):
+    bits = 8 * tf.cast(tf.strings.length(file), tf.float32)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    return bits / tf.maximum(tf.reduce_prod(size), 1.0)
+
+
+def read_image(data, limits):
+    """A PNG or JPEG, string [], to (uint8 [h, w, c], error).
+
+    Its size is looked at first: a few bytes can ask for gigabytes.
+    """
+    check = graph_files.Check()
+    start = graph_files.window(data, 0, 24)
+    png = tf.reduce_all(start[:8] == list(planes.PNG_START[:8]))
+    jpeg = tf.reduce_all(start[:3] == [0xFF, 0xD8, 0xFF])
+    check(png | jpeg, "neither PNG nor JPEG")
+    sides = [
+        graph_files.little_endian(start[k : k + 4][::-1]) for k in (16, 20)
+    ]  # width first
+    blank = tf.strings.substr(data, 0, 0)
+    shape, sound = attempt(
+        tf.image.extract_jpeg_shape, tf.where(jpeg, data, blank), tf.int32
+    )
+    shape = tf.pad(tf.reshape(shape, [-1]), [[0, 3]])[:3]
+    check(~jpeg | sound, "damaged JPEG")
+    width = tf.where(png, sides[0], tf.cast(shape[1], tf.int64))
+    height = tf.where(png, sides[1], tf.cast(shape[0], tf.int64))
+    check((width > 0) & (height > 0), "no pixels")
+    # Each below 2^32: a product that wraps is negative.
+    pixels = width * height
+    check(pixels > 0, "over the limit of pixels")
+    if limits.pixels:
+        check(pixels <= limits.pixels, f"over the limit of {limits.pixels} pixels")
+    data = tf.where(check.error == "", data, blank)
+    image, done = attempt(decode_image, data, tf.uint8)
+    check(done, "damaged image")
+    return tf.ensure_shape(image, [None, None, None]), check.error
+
+
+def decode_image(data):
+    def jpeg():
+        # As libjpeg does by default, and Pillow; CMYK becomes RGB.
+        channels = tf.minimum(tf.image.extract_jpeg_shape(data)[2], 3)
+        return tf.cond(
+            channels == 1,
+            lambda: tf.io.decode_jpeg(data, 1, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE"),
+        )
+
+    return tf.cond(tf.io.is_jpeg(data), jpeg, lambda: decode_png(data))
+
+
+def decode_png(data):
+    """A PNG to uint8 [h, w, c], with the alpha that a transparent colour stands for.
+
+    `tf.io.decode_png` gives it where four channels are asked for. Where there is none,
+    it fills in another value than 0, which depends on the bits of a sample. Alpha that
+    is opaque throughout is left out, as the command line does.
+    """
+    colour = graph_files.window(data, 25, 1)[0]  # type, as the header has it
+
+    def without_alpha():
+        image = tf.io.decode_png(data, channels=4)
+        colours = tf.cond(colour == 0, lambda: image[..., :1], lambda: image[..., :3])
+        alpha = tf.where(image[..., 3:] == 0, tf.zeros([], tf.uint8), 255)
+        return tf.concat([colours, alpha], -1)
+
+    image = tf.cond(
+        (colour == 0) | (colour == 2),
+        without_alpha,
+        lambda: tf.io.decode_png(data, dtype=tf.uint8),
+    )
+    channels = tf.shape(image)[2]
+    opaque = (channels % 2 == 0) & tf.reduce_all(image[..., -1] == 255)
+    return tf.cond(opaque, lambda: image[..., : channels - 1], lambda: image)
+
+
+def grey_of(image):
+    """As `planes.grey_of`, uint8 [h, w, 1]."""
+    total = tf.reduce_sum(tf.cast(image, tf.int32), -1, keepdims=True)
+    return tf.cast((total + 1) // 3, tf.uint8)
+
+
+def attempt(function, value, dtype):
+    """Runs what may fail on `value`: (tensor of `dtype`, whether it did not).
+
+    Inside a graph an error cannot be caught, except in a dataset.
+    """
+
+    def run(value):
+        return tf.io.serialize_tensor(function(value))
+
+    results = tf.data.Dataset.from_tensors(value).map(run).ignore_errors()
+    text, done = results.reduce(("", False), lambda _, result: (result, True))
+    blank = tf.io.serialize_tensor(tf.zeros([1, 1, 1], dtype))
+    return tf.io.parse_tensor(tf.where(done, text, blank), dtype), done
+
+
+def read_alpha(string, height, width):
+    """As `planes.read_png`: (uint8 [h, w, 1], error)."""
+    check = graph_files.Check()
+    start = graph_files.window(string, 0, 26)
+    check(tf.reduce_all(start[:16] == list(planes.PNG_START)), "damaged: alpha")
+    size = [graph_files.little_endian(start[k : k + 4][::-1]) for k in (16, 20)]
+    right = (size[0] == tf.cast(width, tf.int64)) & (
+        size[1] == tf.cast(height, tf.int64)
+    )
+    check(right & (start[24] == 8) & (start[25] == 0), "damaged: alpha")
+    string = tf.where(check.error == "", string, "")
+    alpha, done = attempt(
+        lambda data: tf.io.decode_png(data, channels=1), string, tf.uint8
+    )
+    check(done, "damaged: alpha")
+    check(tf.reduce_all(tf.shape(alpha)[:2] == [height, width]), "damaged: alpha")
+    alpha = tf.cond(
+        check.error == "", lambda: alpha, lambda: tf.zeros([height, width, 1], tf.uint8)
+    )
+    return tf.ensure_shape(alpha, [None, None, 1]), check.error
