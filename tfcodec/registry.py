@@ -197,7 +197,8 @@ def find(fingerprint: bytes, extra: Model | None = None) -> Model:
     Raises:
         UnsupportedStream: it is none of them.
     """
-    for model in [*models(), *([extra] if extra else [])]:
+    # The model that was named comes first: it may have a second synthesis of its own.
+    for model in [*([extra] if extra else []), *models()]:
         if model.fingerprint == fingerprint:
             return model
     if extra:
