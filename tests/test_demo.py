@@ -192,7 +192,7 @@ def test_old_photographs_are_forgotten(port, at):
 def test_one_at_a_time_and_none_for_those_who_left(port, at, monkeypatch):
     began, go, calls = threading.Event(), threading.Event(), []
 
-    def slow(self, level, max_bytes):
+    def slow(self, level, max_bytes, realism):
         calls.append(level)
         began.set()
         assert go.wait(20)

@@ -84,7 +84,7 @@ def test_spectral_convolutions_do_not_amplify():
         y = layer(x)
     singular = np.linalg.svd(layer.kernel[0, 0].numpy(), compute_uv=False)[0]
     np.testing.assert_allclose(y, tf.nn.conv2d(x, layer.kernel / singular, 1, "SAME"),
-                               atol=1e-4)  # fmt: skip
+                               rtol=1e-3, atol=1e-4)  # fmt: skip
 
 
 def test_features_have_their_strides_and_tell_pictures_apart():
@@ -246,9 +246,10 @@ def test_tiles_and_crops_show_the_grain_of_the_whole(grainy):
         for tile in (0, 64, 128)
     ]
     for tiled in pictures[1:]:
-        # Not equal, as a latent beside a border may be rounded the other way.
+        # Not equal: `reach` leaves out what changes by less than a thousandth, and a
+        # latent may be rounded the other way for it.
         difference = np.abs(pictures[0].astype(int) - tiled)
-        assert difference.mean() < 0.3
+        assert difference.mean() < 0.6
         assert difference.max() <= 4
     data = one.compress(image, 50, tile=64)
     crop = tfcodec.decompress(data, grainy, crop=(101, 77, 150, 99), realism=1)

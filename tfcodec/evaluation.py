@@ -303,7 +303,7 @@ def _compared(mean, figure):
     """Returns a figure of `means` that is higher for better pictures, or None."""
     if figure != "wasserstein":
         return mean[figure]
-    value = mean["metrics"].get("wasserstein")
+    value = mean.get("metrics", {}).get("wasserstein")
     return -10 * math.log10(value) if value else None
 
 
