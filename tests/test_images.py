@@ -133,6 +133,77 @@ def test_taking_the_orientation_out_leaves_all_else_where_it_was():
     assert data.index(b"a program") == less.index(b"a program")
 
 
+def thumbnail_exif(orientation, order="<", more=b""):
+    """EXIF with a thumbnail, a JPEG in its second directory, and `more` at the end."""
+    small = saved(Image.new("RGB", (16, 12), "red"), "JPEG")
+    first = made.exif((271, 2, b"a maker\0"), order=order, orientation=orientation)
+    at = len(first)
+    entries = [(259, 3, 6), (513, 4, at + 2 + 36 + 4), (514, 4, len(small))]
+    second = struct.pack(order + "H", len(entries)) + b"".join(
+        struct.pack(f"{order}HHI{'H2x' if kind == 3 else 'I'}", tag, kind, 1, value)
+        for tag, kind, value in entries
+    )
+    (count,) = struct.unpack_from(order + "H", first, 8)
+    link = 10 + 12 * count
+    first = first[:link] + struct.pack(order + "I", at) + first[link + 4 :]
+    return first + second + bytes(4) + small + more, small
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("more", [b"", b"a maker's notes"])
+def test_a_thumbnail_that_is_not_turned_with_the_picture_is_dropped_and_said(
+    order, more
+):
+    data, small = thumbnail_exif(6, order, more)
+    assert Image.open(io.BytesIO(saved(Image.fromarray(SMALL), "JPEG", exif=data)))
+    found = read(saved(Image.fromarray(SMALL), "JPEG", exif=b"Exif\0\0" + data))
+    kept = found.metadata["exif"]
+    assert found.notes == ["not kept: thumbnail in EXIF, which is not turned"]
+    assert small[:8] not in kept
+    assert set(exif.of_bytes(kept).entries) == {271}
+    assert not any(exif.of_bytes(kept).after)
+    assert not more or kept.index(more) == data.index(more)
+
+
+def test_the_thumbnail_of_an_upright_picture_is_kept():
+    data, _ = thumbnail_exif(0)
+    found = read(saved(Image.fromarray(SMALL), "JPEG", exif=b"Exif\0\0" + data))
+    assert found.metadata["exif"] == data
+    assert found.notes == []
+
+
+@pytest.mark.parametrize("at", [1, 2**31, 2**32 - 1])
+def test_a_second_directory_that_is_not_there_spoils_no_turned_picture(at):
+    data, _ = thumbnail_exif(6)
+    (count,) = struct.unpack_from("<H", data, 8)
+    link = 10 + 12 * count
+    data = data[:link] + struct.pack("<I", at) + data[link + 4 :]
+    found = read(saved(Image.fromarray(SMALL), "JPEG", exif=b"Exif\0\0" + data))
+    assert found.pixels.shape == (8, 12, 3)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'tiff:Orientation="6"/>', b"tiff:Orientation = ' 6'/>",
+        b"><tiff:Orientation>6</tiff:Orientation></rdf:Description>",
+        b'><tiff:Orientation rdf:datatype="x"> 6\n</tiff:Orientation >'
+        b"</rdf:Description>",
+    ],
+)  # fmt: skip
+def test_xmp_does_not_turn_a_picture_that_is_turned_already(said):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description a="b" ' + said
+    options = {"exif": b"Exif\0\0" + made.exif(), "xmp": xmp + b"</x:xmpmeta>"}
+    found = read(saved(Image.fromarray(SMALL), "JPEG", **options))
+    assert found.pixels.shape == (8, 12, 3)
+    assert b"Orientation" not in found.metadata["xmp"]
+    assert b'a="b"' in found.metadata["xmp"]
+    del options["exif"]  # by which alone browsers turn
+    found = read(saved(Image.fromarray(SMALL), "JPEG", **options))
+    assert found.pixels.shape == (12, 8, 3)
+    assert found.metadata["xmp"] == options["xmp"]
+
+
 @pytest.mark.parametrize("kind", [(2, b"6\0"), (5, struct.pack("<II", 6, 1))])
 def test_an_orientation_that_is_no_integer_turns_nothing(kind):
     data = made.exif((274, *kind), (271, 2, b"a maker\0"))

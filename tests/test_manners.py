@@ -1,6 +1,7 @@
 """How the command line behaves towards terminals, pipes, signals and file names."""
 # ruff: noqa: F811
 
+import concurrent.futures
 import contextlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import pathlib
 import pty
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image
 
 import tfcodec
+from tests.standin import PROGRAM
 from tests.test_cli import ROOT, call, fails, folder, image, pixels  # noqa: F401
 from tfcodec import (
     bitstream,
@@ -28,16 +31,6 @@ from tfcodec import (
     planes,
     registry,
 )
-
-PROGRAM = """
-import pathlib, sys
-sys.path.insert(0, sys.argv.pop(1))
-from tests import test_cli
-from tfcodec import cli, engine, registry
-registry.ROOT = pathlib.Path(sys.argv.pop(1))
-engine.Codec = test_cli.Lossless
-cli.run()
-"""
 
 
 def command(*argv, closed=(), **settings):
@@ -338,6 +331,65 @@ def test_wildcards_that_no_shell_expanded_are_expanded(image, capsys):
     assert call("compress", "?.png", "c[1].png", "--out_dir", "out") == 0
     assert sorted(os.listdir("out")) == ["b.tfc", "c[1].tfc"]
     assert "*.jpg: No such file" in fails(capsys, "compress", "*.jpg")
+
+
+def test_brackets_in_the_name_of_a_folder_stand_for_themselves(image, capsys):
+    os.makedirs("[2024] a[1-3]")
+    os.link("in.png", "[2024] a[1-3]/b[2].png")
+    assert call("compress", "[2024] a[1-3]/*.png") == 0
+    assert os.listdir("[2024] a[1-3]") != ["b[2].png"]
+    found = files.find_images(["[2024] a[1-3]/*.png"])
+    assert [path.name for path in found] == ["b[2].png"]
+    os.link("in.png", "a2.png")
+    assert [path.name for path in files.find_images(["a[1-3].png"])] == ["a2.png"]
+
+
+def test_named_pipes_are_read_and_written_as_files_are(image):
+    assert call("compress", "in.png") == 0
+    data = pathlib.Path("in.tfc").read_bytes()
+    png = pathlib.Path("in.png").read_bytes()
+    for line, given, wanted, suffix in (
+        ("compress", png, data, "tfc"), ("decompress", data, png, "png"),
+    ):  # fmt: skip
+        os.mkfifo(f"from.{suffix}x")
+        os.mkfifo(f"to.{suffix}")
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            sent = pool.submit(pathlib.Path(f"from.{suffix}x").write_bytes, given)
+            got = pool.submit(pathlib.Path(f"to.{suffix}").read_bytes)
+            assert call(line, f"from.{suffix}x", "-o", f"to.{suffix}") == 0
+            assert (sent.result(), got.result()) == (len(given), wanted)
+        assert stat.S_ISFIFO(os.stat(f"to.{suffix}").st_mode)
+
+
+def test_devices_are_written_to_and_never_replaced(image, capsys):
+    before = os.stat(os.devnull)
+    assert call("compress", "in.png", os.devnull) == 0
+    assert call("compress", "in.png") == 0
+    assert call("decompress", "in.tfc", "-o", os.devnull) == 0
+    assert os.stat(os.devnull).st_mode == before.st_mode
+    assert "exists; -f" in fails(capsys, "compress", "in.png", "-o", "/dev/zero")
+
+
+def test_dev_stdin_and_dev_stdout_are_those_of_the_process(image):
+    done = command(
+        "compress", "/dev/stdin", "/dev/stdout", input=open("in.png", "rb").read()
+    )
+    assert (done.returncode, done.stdout[:4]) == (0, b"\x89tfc")
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(image, capsys):
+    assert "an empty file name" in fails(capsys, "compress", "-r", "")
+
+
+def test_a_link_to_nowhere_is_written_through_and_a_hard_link_is_not(image):
+    os.symlink("real.tfc", "soft.tfc")
+    assert call("compress", "in.png", "soft.tfc") == 0
+    old = pathlib.Path("real.tfc").read_bytes()
+    os.link("real.tfc", "hard.tfc")
+    assert call("compress", "in.png", "hard.tfc", "-f", "-q", "7") == 0
+    assert os.path.islink("soft.tfc")
+    assert pathlib.Path("real.tfc").read_bytes() == old
+    assert pathlib.Path("hard.tfc").read_bytes() != old
 
 
 def test_bytes_go_to_a_terminal_only_by_force(image):

@@ -12,6 +12,8 @@ from absl.flags import argparse_flags
 from tfcodec import bitstream, quality, registry
 from tfcodec.console import Failure, output, report, say, shown
 
+# Other names of stdin and stdout; files that are not to be replaced.
+STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
 # What `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
@@ -65,6 +67,8 @@ def settle_output(parser, args) -> None:
     The last is a folder to write into, as it is for `cp`, if it is there, but with `-r`
     all folders are inputs; a name that ends as an output does is a file.
     """
+    args.input = [STREAMS.get(name, name) for name in args.input]
+    args.output = STREAMS.get(args.output, args.output)
     named = args.output if args.output is not None else args.input[-1]
     folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
     if folder and args.out_dir is None:
@@ -75,7 +79,7 @@ def settle_output(parser, args) -> None:
             args.out_dir = pathlib.Path(args.input.pop())
             return
     ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
-    last = ends == (args.command == "compress") or args.input[-1] == "-"
+    last = ends == (args.command == "compress") or args.input[-1] in ("-", os.devnull)
     last &= not (args.recursive and folder)
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import glob
 import io
 import json
 import os
@@ -61,6 +60,11 @@ class Job:
             return os.path.getsize(self.source)
         return 0
 
+    @property
+    def streams(self) -> bool:
+        """Whether the bytes of the target go on, to a pipe or a device."""
+        return self.target == "-" or files.is_stream(self.target)
+
     def reading(self):
         """Returns what Pillow may open."""
         return io.BytesIO(self.stdin) if self.source == "-" else self.source
@@ -90,7 +94,7 @@ class Job:
             times = found.st_atime_ns, found.st_mtime_ns
         with new_file(self.target) as file:
             yield file
-        if times:
+        if times and not self.streams:
             os.utime(self.target, ns=times)
 
     def check(self, taken: set[str]) -> None:
@@ -144,6 +148,8 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
     """
     jobs = []
     for source in args.input:
+        if not source:  # which would be this folder
+            raise ValueError("an empty file name")
         path = pathlib.Path(source)
         found, base = [path], path.parent
         if args.recursive and source != "-" and path.is_dir():
@@ -153,7 +159,7 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
                 raise ValueError(f"{shown(source)}: no {kind} in it")
         elif WILDCARD.search(source) and not os.path.lexists(source):
             # A shell of Windows leaves these to the program, others where quoted.
-            matching = sorted(glob.glob(source))
+            matching = files.matching(source)
             found = [pathlib.Path(name) for name in matching] or found
         for each in found:
             base = base if path.is_dir() else each.parent
@@ -300,10 +306,14 @@ def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"
             raise IsADirectoryError(
                 errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path)
             )
-        if not path.is_file():
+        if path.is_fifo() or os.path.samefile(path, os.devnull):
+            return
+        if not path.is_file() and not path.is_char_device():
             raise ValueError(f"{shown(path)}: exists and is not a regular file")
         if not args.force:
             raise ValueError(f"{shown(path)}: exists; -f overwrites it")
+        if path.is_char_device():
+            return
     for problem, missing in (
         (errno.ENOENT, not os.path.isdir(folder)),
         (errno.EACCES, not os.access(folder, os.W_OK)),

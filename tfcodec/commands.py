@@ -147,7 +147,8 @@ def decompress(args: argparse.Namespace) -> bool:
     def one(job, progress):
         data = job.stream()
         # Known to be of no use before the work is done.
-        form = "PNG" if job.target == "-" else images.form_of(pathlib.Path(job.target))
+        path = pathlib.Path(job.target)
+        form = "PNG" if job.streams and not path.suffix else images.form_of(path)
         start = time.perf_counter()
         pixels = work(data, progress)
         seconds = time.perf_counter() - start

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
+THUMBNAIL = (513, 514)  # where it begins, and its bytes
 RESOLUTION = (282, 283, 296)  # across, down, unit
 # Bytes of a value, and its letter in `struct`, of each type of integer.
 INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
@@ -108,6 +109,10 @@ def directory(file: BinaryIO) -> Directory | None:
     if version not in (42, 43) or (big and len(start) < 16):
         return None
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), start, 8 if big else 4)
+    return _directory_at(file, at, order, big)
+
+
+def _directory_at(file, at, order, big):
     file.seek(at)
     size, width = (20, 8) if big else (12, 2)
     head = file.read(width)
@@ -149,6 +154,27 @@ def oriented(exif: bytes) -> bool:
     return ORIENTATION in tags and found.number(ORIENTATION, 0) != 1
 
 
+def without_thumbnail(exif: bytes) -> tuple[bytes, bool]:
+    """Returns (EXIF without its thumbnail, all else where it was; whether it had one).
+
+    The thumbnail is a JPEG that the second directory describes: EXIF 2.32, 4.5.4.
+    """
+    found = of_bytes(exif)
+    exif = bare(exif)
+    if not found or found.big or not any(found.after):
+        return exif, False
+    (at,) = struct.unpack(found.order + "I", found.after)
+    second = _directory_at(found.file, at, found.order, False)
+    begin, size = (second.number(tag, 0) if second else 0 for tag in THUMBNAIL)
+    if not begin or not size or begin + size > len(exif):
+        return exif, False
+    (count,) = struct.unpack_from(found.order + "H", exif, found.at)
+    link = found.at + 2 + 12 * count
+    exif = exif[:link] + bytes(4) + exif[link + 4 :]
+    rest = exif[begin + size :]
+    return exif[:begin] + (bytes(size) + rest if rest else b""), True
+
+
 def upright(exif: bytes) -> bytes:
     """Returns EXIF without its orientation, all else where it was.
 
@@ -177,8 +203,8 @@ def upright(exif: bytes) -> bytes:
 def upright_xmp(xmp: bytes) -> bytes:
     """Returns XMP without its orientation."""
     for pattern in (
-        rb"""\s+tiff:Orientation\s*=\s*(["'])[0-9]\1""",
-        rb"<tiff:Orientation>[0-9]</tiff:Orientation>",
+        rb"""\s+tiff:Orientation\s*=\s*(["'])\s*[0-9]\s*\1""",
+        rb"<tiff:Orientation(\s[^<>]*)?>\s*[0-9]\s*</tiff:Orientation\s*>",
     ):
         xmp = re.sub(pattern, b"", xmp)
     return xmp

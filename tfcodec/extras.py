@@ -82,20 +82,29 @@ def sound(tags, wanted):
 
 
 def take_orientation(image, found, picture):
-    """Returns how the pixels are still to be turned; metadata is silent then."""
+    """Takes out of metadata how the pixels are still to be turned.
+
+    Returns:
+        (EXIF's number of it, what of the metadata is not kept, in words).
+    """
     data = picture.metadata.get("exif", b"")
     orientation = exif.orientation(data)
     if image.format == "TIFF":  # turned by Pillow, if it was not taken apart
         orientation = found.tiff.orientation if found.tiff and found.tiff.packed else 1
     elif image.format == "JXL" and not getattr(image, "jpeg", False):
         orientation = 1  # its own was applied, and EXIF's does not count
+    notes = []
+    if orientation in range(2, 9):
+        data, small = exif.without_thumbnail(data)
+        if small:
+            notes.append("not kept: thumbnail in EXIF, which is not turned")
     if exif.oriented(data):
         picture.metadata["exif"] = exif.upright(data)
         if not picture.metadata["exif"]:
             del picture.metadata["exif"]
     if orientation != 1 and "xmp" in picture.metadata:
         picture.metadata["xmp"] = exif.upright_xmp(picture.metadata["xmp"])
-    return orientation if orientation in range(2, 9) else 1
+    return orientation if orientation in range(2, 9) else 1, notes
 
 
 def colours_to_profile(picture, found, grey):

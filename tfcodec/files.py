@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import pathlib
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Collection, Sequence
 
 # What counts as an image in a folder; a file that is named may have any suffix.
@@ -43,12 +45,23 @@ def find_images(
         elif path.is_dir():
             here = inside(path, SUFFIXES, tell)
         else:
-            names = glob.glob(str(pattern), recursive=True)
+            names = matching(os.fspath(pattern))
             here = [file for file in map(pathlib.Path, names) if file.is_file()]
         if not here:
             raise ValueError(f"{pattern}: no images there")
         found.update(here)
     return sorted(found)
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns what a pattern finds, sorted: of a folder `[1]` or of a class of letters.
+
+    Brackets stand for themselves first, as they are more often part of a name.
+    """
+    plain = re.sub(r"\[", "[[]", pattern)
+    return sorted(
+        glob.glob(plain, recursive=True) or glob.glob(pattern, recursive=True)
+    )
 
 
 def patterns_of(text: str) -> list[str]:
@@ -153,6 +166,14 @@ def remove_unfinished() -> None:
                 os.unlink(part)
 
 
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether bytes written to a path go on: a named pipe, or a device."""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+    return False
+
+
 def _mode_of(path: str) -> int | None:
     """Returns the permissions of a file that is to be replaced; None for a new one."""
     try:
@@ -166,11 +187,17 @@ def new_file(path: str | os.PathLike):
     """Opens a file that takes the place of `path` when all is written, or leaves none.
 
     It keeps the permissions of the file that it replaces: what only its owner may read
-    stays so.
+    stays so. A named pipe or a device is not replaced: it gets all when all is written.
 
     Raises:
         OSError: naming `path`, whatever file it came from.
     """
+    if is_stream(path):
+        whole = io.BytesIO()
+        yield whole
+        with open(path, "wb") as file:
+            file.write(whole.getvalue())
+        return
     target = os.path.realpath(path)
     part = os.path.join(
         os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"

@@ -12,7 +12,7 @@ import re
 import struct
 from typing import BinaryIO
 
-from tfcodec import exif, profiles, tiff
+from tfcodec import exif, jpegs, profiles, tiff
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = "XML:com.adobe.xmp"
@@ -20,7 +20,9 @@ RAW_PROFILE = "Raw profile type "
 # Chunks that say how the picture is seen or whose it is, and that we do not keep.
 NAMED_CHUNKS = {"caBX", "cLLI", "mDCV", "oFFs", "pCAL", "sCAL", "sTER", "tIME"}
 BOXES = {b"meta", b"iprp", b"ipco", b"jp2h"}  # that hold boxes which we read
-READ_BOXES = {b"pixi", b"ihdr", b"bpcc", b"colr", b"xml ", b"uuid", b"brob"}
+READ_BOXES = {
+    b"pixi", b"ihdr", b"bpcc", b"colr", b"xml ", b"uuid", b"brob", b"iinf", b"mpvd"
+}  # fmt: skip
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 LARGEST_BOX = 2**26  # bytes
 MOST_BOXES = 2**16
@@ -31,6 +33,8 @@ TIFF_NAMES = {
 }  # fmt: skip
 OPENJPEG = b"Created by OpenJPEG"  # a comment of the program, not of a person
 ANIMATION = {"acTL", "fcTL", "fdAT"}
+GAIN_MAP = "not kept: gain map, which shows the picture brighter on HDR screens"
+FEW = 16  # bytes after the end of a picture that are nothing, as a line feed
 # Resolutions that programs write where no one chose one: not worth a word.
 USUAL_DPI = {72, 96}
 
@@ -51,6 +55,7 @@ class Facts:
         notes: what is not kept, in words.
         damage: what is wrong with the pixels that are read all the same, in words.
         texts: keywords of PNG texts.
+        gain_map: there is one, of Ultra HDR.
         aspect: across and down, where no unit is known, of unequal resolutions.
     """
 
@@ -65,6 +70,7 @@ class Facts:
     notes: list[str] = dataclasses.field(default_factory=list)
     damage: list[str] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
+    gain_map: bool = False
     aspect: tuple[float, float] | None = None
 
 
@@ -79,6 +85,8 @@ def facts(file: BinaryIO) -> Facts:
     found = Facts()
     if start.startswith(PNG_START):
         _png(file, found)
+    elif start.startswith(jpegs.START):
+        _jpeg(file, found)
     elif start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         found.tiff = tiff.look(file)
         found.bits = found.tiff.bits
@@ -119,9 +127,10 @@ def _png_chunks(file):
             return
         size, name = struct.unpack(">I4s", head)
         yield name.decode("latin-1"), size
-        if name == b"IEND":
-            return
         at += 12 + size
+        if name == b"IEND":
+            file.seek(at)
+            return
 
 
 def _png(file, found):
@@ -136,6 +145,7 @@ def _png(file, found):
                 found.texts.append(word)
         elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
             others[name] = None  # a set with an order; those are private
+    _after(file, found)
     head = kept.get("IHDR", b"")
     if len(head) < 13:
         return
@@ -193,6 +203,33 @@ def _code_points(primaries, transfer, name, found):
 # Others --------------------------------------------------------------------------
 
 
+def _after(file, found):
+    """Says what follows the end of a picture, where the file is: a video, say."""
+    rest = file.read()
+    # Of a motion photo it is a video, in a container of ISO/IEC 14496-12.
+    if b"ftyp" in rest:
+        found.notes.append(f"not kept: video after the picture, {len(rest)} bytes")
+    elif len(rest.strip(b"\0\xff")) > FEW:
+        found.notes.append(f"not kept: {len(rest)} bytes after the picture")
+
+
+def _jpeg(file, found):
+    """Pictures beside the picture, and what follows its end."""
+    file.seek(0)
+    data = file.read()
+    several, end = False, 0
+    for marker, begin, stop in jpegs.segments(data):
+        body = data[begin:stop]
+        several |= marker == jpegs.APP2 and body.startswith(b"MPF\0")
+        if marker == jpegs.APP1 and b"hdr-gain-map" in body and not found.gain_map:
+            found.gain_map = True
+            found.notes.append(GAIN_MAP)
+        end = stop if marker == jpegs.END[1] else 0
+    if end and (not several or b"ftyp" in data[end:]):
+        file.seek(end)
+        _after(file, found)
+
+
 def _pnm_bits(file):
     """Bits of a sample of a PGM or PPM; None if its head is too odd."""
     file.seek(0)
@@ -248,6 +285,10 @@ def _iso(file, found):
             found.xmp = data
         elif name == b"uuid" and data.startswith(XMP_UUID):
             found.xmp = data[16:]
+        elif name == b"iinf" and b"tmap" in data:  # ISO 21496-1 and HEIF
+            found.notes.append(GAIN_MAP)
+        elif name == b"mpvd":
+            found.notes.append(f"not kept: video of the picture, {len(data)} bytes")
         elif name == b"brob":
             found.notes.append("not kept: compressed metadata")
     found.bits = bits or None
@@ -285,6 +326,9 @@ def lost(image, found: Facts) -> list[str]:
     }  # fmt: skip
     if segments:
         notes.append(f"not kept: JPEG segments {_listed(segments)}")
+    beside = found.tiff.beside(image) if found.tiff else 0
+    if beside > 0:
+        notes.append(f"not kept: {beside} more of {found.tiff.samples} samples a pixel")
     if info.get("depth_images") or info.get("aux"):
         notes.append("not kept: depth or other images beside the picture")
     notes += _resolution(image, found)

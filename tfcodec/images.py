@@ -87,7 +87,10 @@ def _opened(source, name, max_pixels):
     try:
         with plugins.QUIET.up_to(most), _seekable(source) as file:
             file, notes = jpegs.whole(file)
-            package = plugins.wanted(file.read(64))
+            start = file.read(64)
+            package = plugins.wanted(start)
+            if start.startswith(headers.PNG_START):
+                hint = ": a damaged or unsupported PNG"
             if package:
                 hint += f": {plugins.NAMES[package]} needs pip install {package}"
                 with contextlib.suppress(ImportError):
@@ -97,6 +100,10 @@ def _opened(source, name, max_pixels):
             found.damage += notes
             low = _lower_bytes(file, found)
             with _image(file, found) as image:
+                if image.format in plugins.PROGRAMS:
+                    raise Unfit(
+                        f"{image.format} is drawn by a program, which is not run"
+                    )
                 width, height = image.size
                 if most and width * height > most:
                     raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
@@ -122,8 +129,8 @@ def _seekable(source):
     if hasattr(source, "read"):
         yield source if source.seekable() else io.BytesIO(source.read())
     else:
-        with open(source, "rb") as file:
-            yield file
+        with open(source, "rb") as file:  # a named pipe, perhaps
+            yield file if file.seekable() else io.BytesIO(file.read())
 
 
 def _image(file, found):
@@ -193,7 +200,10 @@ def picture_of(
     if getattr(image, "is_animated", False):
         picture.notes.append("not kept: all but the first frame")
     said = extras.collect(image, found, picture)
-    orientation = extras.take_orientation(image, found, picture) if upright else 1
+    orientation = 1
+    if upright:
+        orientation, notes = extras.take_orientation(image, found, picture)
+        said += notes
     alpha = None
     if found.transparent:
         alpha = pixels.transparency(image, found.bits, found.transparent, low)
@@ -201,10 +211,10 @@ def picture_of(
     image, mode = _of_eight_bits(image, found, picture)
     if bits > 8:
         picture.notes.append(f"not kept: the lower {bits - 8} of {bits} bits")
-    grey = image.mode in ("1", "L", "LA", "La") or found.grey
+    grey = image.mode in ("1", "L", "LA") or found.grey
     wanted = "L" if grey else "RGB"
     if _may_be_transparent(image):
-        seen = image.convert("RGBA") if image.mode not in ("LA", "La") else image
+        seen = image.convert("RGBA") if image.mode != "LA" else image
         seen = _converted(seen, "LA" if grey else "RGBA")
         if seen.getextrema()[-1][0] < 255:
             wanted, image = seen.mode, seen
@@ -280,4 +290,6 @@ def _of_eight_bits(image, found, picture):
         image = Image.merge(mode, [ImageOps.invert(first), *alpha])
     elif mode in ("CMYK", "LAB"):
         image = pixels.to_srgb(image, picture)
+    if image.mode == "La":  # premultiplied, of which Pillow makes nothing but LA
+        image = image.convert("LA")
     return image, mode

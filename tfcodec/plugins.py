@@ -19,6 +19,8 @@ SUFFIXES = {
     ".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif",
     ".hif": "pillow-heif",
 }  # fmt: skip
+# Formats that another program draws, as Pillow would have it: Ghostscript, and Windows.
+PROGRAMS = {"EPS", "WMF"}
 LARGEST_TEXT = bitstream.Limits().metadata  # bytes of an ICC profile in a PNG
 NAMES = {"pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC"}
 

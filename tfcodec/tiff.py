@@ -20,6 +20,7 @@ from tfcodec import exif
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 SAMPLES, PLANAR, PREDICTOR, TILE_WIDTH = 277, 284, 317, 322
 EXTRA, SAMPLE_FORMAT = 338, 339
+SUBFILE, SUBDIRECTORIES = 254, 330
 # Compressions of bytes, which do not care what the bytes are.
 OF_BYTES = {1, 5, 8, 32946, 32773, 34925, 50000}
 LARGEST_SIDE = 2**31 - 1
@@ -57,8 +58,10 @@ class Tiff:
     Args:
         file: what Pillow is to open.
         bits: of a sample.
+        samples: of a pixel.
         inverted: white is zero, and Pillow does not know.
         packed: samples of a pixel, where they are still packed into bytes, or 0.
+        colours: of packed samples, how many of a pixel are colours.
         alpha: of packed samples: "A", "a" (premultiplied) or "" (none).
         order: of bytes.
         width: of packed samples, in pixels.
@@ -69,14 +72,22 @@ class Tiff:
 
     file: BinaryIO
     bits: int = 8
+    samples: int = 0
     inverted: bool = False
     packed: int = 0
+    colours: int = 0
     alpha: str = ""
     order: str = "<"
     width: int = 0
     orientation: int = 1
     tags: frozenset = frozenset()
     odd: tuple[int, ...] = ()
+
+    def beside(self, image) -> int:
+        """Returns how many samples are neither colour nor alpha in a Pillow image."""
+        if self.packed:
+            return self.packed - self.colours - bool(self.alpha)
+        return self.samples - len(image.getbands())
 
 
 def look(file: BinaryIO) -> Tiff:
@@ -88,6 +99,11 @@ def look(file: BinaryIO) -> Tiff:
     found = exif.directory(file)
     if not found:
         return Tiff(file)
+    if _is_raw(found):
+        raise Unfit(
+            "a camera's raw file, of which only a small preview would be read; "
+            "develop it first"
+        )
     bits = found.numbers(BITS, (1,))
     samples = found.number(SAMPLES, len(bits))
     kinds = set(found.numbers(SAMPLE_FORMAT, (1,)))
@@ -100,7 +116,7 @@ def look(file: BinaryIO) -> Tiff:
         )
     photometric = found.number(PHOTOMETRIC, 0)
     result = Tiff(
-        file, max(bits), order=found.order, tags=frozenset(found.entries),
+        file, max(bits), samples, order=found.order, tags=frozenset(found.entries),
         orientation=found.number(exif.ORIENTATION, 1),
     )  # fmt: skip
     result.odd = tuple(
@@ -121,6 +137,16 @@ def look(file: BinaryIO) -> Tiff:
     if change:
         result.file = io.BytesIO(found.changed(change))
     return result
+
+
+def _is_raw(found):
+    """Whether the first picture is a preview of others that Pillow does not look for.
+
+    That is how DNG, NEF and ARW begin; CR2 has "CR" after the TIFF header.
+    """
+    found.file.seek(8)
+    reduced = found.number(SUBFILE, 0) & 1 and SUBDIRECTORIES in found.entries
+    return reduced or found.file.read(2) == b"CR"
 
 
 def _as_bytes(found, result, samples, photometric):
@@ -146,7 +172,7 @@ def _as_bytes(found, result, samples, photometric):
     if samples > colours:
         kind = found.numbers(EXTRA, (0,))[0]
         result.alpha = {1: "a", 2: "A"}.get(kind, "")
-    result.packed, result.width = samples, width
+    result.packed, result.colours, result.width = samples, colours, width
     result.inverted = photometric == 0
     change = {
         WIDTH: wide, BITS: 8, SAMPLES: 1, PHOTOMETRIC: 1, EXTRA: None,
@@ -160,8 +186,7 @@ def unpacked(image, tiff: Tiff):
     from PIL import Image
 
     bits, height = tiff.bits, image.height
-    colours = 1 if tiff.packed < 3 else 3
-    kept = colours + bool(tiff.alpha)
+    colours, kept = tiff.colours, tiff.colours + bool(tiff.alpha)
     pixels = np.empty([height, tiff.width, kept], np.uint8)
     for top in range(0, height, ROWS):
         rows = np.asarray(image.crop((0, top, image.width, min(top + ROWS, height))))
