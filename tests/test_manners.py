@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import tfcodec
+from tests.standin import PROGRAM
 from tests.test_cli import ROOT, call, fails, folder, image, pixels  # noqa: F401
 from tfcodec import (
     bitstream,
@@ -30,16 +31,6 @@ from tfcodec import (
     planes,
     registry,
 )
-
-PROGRAM = """
-import pathlib, sys
-sys.path.insert(0, sys.argv.pop(1))
-from tests import test_cli
-from tfcodec import cli, engine, registry
-registry.ROOT = pathlib.Path(sys.argv.pop(1))
-engine.Codec = test_cli.Lossless
-cli.run()
-"""
 
 
 def command(*argv, closed=(), **settings):

@@ -1,0 +1,16 @@
+"""In which order files of tests run."""
+
+import pytest
+
+# Those that take longest, longest first: what begins last should be short, or one of
+# two processes waits for the other. xdist would begin with those of most tests.
+LONGEST = (
+    "training", "architectures", "realism", "notebooks", "serving", "codec", "golden",
+    "evaluation", "shipped", "faults", "demo", "layers", "manners", "cli", "entropy",
+)  # fmt: skip
+RANK = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: RANK.get(item.path.stem, len(RANK)))
