@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 # In reading order: a module may import only modules above it.
 TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
-    exif profiles tiff pixels headers extras formats jpegs images
+    exif profiles tiff pixels jpegs headers extras formats images
     rans layers transforms entropy losses model architectures
     registry memory forks planes compression engine codec pipelines predict
     graph_files graph_images serving
@@ -25,16 +25,23 @@ TABLE = """
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
+<<<<<<< HEAD
     exif profiles tiff pixels headers extras formats jpegs images rans
     registry memory forks planes compression engine codec pipelines predict
     graph_files graph_images serving contestants wasserstein workers evaluation
     summary report pillow_plugin demo arguments batch commands cli
+=======
+    exif profiles tiff pixels jpegs headers extras formats images rans
+    registry memory forks planes compression engine codec pipelines predict serving
+    contestants wasserstein workers evaluation summary report pillow_plugin demo
+    arguments batch commands cli
+>>>>>>> h17c
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = """
     console files signals bitstream tiling quality plugins metrics ssimulacra2
-    exif profiles tiff pixels headers extras formats jpegs images registry memory forks
+    exif profiles tiff pixels jpegs headers extras formats images registry memory forks
     planes compression engine codec pipelines pillow_plugin arguments batch commands cli
 """.split()
 

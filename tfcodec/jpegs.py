@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from typing import BinaryIO
 
 START, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 APP1, APP2 = 0xE1, 0xE2
-# In coded pixels, zeros and the markers of restarts follow FF: T.81, B.1.1.
-MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 # Stands for coded pixels, of which a decoder makes other ones than of none at all.
 OTHER = b"\x5a\xa5\x3c\x96" * 16
 NOTE = "no end marker in the JPEG file, which may have been cut"
 
 
 def segments(data: bytes):
-    """Yields (marker, where its data begins, where it ends) up to the end marker."""
+    """Yields (marker, where its data begins, where it ends) of a JPEG file.
+
+    Those before the coded pixels, and the end marker. Coded pixels do not hold it
+    (T.81, B.1.1.5), and segments before them, as of a thumbnail, are passed over.
+    """
     at = 2
-    while found := MARKER.search(data, at):
-        marker, begin = found[1][0], found.end()
-        if marker == END[1]:
-            yield marker, begin, begin
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        begin = at + 4
+        at += 2 + int.from_bytes(data[at + 2 : begin], "big")
+        yield marker, begin, at
+        if marker == SCAN[1]:
+            end = data.find(END, at)
+            if end >= 0:
+                yield END[1], end + len(END), end + len(END)
             return
-        at = begin + int.from_bytes(data[begin : begin + 2], "big")
-        yield marker, begin + 2, at
 
 
 def whole(source: str | os.PathLike | BinaryIO) -> tuple:
