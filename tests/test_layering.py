@@ -25,17 +25,10 @@ TABLE = """
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
-<<<<<<< HEAD
-    exif profiles tiff pixels headers extras formats jpegs images rans
+    exif profiles tiff pixels jpegs headers extras formats images rans
     registry memory forks planes compression engine codec pipelines predict
     graph_files graph_images serving contestants wasserstein workers evaluation
     summary report pillow_plugin demo arguments batch commands cli
-=======
-    exif profiles tiff pixels jpegs headers extras formats images rans
-    registry memory forks planes compression engine codec pipelines predict serving
-    contestants wasserstein workers evaluation summary report pillow_plugin demo
-    arguments batch commands cli
->>>>>>> h17c
 """.split()
 
 # What answers before there are pixels to code.
