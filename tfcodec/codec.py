@@ -30,7 +30,7 @@ _loading = threading.Lock()
 def _loaded(path: str, fingerprint: bytes, name: str) -> engines.Codec:
     # Loaded again where a directory holds another model than it did.
     model = registry.Model.at(path)
-    return engines.Codec(model, engines.ENGINES[name](model))
+    return engines.Codec(model, engines.ENGINES[name])
 
 
 def loaded(

@@ -114,15 +114,20 @@ class Codec:
 
     Args:
         model: a `registry.Model`.
-        engine: what runs it, an `Engine`.
+        engine: what makes an `Engine` of it.
 
     Attributes:
+        engine: what runs the model.
         runs: how often each part of the model has run, over pixels or latents of a
             whole image: a Counter of `analysis`, `encode`, `synthesis`.
     """
 
-    def __init__(self, model: registry.Model, engine: Engine):
-        self.model, self.engine = model, engine
+    def __init__(
+        self,
+        model: registry.Model,
+        engine: Callable[[registry.Model], Engine] = TensorFlowEngine,
+    ):
+        self.model, self.engine = model, engine(model)
         self.runs = collections.Counter()
 
     def realism(self, header: Header, wanted: float | None) -> float:

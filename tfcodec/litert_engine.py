@@ -36,7 +36,9 @@ class Network:
 
         if not path.is_file():
             raise ValueError(f"not a whole model directory: no {path}")
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        threads = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        )
         self.interpreter = Interpreter(
             model_path=str(path), num_threads=threads or os.cpu_count()
         )

@@ -257,7 +257,9 @@ def transposed(layer, x):
 def converted(function, inputs) -> bytes:
     """Returns a function as a LiteRT file, its weights in half precision."""
     concrete = tf.function(function, input_signature=inputs).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], concrete)
+    holder = tf.Module()  # of variables: without it the file has no signature
+    holder.held = list(concrete.graph.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]

@@ -12,7 +12,7 @@ from tfcodec.tensorflow_engine import TensorFlowEngine
 
 
 class PipelineEngine(TensorFlowEngine):
-    """TensorFlow's engine for functions of Python's that TensorFlow calls, as in `tf.data`.
+    """The engine for functions of Python's that TensorFlow calls, as in `tf.data`.
 
     Such a function holds one of TensorFlow's inter-op threads until it returns. Where
     as many run at a time as there are such threads, a function of TensorFlow that they
@@ -47,8 +47,7 @@ class PipelineEngine(TensorFlowEngine):
 
 @functools.lru_cache(maxsize=2)
 def _loaded(path: str, fingerprint: bytes) -> engine.Codec:
-    model = registry.Model.at(path)
-    return engine.Codec(model, PipelineEngine(model))
+    return engine.Codec(registry.Model.at(path), PipelineEngine)
 
 
 @contextlib.contextmanager
