@@ -25,6 +25,13 @@ def installed() -> bool:
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
+def cores() -> int:
+    """Returns on how many processor cores this process may run."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Network:
     """A LiteRT file, for inputs of any height and width.
 
@@ -36,12 +43,7 @@ class Network:
 
         if not path.is_file():
             raise ValueError(f"not a whole model directory: no {path}")
-        threads = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        )
-        self.interpreter = Interpreter(
-            model_path=str(path), num_threads=threads or os.cpu_count()
-        )
+        self.interpreter = Interpreter(model_path=str(path), num_threads=cores())
         self.lock = threading.Lock()
         self.runner = self.interpreter.get_signature_runner()
 
