@@ -102,18 +102,29 @@ def test_auto_takes_litert_where_it_can(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The golden model by each engine: (TensorFlow's codec, LiteRT's)."""
+    """The golden model, with grain, by each engine: (TensorFlow's codec, LiteRT's)."""
+    tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
-    from tfcodec import litert_export
+    from tfcodec import export, litert_export, transforms, weights
 
-    directory = tmp_path_factory.mktemp("model")
-    litert_export.export(GOLDEN / "model", directory / registry.LITERT)
-    shutil.copy(GOLDEN / "model" / "card.json", directory)
-    return (
-        engine.Codec(registry.Model.at(GOLDEN / "model")),
-        engine.Codec(registry.Model.at(directory), engine.LiteRTEngine),
-    )
+    directory = tmp_path_factory.mktemp("model") / "golden"
+    shutil.copytree(GOLDEN / "model", directory)
+    source = registry.Model.at(directory)
+    model = litert_export.built(source)
+    weights.load_model(model, directory)
+    second = transforms.RealisticSynthesis(model.synthesis, (2, 3, 4))
+    second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
+    rng = np.random.default_rng(0)
+    for layer in second.noise:
+        layer.project.assign(rng.normal(0, 0.5, layer.project.shape))
+        layer.gate.assign(rng.normal(0, 0.1, layer.gate.shape))
+    export.export_realism(model, second, directory / registry.REALISM)
+    card = {**source.card, "realism": {"reach": 4, "default": []}}
+    (directory / "card.json").write_text(json.dumps(card))
+    litert_export.export(directory)
+    model = registry.Model.at(directory)
+    return engine.Codec(model), engine.Codec(model, engine.LiteRTEngine)
 
 
 def golden(name):
@@ -141,6 +152,17 @@ def test_both_draw_the_same_pixels_to_one_level(both):
     for name in ("face_50", "alpha_tiles", "grey_30", "pixel_30", "prime_30"):
         pictures = [each.decompress(*golden(name)).astype(int) for each in both]
         assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+
+
+@pytest.mark.parametrize("realism", [0.5, 1])
+def test_both_draw_the_same_grain_to_one_level_in_tiles_too(both, realism):
+    for name in ("face_50", "tiles_128"):
+        pictures = [
+            each.decompress(*golden(name), realism=realism).astype(int) for each in both
+        ]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+    faithful = both[0].decompress(*golden("tiles_128"))
+    assert np.abs(faithful - pictures[0]).mean() > 1
 
 
 def test_a_file_of_one_engine_opens_with_the_other(both):

@@ -41,7 +41,8 @@ def export(directory, target=None) -> pathlib.Path:
     """
     source = registry.Model.at(directory)
     target = pathlib.Path(target or source.path / registry.LITERT)
-    model = rebuilt(source)
+    model = built(source)
+    weights.load_model(model, source.path)
     if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
         raise ValueError(
             f"no LiteRT files for the architecture {source.card['architecture']}: its "
@@ -64,24 +65,18 @@ def export(directory, target=None) -> pathlib.Path:
     return target
 
 
-def rebuilt(source: registry.Model):
-    """Returns the network that was exported, with its weights."""
+def built(source: registry.Model):
+    """Returns a network like the exported one, with weights of its own."""
     card = source.card
-    span = card.get("quality") or dict.fromkeys(
-        ("lmbda_min", "lmbda_max"), card["lmbda"]
-    )
-    model = architectures.build(
-        card["architecture"],
-        (span["lmbda_min"], span["lmbda_max"]),
-        **card["options"],
-    )
-    weights.load_model(model, source.path)
-    return model
+    low = high = card["lmbda"]
+    if card.get("quality"):
+        low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
+    return architectures.build(card["architecture"], (low, high), **card["options"])
 
 
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
-    own = rebuilt(source).synthesis
+    own = built(source).synthesis
     found = [v.shape for v in tf.saved_model.load(str(source.realism)).weights]
     # Of each place with noise: gate [channels, n], its bias [n], projection.
     beyond = found[len(own.trainable_variables) :]
