@@ -2,8 +2,8 @@
 
     python -m tfcodec.litert_export MODEL [DIR]
 
-makes DIR, `MODEL/litert` by default, of the model directory MODEL, which stays as it
-is: LiteRT (TensorFlow Lite) files of the floating-point networks, for images of any
+makes DIR, `litert` in the model's directory by default, of a model that `train.py`
+exported or that is shipped, whose other files stay as they are: LiteRT (TensorFlow Lite) files of the floating-point networks, for images of any
 height and width, with operations alone that LiteRT has built in, and the numbers of the
 exact coder, which `walk` runs in NumPy. The fingerprint is the same, as the integers
 are: a file that one engine made opens with the other.
@@ -29,7 +29,7 @@ def export(directory, target=None) -> pathlib.Path:
     """Writes the files of one model.
 
     Args:
-        directory: an exported model.
+        directory: an exported model, or the name of a shipped one.
         target: directory to make; by default `litert` in that of the model.
 
     Returns:
@@ -39,7 +39,7 @@ def export(directory, target=None) -> pathlib.Path:
         ValueError: there is no such model, or LiteRT cannot run one like it.
         OSError: `target` could not be written.
     """
-    source = registry.Model.at(directory)
+    source = registry.resolve(directory)
     target = pathlib.Path(target or source.path / registry.LITERT)
     model = built(source)
     weights.load_model(model, source.path)
