@@ -3,10 +3,11 @@
     python -m tfcodec.litert_export MODEL [DIR]
 
 makes DIR, `litert` in the model's directory by default, of a model that `train.py`
-exported or that is shipped, whose other files stay as they are: LiteRT (TensorFlow Lite) files of the floating-point networks, for images of any
-height and width, with operations alone that LiteRT has built in, and the numbers of the
-exact coder, which `walk` runs in NumPy. The fingerprint is the same, as the integers
-are: a file that one engine made opens with the other.
+exported or that is shipped, whose other files stay as they are. It holds LiteRT
+(TensorFlow Lite) files of the floating-point networks, for images of any height and
+width, with operations alone that LiteRT has built in, and the numbers of the exact
+coder, which `walk` runs in NumPy. The fingerprint is the same, as the integers are: a
+file that one engine made opens with the other.
 """
 
 from __future__ import annotations
