@@ -205,12 +205,12 @@ def find(fingerprint: bytes, extra: Model | None = None) -> Model:
 
     Args:
         fingerprint: of the file's header, 8 bytes.
-        extra: a model to look at beside the shipped ones.
+        extra: a model to look at before the shipped ones.
 
     Raises:
         UnsupportedStream: it is none of them.
     """
-    for model in [*models(), *([extra] if extra else [])]:
+    for model in [*([extra] if extra else []), *models()]:
         if model.fingerprint == fingerprint:
             return model
     if extra:
