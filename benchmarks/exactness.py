@@ -95,7 +95,7 @@ def one(data, row, settings):
 
     def integers(item):
         box, string = item
-        return decoder.decode(box.height, box.width, string)["y"].numpy()
+        return decoder.decode(box.height, box.width, string)[0]
 
     if settings.get("backwards"):
         import concurrent.futures

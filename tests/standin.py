@@ -33,7 +33,7 @@ def make_model(path, **change):
 class Lossless(engine.Codec):
     """A stand-in that deflates, without TensorFlow."""
 
-    def __init__(self, model):
+    def __init__(self, model, engine):
         self.model = model
 
     def compress(

@@ -77,7 +77,7 @@ def forward(model, directory, image, level):
     latent in a million to another integer, which is no error.
     """
     padded = tf.constant(tiling.pad(image, model.stride))
-    y = codec.load(directory).parts["analysis"](image=padded)["y"]
+    y = codec.load(directory, "tensorflow").engine.analysis(padded)
     quality = tf.constant([fraction(level)], tf.float32)
     y_hat, bits = model.coder(model.scaled_latents(y, quality))
     x_hat = model.synthesise(y_hat, quality)[0]

@@ -764,6 +764,7 @@ def test_quiet_start_hides_noise_and_nothing_else():
         "2026-11-21 10:12:11.236065: W tensorflow/compiler/tf2tensorrt: no TensorRT",
         "To enable the following instructions: AVX2, rebuild TensorFlow",
         "E0000 00:00:1741.5 1 cuda_dnn.cc:8310] Unable to register cuDNN factory: x",
+        "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",
         "Traceback of ours",
         "F0000 00:00:1741.5 1 fatal.cc:1] aborted",
         "2026-11-21 10:12:11.236065: F tensorflow/core: The library needs AVX",
@@ -784,7 +785,7 @@ def test_quiet_start_hides_noise_and_nothing_else():
             text=True,
             env={**env, "PYTHONPATH": str(ROOT)},
         )
-        assert result.stderr.splitlines() == ["I at once", *lines[6:], *last]
+        assert result.stderr.splitlines() == ["I at once", *lines[7:], *last]
     chosen = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

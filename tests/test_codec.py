@@ -265,8 +265,8 @@ def test_verify_notices_what_does_not_decode(one, monkeypatch):
     decode = one.decode
 
     def wrong(*args):
-        result = decode(*args)
-        return {**result, "y": result["y"] + 1}
+        y, y_hat = decode(*args)
+        return y + 1, y_hat
 
     monkeypatch.setattr(one, "decode", wrong)
     one.compress(IMAGE, 50)
@@ -314,8 +314,8 @@ def as_shipped(model, monkeypatch):
     """The tiny model is the one that is taken where none is named."""
     loaded = codec.load(model)
     monkeypatch.setattr(codec.registry, "models", lambda: [loaded.model])
-    monkeypatch.setattr(codec, "load", lambda name: loaded)
-    monkeypatch.setattr(codec, "_loaded", lambda path, fingerprint: loaded)
+    monkeypatch.setattr(codec, "load", lambda *_: loaded)
+    monkeypatch.setattr(codec, "_loaded", lambda *_: loaded)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

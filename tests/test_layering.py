@@ -14,9 +14,10 @@ TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images
     rans layers transforms entropy losses model architectures
-    registry memory forks planes compression engine codec pipelines predict
-    graph_files graph_images serving
-    data weights export optimizers checkpoints validation progress training
+    registry memory forks planes compression lanes walk tensorflow_engine litert_engine
+    engine codec pipelines predict graph_files graph_images serving
+    data weights export litert_export
+    optimizers checkpoints validation progress training
     captions critics adversarial realism
     contestants wasserstein workers evaluation summary report pillow_plugin demo
     arguments batch commands cli
@@ -26,16 +27,18 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images rans
-    registry memory forks planes compression engine codec pipelines predict
-    graph_files graph_images serving contestants wasserstein workers evaluation
-    summary report pillow_plugin demo arguments batch commands cli
+    registry memory forks planes compression lanes walk tensorflow_engine litert_engine
+    engine codec pipelines predict graph_files graph_images serving
+    contestants wasserstein workers evaluation summary report pillow_plugin demo
+    arguments batch commands cli
 """.split()
 
 # What answers before there are pixels to code.
 QUICK = """
     console files signals bitstream tiling quality plugins metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
-    planes compression engine codec pipelines pillow_plugin arguments batch commands cli
+    planes compression lanes walk tensorflow_engine litert_engine engine codec pipelines
+    pillow_plugin arguments batch commands cli
 """.split()
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))

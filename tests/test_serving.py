@@ -123,7 +123,7 @@ def test_dense_functions_compile_and_agree(exported):
     assert len(loaded.buckets) == 2 * len(serving.BUCKETS)
     images = np.stack([image_of("face_100"), image_of("face_0")] * 2)
     images = np.pad(images, [(0, 0), (0, 56), (0, 56), (0, 0)], "reflect")
-    own = codec.load(MODEL)
+    own = codec.load(MODEL, "tensorflow").engine
     y = [own.parts["analysis"](image=tf.constant(x))["y"][0] for x in images]
     y_hat, quality = np.round(y), np.float32([0.1, 0.4, 0.7, 1])
     x_hat = [

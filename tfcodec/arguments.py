@@ -183,6 +183,17 @@ def add_files(command, source: str, target: str) -> None:
     )
 
 
+def add_engine(command) -> None:
+    """Adds what runs the model."""
+    command.add_argument(
+        "--engine",
+        choices=("auto", "litert", "tensorflow"),
+        default="auto",
+        help="what runs the model: litert starts at once and has no effort; auto takes "
+        "it where it and the model's files for it are installed (default: %(default)s)",
+    )
+
+
 def add_rate(command) -> None:
     """Adds the quality, or what stands in its place."""
     rate = command.add_mutually_exclusive_group()
@@ -264,6 +275,7 @@ def add_compress(commands) -> None:
         help="decode what was written, and show its PSNR, MS-SSIM and SSIMULACRA2",
     )
     add_max_pixels(command, "images")
+    add_engine(command)
 
 
 def add_decompress(commands) -> None:
@@ -296,6 +308,7 @@ def add_decompress(commands) -> None:
         help="a model directory, for files made with a model that is not shipped",
     )
     add_max_pixels(command, "files")
+    add_engine(command)
 
 
 def add_info(commands) -> None:

@@ -1,6 +1,6 @@
 """The public face: an array and a quality to bytes, and back.
 
-Needs TensorFlow only, and loads it only when there are pixels to code.
+Needs LiteRT or TensorFlow, and loads it only when there are pixels to code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tfcodec import bitstream, engine, forks, metrics, planes, quality, registry
+from tfcodec import bitstream, forks, metrics, planes, quality, registry
+from tfcodec import engine as engines
 from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress
 from tfcodec.tiling import Box
@@ -26,29 +27,46 @@ _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str, fingerprint: bytes) -> engine.Codec:
+def _loaded(path: str, fingerprint: bytes, name: str) -> engines.Codec:
     # Loaded again where a directory holds another model than it did.
-    return engine.Codec(registry.Model.at(path))
+    model = registry.Model.at(path)
+    return engines.Codec(model, engines.ENGINES[name])
 
 
-def loaded(model: registry.Model) -> engine.Codec:
-    """Returns the codec of a model, loaded once.
+def loaded(
+    model: registry.Model, engine: str = "auto", effort: int = 0
+) -> engines.Codec:
+    """Returns the codec of a model, loaded once for each engine.
+
+    Args:
+        model: what to load.
+        engine, effort: as of `compress`.
 
     Raises:
-        RuntimeError: this process was forked from one in which TensorFlow has run.
+        ValueError: the engine cannot run the model.
+        RuntimeError: this process was forked from one in which TensorFlow has run, and
+            needs it.
     """
-    forks.check()
+    if load_here := loader.get():
+        forks.check()
+        with _loading:
+            return load_here(str(model.path), model.fingerprint)
+    name = engines.chosen(model, engine, effort)
+    if name == "tensorflow":
+        forks.check()
     with _loading:
-        return (loader.get() or _loaded)(str(model.path), model.fingerprint)
+        return _loaded(str(model.path), model.fingerprint, name)
 
 
-def load(model: str | os.PathLike = DEFAULT_MODEL) -> engine.Codec:
-    """Returns the codec of a shipped model or a model directory, loaded once.
+def load(
+    model: str | os.PathLike = DEFAULT_MODEL, engine: str = "auto", effort: int = 0
+) -> engines.Codec:
+    """Returns the codec of a shipped model or a model directory, as `loaded` does.
 
     Raises:
         ValueError: there is no such model.
     """
-    return loaded(registry.resolve(model))
+    return loaded(registry.resolve(model), engine, effort)
 
 
 def compress(
@@ -69,6 +87,7 @@ def compress(
     xmp: bytes | None = None,
     verify: bool = False,
     max_pixels: int | None = None,
+    engine: str = "auto",
 ) -> bytes:
     """Compresses an image.
 
@@ -101,6 +120,9 @@ def compress(
         verify: decode what was coded, and compare.
         max_pixels: width times height that is taken, 0 for any; by default what
             `Limits` allow, so that all can read the file.
+        engine: what runs the model: `litert`, which starts at once and has no effort;
+            `tensorflow`; or `auto`, the first of both that is installed and can do it.
+            Files that one engine made open with the other.
 
     Returns:
         A whole `.tfc` file.
@@ -112,12 +134,12 @@ def compress(
             the process was forked, see above.
     """
     image = planes.checked_image(image)
-    engine.check_size(image, max_pixels)
+    engines.check_size(image, max_pixels)
     target = target_of(
         image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
         target_ssimulacra2,
     )  # fmt: skip
-    return load(model).compress(
+    return load(model, engine, effort).compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata={"icc_profile": icc_profile, "exif": exif, "xmp": xmp}, verify=verify,
     )  # fmt: skip
@@ -170,6 +192,7 @@ def decompress(
     progress: Progress | None = None,
     realism: float | None = None,
     max_pixels: int | None = None,
+    engine: str = "auto",
 ) -> np.ndarray:
     """Decompresses a `.tfc` file.
 
@@ -190,6 +213,7 @@ def decompress(
             original in every pixel, to 1. By default what the model's card says for the
             file's quality. Use 0 for evidence, medicine and measurement.
         max_pixels: width times height in place of that of `limits`, 0 for any.
+        engine: as of `compress`. Pixels of both may differ by one.
 
     Returns:
         uint8 [height, width, 3], RGB; or as the file has it, [height, width] greyscale,
@@ -207,7 +231,7 @@ def decompress(
     region = region_of(header, crop)
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
-    codec = loaded(found)
+    codec = loaded(found, engine)
     return codec.decompress(header, chunks, region, progress, limits, realism)
 
 

@@ -50,7 +50,7 @@ def compress(args: argparse.Namespace) -> bool:
         return codec.compress(
             picture.pixels, level, args.model, args.effort, progress,
             alpha_quality=args.alpha_quality, verify=args.verify, **targets,
-            max_pixels=args.max_pixels, **picture.metadata,
+            max_pixels=args.max_pixels, engine=args.engine, **picture.metadata,
         )  # fmt: skip
 
     def one(job, progress):
@@ -110,7 +110,9 @@ def _measured(pixels, data, args, row):
     """Returns figures of what was written, in words, and adds them to a row."""
     from tfcodec import codec, metrics, planes, ssimulacra2
 
-    decoded = codec.decompress(data, model=args.model, max_pixels=args.max_pixels)
+    decoded = codec.decompress(
+        data, model=args.model, max_pixels=args.max_pixels, engine=args.engine
+    )
     pair = planes.separated(pixels)[0], planes.separated(decoded)[0]
     row["psnr"] = metrics.psnr(*pair)
     text = f"\nPSNR {row['psnr']:.2f} dB"
@@ -141,7 +143,7 @@ def decompress(args: argparse.Namespace) -> bool:
             return server.decompress(data, **most)
         return codec.decompress(
             data, model=args.model, crop=args.crop, progress=progress,
-            realism=args.realism, **most,
+            realism=args.realism, engine=args.engine, **most,
         )  # fmt: skip
 
     def one(job, progress):

@@ -56,8 +56,12 @@ class Compression:
         self.codec, self.header, self.image = codec, header, image
         self.chunks, self.steps, self.verify = chunks, steps_of(effort), verify
         self.boxes = codec.boxes(header)
-        if self.steps and "improve" not in codec.parts:
-            raise ValueError(f"model {codec.model.name} has no effort above 0")
+        if self.steps and not codec.engine.can_improve:
+            raise ValueError(
+                f"model {codec.model.name} has no effort above 0"
+                if codec.engine.name == "tensorflow"
+                else "effort above 0 needs the TensorFlow engine"
+            )
         self.progress = progress
         self.latents: list = []  # of each tile, where they are kept
         self.files: dict[float, bytes] = {}  # by quality
@@ -78,7 +82,7 @@ class Compression:
 
         def string(box):
             y = self._analysed(box, level)
-            return self._encode(box, y, level)["string"].numpy()
+            return self._encode(box, y, level)[0]
 
         return list(side_by_side(string, self.boxes))
 
@@ -107,9 +111,10 @@ class Compression:
             strings = [b""] * len(self.boxes)
 
             def y_hat(k):
-                result = self._encode(self.boxes[k], self.latents[k], level)
-                strings[k] = result["string"].numpy()
-                return result["y_hat"].numpy()
+                strings[k], _, y_hat = self._encode(
+                    self.boxes[k], self.latents[k], level
+                )
+                return y_hat
 
             if target.figure == "bytes":
                 for _ in side_by_side(y_hat, range(len(self.boxes))):
@@ -158,7 +163,7 @@ class Compression:
         """Returns y of a tile, improved if there is effort."""
         codec = self.codec
         outer, pixels = self._seen(box)
-        y = codec.parts["analysis"](image=pixels)["y"]
+        y = codec.engine.analysis(pixels)
         self.tick()
         if self.steps:
             y = self._improved(pixels, y, level)
@@ -180,34 +185,31 @@ class Compression:
         pixels = tiling.cut(self.image, outer)
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, -1)
-        return outer, codec.tf.constant(pixels)
+        return outer, pixels
 
     def _improved(self, pixels, y, level):
         """Returns the best of some improvements of y, and y itself."""
-        codec = self.codec
         best, least = y, np.inf
         for step in range(self.steps + 1):
-            damping = codec.tf.constant(0.3 / (1 + 0.1 * step), codec.tf.float32)
-            result = codec.parts["improve"](
-                image=pixels, y=y, quality=codec._fraction(level), damping=damping
+            improved, cost = self.codec.engine.improve(
+                pixels, y, quality.fraction(level), 0.3 / (1 + 0.1 * step)
             )
-            if result["cost"] < least:
-                best, least = y, float(result["cost"])
-            y = result["y"]
+            if cost < least:
+                best, least = y, cost
+            y = improved
             self.tick()
         return best
 
     def _encode(self, box, y, level):
-        codec = self.codec
-        result = codec.parts["encode"](y=y, quality=codec._fraction(level))
+        """Returns what `Engine.encode` does of a tile."""
+        string, whole, y_hat = self.codec.engine.encode(y, quality.fraction(level))
         if self.latents:
             self.tick()
         if self.verify:
-            string = result["string"].numpy()
-            back = codec.decode(box.height, box.width, string)["y"]
-            if not np.array_equal(back, result["y"]):
+            back, _ = self.codec.decode(box.height, box.width, string)
+            if not np.array_equal(back, whole):
                 raise RuntimeError("what was coded does not decode to what it was")
-        return result
+        return string, whole, y_hat
 
 
 def side_by_side(function: Callable, items: Sequence) -> Iterator:

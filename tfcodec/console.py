@@ -23,6 +23,7 @@ NOISE = (
     r"[IW]\d{4} \d\d:\d\d:\d\d\.|[IW]0000 |"
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] |"
     r"To enable the following instructions: |"
+    r"INFO: Created TensorFlow Lite |"
     r"(E0000|.*: E) .*(Unable to register cu|failed call to cuInit)"
 )
 # A process of its own, so that what TensorFlow says before it aborts still arrives. It

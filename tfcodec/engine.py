@@ -1,27 +1,25 @@
-"""A model, loaded: what it does to images and files of any size, tile by tile."""
+"""A model, loaded: what it does to images and files of any size, tile by tile.
+
+What runs the model is one of two engines: see `Engine`.
+"""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
+import importlib.util
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from tfcodec import (
-    bitstream,
-    compression,
-    forks,
-    memory,
-    planes,
-    quality,
-    registry,
-    tiling,
-)
+from tfcodec import bitstream, compression, planes, quality, registry, tiling
 from tfcodec.bitstream import Chunk, CorruptStream, Header, Limits, UnsupportedStream
 from tfcodec.compression import Progress
+from tfcodec.litert_engine import LiteRTEngine
+from tfcodec.litert_engine import installed as litert_installed
+from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
 
 # Of what no stranger made.
@@ -37,30 +35,100 @@ def check_size(image: np.ndarray, max_pixels: int | None = None) -> None:
     bitstream.check_limits(header, Limits().for_pixels(max_pixels))
 
 
+class Engine(Protocol):
+    """What a model can do, of one tile at a time, in NumPy's arrays.
+
+    y, latents before the quality's gain, and y_hat, what is decoded of them after it,
+    are float32 [1, rows, columns, channels]; quality is 0 to 1, an image uint8
+    [height, width, 3], both multiples of the model's stride.
+    """
+
+    name: str  # one of `ENGINES`
+    can_improve: bool  # whether it has `improve`
+
+    def check(self) -> None:
+        """Raises RuntimeError in a process in which it would wait for ever."""
+
+    def analysis(self, image: np.ndarray) -> np.ndarray:
+        """Returns y."""
+
+    def improve(self, image, y, quality: float, damping: float):
+        """Returns (a y that costs less, or nearly so, the cost of that given)."""
+
+    def encode(self, y: np.ndarray, quality: float):
+        """Returns (string, y in sixteenths as int32, y_hat)."""
+
+    def decode(self, string: bytes, size: tuple[int, int]):
+        """Returns (y in sixteenths as int32, y_hat) of so many pixels.
+
+        Raises:
+            CorruptStream: the coder did not end as an encoder leaves it.
+        """
+
+    def synthesis(self, y_hat: np.ndarray, quality: float) -> np.ndarray:
+        """Returns the image, nearest to the original."""
+
+    def realistic(self, y_hat, quality: float, origin: tuple[int, int]) -> np.ndarray:
+        """Returns the image with grain, of latents that begin at `origin`."""
+
+
+ENGINES = {"litert": LiteRTEngine, "tensorflow": TensorFlowEngine}
+
+
+def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
+    """Returns the name of the engine that runs a model.
+
+    Args:
+        model: what is run.
+        wanted: `auto`, which takes LiteRT where it and the model's files for it are
+            installed, and there is no effort; or a name.
+        effort: of `compress`.
+
+    Raises:
+        ValueError: there is no such engine, or it cannot run the model.
+    """
+    if wanted not in ("auto", *ENGINES):
+        raise ValueError(f"engine must be auto, {' or '.join(ENGINES)}, not {wanted!r}")
+    lacks = {
+        "litert": not model.litert
+        and f"model {model.name} has no LiteRT files: {model.path}"
+        or not litert_installed()
+        and "LiteRT is not installed: pip install ai-edge-litert"
+        or effort
+        and "effort above 0 needs the TensorFlow engine",
+        "tensorflow": not model.tensorflow
+        and f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
+        or not importlib.util.find_spec("tensorflow")
+        and "TensorFlow is not installed: pip install tensorflow",
+    }
+    order = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
+    for name in order:
+        if not lacks[name]:
+            return name
+    reasons = dict.fromkeys(lacks[name] for name in order)
+    raise ValueError("; ".join(reasons))
+
+
 class Codec:
     """A model, loaded, with its two verbs.
 
     Args:
         model: a `registry.Model`.
+        engine: what makes an `Engine` of it.
 
     Attributes:
+        engine: what runs the model.
         runs: how often each part of the model has run, over pixels or latents of a
             whole image: a Counter of `analysis`, `encode`, `synthesis`.
     """
 
-    def __init__(self, model: registry.Model):
-        import tensorflow as tf
-
-        memory.keep_freed()
-        self.model = model
-        self.tf = tf
-        self.parts = self._parts(str(model.path))
+    def __init__(
+        self,
+        model: registry.Model,
+        engine: Callable[[registry.Model], Engine] = TensorFlowEngine,
+    ):
+        self.model, self.engine = model, engine(model)
         self.runs = collections.Counter()
-
-    @functools.cached_property
-    def second(self) -> Callable:
-        """The second synthesis, loaded when it is first asked for."""
-        return self._parts(str(self.model.realism))["synthesis"]
 
     def realism(self, header: Header, wanted: float | None) -> float:
         """Returns how realistic the image of a file is drawn, 0 to 1.
@@ -79,9 +147,6 @@ class Codec:
         if wanted and not self.model.realism:
             raise ValueError(f"model {self.model.name} has no realism above 0")
         return float(wanted)
-
-    def _parts(self, path):
-        return self.tf.saved_model.load(path).signatures
 
     def compress(
         self,
@@ -104,7 +169,7 @@ class Codec:
             tile: side of tiles in pixels, a power of two; 0 for one, by default as
                 the size of the image asks for.
         """
-        forks.check()
+        self.engine.check()
         image = planes.checked_image(image)
         layout = planes.LAYOUTS[planes.channels_of(image)]
         compression.steps_of(effort)
@@ -135,29 +200,23 @@ class Codec:
 
     def decode(
         self, height: int, width: int, payload: bytes, limits: Limits = UNLIMITED
-    ) -> dict:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Entropy decoding of a tile of so many pixels.
 
         Returns:
-            `y` int32 [1, h, w, c], sixteenths, and `y_hat` float32 likewise.
+            (y int32 [1, h, w, c], sixteenths; y_hat float32 likewise).
 
         Raises:
             CorruptStream: the coder did not end as an encoder leaves it.
             UnsupportedStream: over the limit of escapes.
         """
-        tf = self.tf
-        escapes = int.from_bytes(payload[2:6], "little")  # see `rans`
+        escapes = int.from_bytes(payload[2:6], "little")  # see docs/format.md
         if limits.escapes and escapes > limits.escapes:
             raise UnsupportedStream(
                 f"{escapes} escapes: over the limit of {limits.escapes}"
             )
         size = tiling.padded_size(height, width, self.model.stride)
-        result = self.parts["decode"](
-            string=tf.constant(payload), size=tf.constant(size, tf.int32)
-        )
-        if not result["sound"]:
-            raise CorruptStream("the coded pixels are damaged")
-        return result
+        return self.engine.decode(payload, size)
 
     def decompress(
         self,
@@ -169,7 +228,7 @@ class Codec:
         realism: float | None = None,
     ) -> np.ndarray:
         """Returns the image of a file, uint8, or a region of it: see `decompress`."""
-        forks.check()
+        self.engine.check()
         realism = self.realism(header, realism)
         if header.tile_side % self.model.stride:
             raise CorruptStream(f"tiles of {header.tile_side} pixels")
@@ -220,8 +279,7 @@ class Codec:
 
         def y_hat(k):
             box = boxes[k]
-            result = self.decode(box.height, box.width, strings[k], limits)
-            return result["y_hat"].numpy()
+            return self.decode(box.height, box.width, strings[k], limits)[1]
 
         return y_hat
 
@@ -277,7 +335,7 @@ class Codec:
         )
         decoded = compression.side_by_side(lambda k: (k, y_hat(k)[0]), list(order))
         known: dict[int, np.ndarray] = {}
-        fraction = self._fraction(header.quality)
+        fraction = quality.fraction(header.quality)
         self.runs["synthesis"] += 1
         for number in wanted:
             for old in [k for k in known if k < number - before]:
@@ -296,18 +354,14 @@ class Codec:
 
     def _drawn(self, values, fraction, frame, realism):
         """Synthesises y_hat [h, w, c] that lies at `frame` of the image's latents."""
-        given = {"y_hat": self.tf.constant(values[None]), "quality": fraction}
         if realism < 1:
-            faithful = self.parts["synthesis"](**given)["image"].numpy()
+            faithful = self.engine.synthesis(values[None], fraction)
             if realism == 0:
                 return faithful
-        origin = self.tf.constant([frame.top, frame.left])
-        grain = self.second(**given, origin=origin)["image"].numpy()
+        origin = (frame.top, frame.left)
+        grain = self.engine.realistic(values[None], fraction, origin)
         if realism == 1:
             return grain
         # The best trade of error against realism (Yan et al. 2022, arXiv:2202.01379).
         mean = faithful + np.float32(realism) * (grain.astype(np.float32) - faithful)
         return np.rint(mean).astype(np.uint8)
-
-    def _fraction(self, level):
-        return self.tf.constant(quality.fraction(level), self.tf.float32)

@@ -7,16 +7,12 @@ import functools
 
 import numpy as np
 
-from tfcodec import (
-    codec,
-    engine,
-    planes,
-    registry,
-)
+from tfcodec import codec, engine, planes, registry
+from tfcodec.tensorflow_engine import TensorFlowEngine
 
 
-class PipelineCodec(engine.Codec):
-    """A `Codec` for functions of Python's that TensorFlow calls, as in `tf.data`.
+class PipelineEngine(TensorFlowEngine):
+    """The engine for functions of Python's that TensorFlow calls, as in `tf.data`.
 
     Such a function holds one of TensorFlow's inter-op threads until it returns. Where
     as many run at a time as there are such threads, a function of TensorFlow that they
@@ -50,13 +46,13 @@ class PipelineCodec(engine.Codec):
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, fingerprint: bytes) -> PipelineCodec:
-    return PipelineCodec(registry.Model.at(path))
+def _loaded(path: str, fingerprint: bytes) -> engine.Codec:
+    return engine.Codec(registry.Model.at(path), PipelineEngine)
 
 
 @contextlib.contextmanager
 def _called_by_tensorflow():
-    """Has `codec` code, within here, by a `PipelineCodec`."""
+    """Has `codec` code, within here, by a `PipelineEngine`."""
     token = codec.loader.set(_loaded)
     try:
         yield

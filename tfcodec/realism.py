@@ -132,7 +132,8 @@ class Encoder:
     """A model as files know it: patches to latents after the inverse gain."""
 
     def __init__(self, source: registry.Model, model):
-        self.parts, self.model = codec.load(source.path).parts, model
+        self.parts = codec.load(source.path, "tensorflow").engine.parts
+        self.model = model
 
     def __call__(self, image, quality):
         """uint8 [h, w, 3], float32 [] to (latents [h', w', c], faithful picture)."""

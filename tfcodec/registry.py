@@ -15,6 +15,7 @@ from tfcodec.bitstream import UnsupportedStream
 
 ROOT = pathlib.Path(__file__).parent / "models"
 REALISM = "realism"  # directory of the second synthesis, in that of a model
+LITERT = "litert"  # directory of the files for the engine without TensorFlow
 FINGERPRINT_BYTES = 8  # of the SHA-256, as a file holds them
 
 
@@ -67,9 +68,10 @@ class Model:
             ValueError: `path` is no model directory, or its card is damaged.
         """
         path = pathlib.Path(path)
-        for needed in ("saved_model.pb", "card.json"):
-            if not (path / needed).is_file():
-                raise ValueError(f"not a model directory: {path} has no {needed}")
+        if not (path / "card.json").is_file():
+            raise ValueError(f"not a model directory: {path} has no card.json")
+        if not (path / "saved_model.pb").is_file() and not (path / LITERT).is_dir():
+            raise ValueError(f"not a model directory: {path} has no saved_model.pb")
         try:
             model = cls(path, json.loads((path / "card.json").read_text("utf-8")))
             sound = (
@@ -140,6 +142,17 @@ class Model:
         path = self.path / REALISM
         return path if (path / "saved_model.pb").is_file() else None
 
+    @property
+    def litert(self) -> pathlib.Path | None:
+        """Directory of its LiteRT files, if the model has them."""
+        path = self.path / LITERT
+        return path if path.is_dir() else None
+
+    @property
+    def tensorflow(self) -> bool:
+        """Whether the model has the SavedModel that TensorFlow loads."""
+        return (self.path / "saved_model.pb").is_file()
+
     def default_realism(self, quality: float) -> float:
         """Realism, 0 to 1, at which files of a quality are opened unless one is named.
 
@@ -192,7 +205,7 @@ def find(fingerprint: bytes, extra: Model | None = None) -> Model:
 
     Args:
         fingerprint: of the file's header, 8 bytes.
-        extra: a model to look at beside the shipped ones.
+        extra: a model to look at before the shipped ones.
 
     Raises:
         UnsupportedStream: it is none of them.

@@ -1,0 +1,207 @@
+"""The engine without TensorFlow codes what the other does: integers, files, pixels."""
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tfcodec import bitstream, engine, lanes, registry, walk
+from tfcodec.bitstream import CorruptStream
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+ROWS = json.loads((GOLDEN / "golden.json").read_text())
+OURS = [name for name, row in ROWS.items() if row["model"] == "model"]
+# Frequencies of two rows, and the values that their first symbols stand for.
+TABLES = lanes.Tables([4000, 95, 1, 96, 2000, 2000], [3, 3], [-1, 5])
+
+
+def coded(rows, values):
+    writer = lanes.Writer(TABLES)
+    writer.write(rows, values)
+    return writer.finish()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 5000, 20000])
+def test_a_string_reads_back(count):
+    rng = np.random.default_rng(count)
+    rows = rng.integers(0, 2, count)
+    values = rng.integers(-3, 9, count)
+    values[::50] = rng.choice([-8191, 8191, 300, -300], len(values[::50]))
+    string = coded(rows, values)
+    reader = lanes.Reader(TABLES, string)
+    found = reader.read(rows)
+    reader.finish()
+    assert np.array_equal(found, values)
+    assert string[:2] == lanes.lanes_for(count).to_bytes(2, "little")
+
+
+def read(data, rows):
+    reader = lanes.Reader(TABLES, data)
+    reader.read(rows)
+    reader.finish()
+
+
+def test_a_damaged_string_is_refused():
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 2, 300)
+    string = coded(rows, rng.integers(-3, 9, 300))
+    bad = [string[:k] for k in range(0, len(string), 3)] + [string + b"\0\0"]
+    bad += [bytes(b ^ (k == at) for k, b in enumerate(string)) for at in range(40)]
+    bad += [rng.bytes(60) for _ in range(50)]
+    for data in bad:
+        with pytest.raises(CorruptStream):
+            read(data, rows)
+
+
+def test_fewer_lanes_than_an_encoder_chooses_are_refused_before_any_work():
+    reader = lanes.Reader(TABLES, coded(np.zeros(10, int), np.zeros(10, int)))
+    with pytest.raises(CorruptStream):
+        reader.read(np.zeros(10**6, int))
+    assert reader.words_read == 0
+
+
+@pytest.mark.parametrize("side", [1, 3, 5])
+def test_a_convolution_sums_as_its_definition_says(side):
+    rng = np.random.default_rng(0)
+    kernel = rng.integers(-9, 10, (side, side, 2, 3))
+    x = rng.integers(-9, 10, (5, 4, 2)).astype(walk.exact_dtype())
+    found = walk.Layer(kernel, np.zeros((4, 3))).sums(x)
+    edge = side // 2
+    padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
+    for i, j in np.ndindex(5, 4):
+        seen = padded[i : i + side, j : j + side]
+        assert np.array_equal(found[i, j], np.einsum("abc,abcd->d", seen, kernel))
+
+
+def test_auto_takes_litert_where_it_can(tmp_path, monkeypatch):
+    model = registry.Model(tmp_path, {"name": "small"})
+    monkeypatch.setattr(engine, "litert_installed", lambda: True)
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match=r"no LiteRT files.*no SavedModel"):
+        engine.chosen(model)
+    (tmp_path / "saved_model.pb").touch()
+    assert engine.chosen(model) == "tensorflow"
+    with pytest.raises(ValueError, match="no LiteRT files"):
+        engine.chosen(model, "litert")
+    (tmp_path / "litert").mkdir()
+    assert engine.chosen(model) == "litert"
+    assert engine.chosen(model, effort=1) == "tensorflow"
+    with pytest.raises(ValueError, match="effort above 0 needs the TensorFlow engine"):
+        engine.chosen(model, "litert", effort=1)
+    monkeypatch.setattr(engine, "litert_installed", lambda: False)
+    assert engine.chosen(model) == "tensorflow"
+    with pytest.raises(ValueError, match="pip install ai-edge-litert"):
+        engine.chosen(model, "litert")
+    with pytest.raises(ValueError, match="engine must be auto, litert or tensorflow"):
+        engine.chosen(model, "onnx")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The golden model, with grain, by each engine: (TensorFlow's codec, LiteRT's)."""
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_compression")
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    from tfcodec import export, litert_export, transforms, weights
+
+    directory = tmp_path_factory.mktemp("model") / "golden"
+    shutil.copytree(GOLDEN / "model", directory)
+    source = registry.Model.at(directory)
+    model = litert_export.built(source)
+    weights.load_model(model, directory)
+    second = transforms.RealisticSynthesis(model.synthesis, (2, 3, 4))
+    second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
+    rng = np.random.default_rng(0)
+    for layer in second.noise:
+        layer.project.assign(rng.normal(0, 0.5, layer.project.shape))
+        layer.gate.assign(rng.normal(0, 0.1, layer.gate.shape))
+    export.export_realism(model, second, directory / registry.REALISM)
+    card = {**source.card, "realism": {"reach": 4, "default": []}}
+    (directory / "card.json").write_text(json.dumps(card))
+    litert_export.export(directory)
+    model = registry.Model.at(directory)
+    return engine.Codec(model), engine.Codec(model, engine.LiteRTEngine)
+
+
+def golden(name):
+    return bitstream.unpack((GOLDEN / f"{name}.tfc").read_bytes())
+
+
+def test_golden_files_hold_the_same_integers(both):
+    _, ours = both
+    for name in OURS:
+        header, chunks = golden(name)
+        boxes = {
+            kind: iter(ours.boxes(header))
+            for kind in (bitstream.TILE, bitstream.ALPHA_TILE)
+        }
+        found = []
+        for chunk in (chunk for chunk in chunks if chunk.type in boxes):
+            string = chunk.data[2 * (chunk.type == bitstream.ALPHA_TILE) :]
+            box = next(boxes[chunk.type])
+            y, _ = ours.decode(box.height, box.width, string)
+            found.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
+        assert found == ROWS[name]["integers"], name
+
+
+def test_both_draw_the_same_pixels_to_one_level(both):
+    for name in ("face_50", "alpha_tiles", "grey_30", "pixel_30", "prime_30"):
+        pictures = [each.decompress(*golden(name)).astype(int) for each in both]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+
+
+@pytest.mark.parametrize("realism", [0.5, 1])
+def test_both_draw_the_same_grain_to_one_level_in_tiles_too(both, realism):
+    for name in ("face_50", "tiles_128"):
+        pictures = [
+            each.decompress(*golden(name), realism=realism).astype(int) for each in both
+        ]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+    faithful = both[0].decompress(*golden("tiles_128"))
+    assert np.abs(faithful - pictures[0]).mean() > 1
+
+
+def test_a_file_of_one_engine_opens_with_the_other(both):
+    image = tiny.photograph(130, 200)
+    for writer in both:
+        data = writer.compress(image, 60, verify=True)
+        pictures = [
+            each.decompress(*bitstream.unpack(data)).astype(int) for each in both
+        ]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_of_the_same_latents_both_write_the_same_bytes(both):
+    theirs, ours = both
+    y = theirs.engine.analysis(tiny.photograph(128, 192))
+    results = [each.engine.encode(y, 0.7) for each in (theirs, ours)]
+    assert results[0][0] == results[1][0]
+    for first, second in list(zip(*results))[1:]:
+        assert np.array_equal(first, second)
+
+
+def test_latents_that_are_no_numbers_code_and_decode(both):
+    _, ours = both
+    y = np.zeros((1, 8, 4, ours.model.channels), np.float32)
+    y[0, 3, 1], y[0, 5, :, 0], y[0, 6, 2, 1] = np.nan, np.inf, -1e30
+    string, whole, _ = ours.engine.encode(y, 0.5)
+    assert np.array_equal(ours.decode(128, 64, string)[0], whole)
+
+
+def test_effort_names_the_engine_that_has_it(both):
+    with pytest.raises(ValueError, match="needs the TensorFlow engine"):
+        both[1].compress(tiny.photograph(64, 64), effort=1)
+
+
+def test_litert_files_of_another_model_are_refused(both, tmp_path):
+    source = both[1].model
+    shutil.copytree(source.path, tmp_path / "model")
+    card = {**source.card, "fingerprint": "00" * 32}
+    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    other = engine.LiteRTEngine(registry.Model.at(tmp_path / "model"))
+    with pytest.raises(ValueError, match="LiteRT files of another model"):
+        other.decode(b"", (64, 64))

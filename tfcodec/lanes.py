@@ -1,0 +1,212 @@
+"""The entropy coder of `rans` in NumPy: the same bytes, without TensorFlow.
+
+docs/format.md, "A string", says what the bytes are. A string is coded by many states
+side by side, its lanes; one step codes a symbol in each lane, and is a few NumPy calls
+on arrays of that length. A string has about 4096 to 8192 steps, whatever its size, as
+the number of lanes grows with that of symbols.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfcodec.bitstream import CorruptStream
+
+PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
+MAX_LANES = 1024
+SYMBOLS_PER_LANE = 4096
+
+_TOTAL = 1 << PRECISION
+_LOWEST = 1 << 16  # the least state: where an encoder starts and a decoder ends
+_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzagged, it still fits 16 bits
+_LARGE = 255  # the byte of an escape that has a unit of its own
+_HEADER = 3  # units before the states
+
+
+class Tables:
+    """Distributions over runs of consecutive integers, one for each row.
+
+    The last symbol of a row is its escape. One more row than is given holds a single
+    symbol that is certain: coding it changes nothing, so it fills up the last step.
+
+    Args:
+        frequency: [symbols], of 4096, row after row.
+        size: [rows], the number of symbols of each.
+        offset: [rows], the value that the first symbol of each stands for.
+    """
+
+    def __init__(self, frequency, size, offset):
+        frequency = np.append(frequency, _TOTAL).astype(np.int64)
+        self.size = np.append(size, 1).astype(np.int64)
+        self.offset = np.append(offset, 0).astype(np.int64)
+        self.first = np.cumsum(self.size) - self.size
+        # Frequencies of a row fill its 4096 slots exactly, so sums run on.
+        begin = np.cumsum(frequency) - frequency
+        self.frequency, self.start = frequency, begin % _TOTAL
+        # Of each slot, row after row: its symbol, that one's frequency, and how many
+        # slots of the same symbol come before.
+        self.slot_symbol = np.repeat(np.arange(len(frequency)), frequency)
+        self.slot_frequency = frequency[self.slot_symbol]
+        self.slot_rank = np.arange(len(self.slot_symbol)) - begin[self.slot_symbol]
+
+
+def lanes_for(count: int) -> int:
+    """Returns the number of lanes of a string of `count` symbols."""
+    return min(max(count // SYMBOLS_PER_LANE, 1), MAX_LANES)
+
+
+def _steps(values, lanes, filling):
+    """Returns values [n] as [steps, lanes], the last step filled up."""
+    whole = np.full(-(-len(values) // lanes) * lanes, filling, np.int64)
+    whole[: len(values)] = values
+    return whole.reshape(-1, lanes)
+
+
+class Writer:
+    """Codes segments, in order, into one string. Used once."""
+
+    def __init__(self, tables: Tables):
+        self.tables = tables
+        self.symbols, self.escapes = [], []
+
+    def write(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """Appends a segment: integers [n], coded by the rows [n] of the tables.
+
+        A value beyond a row's by more than 32767 becomes one that is not.
+        """
+        tables = self.tables
+        values = values.astype(np.int64) - tables.offset[rows]
+        escape = tables.size[rows] - 1
+        above, below = values - escape, -1 - values
+        escaped = (above >= 0) | (below >= 0)
+        excess = np.minimum(np.maximum(above, below)[escaped], _MAX_EXCESS)
+        self.escapes.append(2 * excess + (below[escaped] >= 0))
+        self.symbols.append(tables.first[rows] + np.where(escaped, escape, values))
+
+    def finish(self) -> bytes:
+        """Returns the string."""
+        tables = self.tables
+        lanes = lanes_for(sum(map(len, self.symbols)))
+        null = len(tables.frequency) - 1
+        symbols = [_steps(part, lanes, null) for part in self.symbols]
+        symbols = np.concatenate([np.empty((0, lanes), np.int64), *symbols])
+        states, words = _encode(tables.frequency[symbols], tables.start[symbols])
+        escapes = np.concatenate([np.empty(0, np.int64), *self.escapes])
+        count = len(escapes)
+        header = np.array([lanes, count & 0xFFFF, count >> 16], "<u2")
+        small = np.minimum(escapes, _LARGE).astype(np.uint8).tobytes()
+        return b"".join(
+            [
+                header.tobytes(),
+                states.astype("<u4").tobytes(),
+                words.astype("<u2").tobytes(),
+                escapes[escapes >= _LARGE].astype("<u2").tobytes(),
+                small + b"\0" * (count % 2),
+            ]
+        )
+
+
+def _encode(frequency, start):
+    """Encodes symbols, from the last step to the first.
+
+    Args:
+        frequency, start: of each symbol, int64 [steps, lanes].
+
+    Returns:
+        (final states [lanes], words as a decoder needs them).
+    """
+    before = np.empty_like(frequency)
+    x = np.full(frequency.shape[1], _LOWEST, np.int64)
+    limit = frequency << (32 - PRECISION)  # from which a state sheds a word
+    rest = _TOTAL - frequency
+    for step in range(len(frequency) - 1, -1, -1):
+        before[step] = x
+        x = x >> ((x >= limit[step]) << 4)
+        # (x // f) * 4096 + x % f + s, with one division.
+        x += x // frequency[step] * rest[step]
+        x += start[step]
+    return x, before[before >= limit] & 0xFFFF
+
+
+class Reader:
+    """Decodes the segments of a string, in order. Used once.
+
+    Time and memory are bounded by the length of the string and the number of symbols
+    that are asked for.
+
+    Raises:
+        CorruptStream: here and from each method: no encoder wrote the string.
+    """
+
+    def __init__(self, tables: Tables, string: bytes):
+        self.tables = tables
+        _check(len(string) % 2 == 0 and len(string) >= 2 * _HEADER)
+        units = np.frombuffer(string, "<u2").astype(np.int64)
+        lanes, escapes = int(units[0]), int(units[1] + (units[2] << 16))
+        begin, end = _HEADER + 2 * lanes, len(units) - (escapes + 1) // 2
+        _check(1 <= lanes <= MAX_LANES and begin <= end)
+        halves = units[_HEADER:begin].reshape(-1, 2)
+        self.states = halves[:, 0] + (halves[:, 1] << 16)
+        _check(self.states.min() >= _LOWEST)
+        small = np.frombuffer(string, np.uint8)[2 * end :]
+        _check(not small[escapes:].any())
+        values = small[:escapes].astype(np.int64)
+        large = values == _LARGE
+        middle = end - int(np.count_nonzero(large))
+        _check(begin <= middle and (units[middle:end] >= _LARGE).all())
+        values[large] = units[middle:end]
+        self.escapes, self.words = values, units[begin:middle]
+        self.count = self.words_read = self.escapes_read = 0
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the next segment, int64 [n], coded by the rows [n] of the tables."""
+        tables, lanes = self.tables, len(self.states)
+        self.count += len(rows)
+        # Fewer lanes than a writer would choose are forged: they could make the decoder
+        # take a thousand times as many steps.
+        _check(lanes >= lanes_for(self.count))
+        slots = _steps(rows * _TOTAL, lanes, (len(tables.size) - 1) * _TOTAL)
+        self._decode(slots)
+        symbols = tables.slot_symbol[slots.reshape(-1)[: len(rows)]]
+        symbols -= tables.first[rows]
+        escaped = np.flatnonzero(symbols >= tables.size[rows] - 1)
+        if len(escaped):
+            last = self.escapes_read + len(escaped)
+            _check(last <= len(self.escapes))
+            zigzag = self.escapes[self.escapes_read : last]
+            self.escapes_read = last
+            symbols[escaped] = np.where(
+                zigzag % 2, -1 - zigzag // 2, symbols[escaped] + zigzag // 2
+            )
+        return symbols + tables.offset[rows]
+
+    def _decode(self, slots):
+        """Adds to the first slots of rows, [steps, lanes], what the states say."""
+        frequency, rank = self.tables.slot_frequency, self.tables.slot_rank
+        x, words, taken = self.states, self.words, self.words_read
+        for slot in slots:
+            slot += x & (_TOTAL - 1)
+            x = x >> PRECISION
+            x *= frequency.take(slot)
+            x += rank.take(slot)
+            takes = (x < _LOWEST).nonzero()[0]
+            count = len(takes)
+            if count:
+                _check(taken + count <= len(words))
+                x[takes] = (x[takes] << 16) + words[taken : taken + count]
+                taken += count
+        self.states, self.words_read = x, taken
+
+    def finish(self) -> None:
+        """Checks that the string is used up and ends as an encoder begins."""
+        _check(
+            len(self.states) == lanes_for(self.count)
+            and (self.states == _LOWEST).all()
+            and self.words_read == len(self.words)
+            and self.escapes_read == len(self.escapes)
+        )
+
+
+def _check(condition):
+    if not condition:
+        raise CorruptStream("the coded pixels are damaged")

@@ -1,0 +1,139 @@
+"""An exported model run by LiteRT and NumPy: a small installation that starts at once.
+
+LiteRT (`ai-edge-litert` on PyPI, TensorFlow Lite's successor) runs the networks of
+floating point, and `walk` the exact coder. `litert_export` makes the files.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import threading
+import zipfile
+
+import numpy as np
+
+from tfcodec import registry, walk
+
+NUMBERS = "coder.npz"  # of the coder, beside the LiteRT files
+# Pixels of the image after which the noise of the second synthesis repeats.
+PERIOD = 256
+
+
+def installed() -> bool:
+    return importlib.util.find_spec("ai_edge_litert") is not None
+
+
+def cores() -> int:
+    """Returns on how many processor cores this process may run."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Network:
+    """A LiteRT file, for inputs of any height and width.
+
+    Memory of its own is kept for one size at a time, so calls wait for each other.
+    """
+
+    def __init__(self, path):
+        from ai_edge_litert.interpreter import Interpreter
+
+        if not path.is_file():
+            raise ValueError(f"not a whole model directory: no {path}")
+        self.interpreter = Interpreter(model_path=str(path), num_threads=cores())
+        self.lock = threading.Lock()
+        self.runner = self.interpreter.get_signature_runner()
+
+    def __call__(self, **inputs) -> dict[str, np.ndarray]:
+        """Runs it on arrays, by the names that its inputs have."""
+        with self.lock:
+            return self.runner(**inputs)
+
+
+class LiteRTEngine:
+    """A model, loaded: see `engine.Engine` for what each method means.
+
+    Raises:
+        ValueError: its LiteRT files are missing, damaged, or of another model.
+    """
+
+    name = "litert"
+    can_improve = False
+
+    def __init__(self, model: registry.Model):
+        self.model, self.path = model, model.litert
+        if self.path is None:
+            raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
+        self.process, self.loaded = os.getpid(), {}
+        self.loading = threading.Lock()
+
+    def check(self) -> None:
+        """Nothing: a forked process loads its own networks."""
+
+    @functools.cached_property
+    def numbers(self) -> dict[str, np.ndarray]:
+        path = self.path / NUMBERS
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                numbers = {name: found[name] for name in found.files}
+            of = numbers["fingerprint"].tobytes()
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"damaged LiteRT files: {path}: {error}") from None
+        if of != self.model.fingerprint:
+            raise ValueError(f"LiteRT files of another model than its card's: {path}")
+        return numbers
+
+    @functools.cached_property
+    def coder(self) -> walk.Coder:
+        return walk.Coder(self.numbers)
+
+    def network(self, name: str) -> Network:
+        """Returns a network, loaded when it is first asked for.
+
+        The threads of one do not survive a fork, so a forked process loads its own.
+        """
+        with self.loading:
+            if self.process != os.getpid():
+                self.process, self.loaded = os.getpid(), {}
+            if name not in self.loaded:
+                self.loaded[name] = Network(self.path / f"{name}.tflite")
+            return self.loaded[name]
+
+    def analysis(self, image: np.ndarray) -> np.ndarray:
+        return self.network("analysis")(image=np.ascontiguousarray(image[None]))["y"]
+
+    def encode(self, y: np.ndarray, quality: np.float32):
+        found = self.network("hyper_analysis")(
+            y=np.ascontiguousarray(y), quality=np.float32(quality)
+        )
+        return self.coder.encode(found["y"][0], found["z"][0])
+
+    def decode(self, string: bytes, size: tuple[int, int]):
+        height, width = (side // self.model.latent_stride for side in size)
+        return self.coder.decode(string, height, width)
+
+    def synthesis(self, y_hat: np.ndarray, quality: np.float32) -> np.ndarray:
+        return self._drawn("synthesis", y_hat, quality)
+
+    def realistic(self, y_hat, quality, origin) -> np.ndarray:
+        noise = {}
+        while f"noise/{len(noise)}" in self.numbers:
+            values = self.numbers[f"noise/{len(noise)}"].astype(np.float32)
+            noise[f"noise_{len(noise)}"] = self._cut(values, y_hat.shape[1:3], origin)
+        return self._drawn("realism", y_hat, quality, **noise)
+
+    def _drawn(self, name, y_hat, quality, **noise):
+        found = self.network(name)(y_hat=y_hat, quality=np.float32(quality), **noise)
+        return found["image"][0]
+
+    def _cut(self, values, size, origin):
+        """Returns [1, h, w, n]: periodic noise where latents of a size lie."""
+        scale = len(values) * self.model.latent_stride // PERIOD  # places to a latent
+        rows, columns = (
+            (np.arange(length * scale) + start * scale) % len(values)
+            for length, start in zip(size, origin)
+        )
+        return values[rows[:, None], columns][None]

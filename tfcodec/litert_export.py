@@ -1,0 +1,267 @@
+"""Writes an exported model once more, for the engine that needs no TensorFlow.
+
+    python -m tfcodec.litert_export MODEL [DIR]
+
+makes DIR, `litert` in the model's directory by default, of a model that `train.py`
+exported or that is shipped, whose other files stay as they are. It holds LiteRT
+(TensorFlow Lite) files of the floating-point networks, for images of any height and
+width, with operations alone that LiteRT has built in, and the numbers of the exact
+coder, which `walk` runs in NumPy. The fingerprint is the same, as the integers are: a
+file that one engine made opens with the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from tfcodec import architectures, files, litert_engine, registry, weights
+from tfcodec.entropy import LEVELS, SCALES, Conditional
+from tfcodec.layers import Noise, Sum
+from tfcodec.model import CENTRE, SCALE, whole_levels
+from tfcodec.transforms import RealisticSynthesis
+
+
+def export(directory, target=None) -> pathlib.Path:
+    """Writes the files of one model.
+
+    Args:
+        directory: an exported model, or the name of a shipped one.
+        target: directory to make; by default `litert` in that of the model.
+
+    Returns:
+        `target`.
+
+    Raises:
+        ValueError: there is no such model, or LiteRT cannot run one like it.
+        OSError: `target` could not be written.
+    """
+    source = registry.resolve(directory)
+    target = pathlib.Path(target or source.path / registry.LITERT)
+    model = built(source)
+    weights.load_model(model, source.path)
+    if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
+        raise ValueError(
+            f"no LiteRT files for the architecture {source.card['architecture']}: its "
+            f"coder is another than of slices with exact networks alone"
+        )
+    loaded = tf.saved_model.load(str(source.path))
+    numbers = coder_numbers(loaded, model)
+    numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
+    made = {name: converted(*part) for name, part in networks(model).items()}
+    if source.realism:
+        second = realistic(model, source)
+        made["realism"] = converted(*realistic_network(model, second))
+        for k, layer in enumerate(second.noise):
+            numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
+    with files.new_directory(target) as part:
+        part.mkdir(exist_ok=True)
+        for name, data in made.items():
+            (part / f"{name}.tflite").write_bytes(data)
+        np.savez(part / litert_engine.NUMBERS, **numbers)
+    return target
+
+
+def built(source: registry.Model):
+    """Returns a network like the exported one, with weights of its own."""
+    card = source.card
+    low = high = card["lmbda"]
+    if card.get("quality"):
+        low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
+    return architectures.build(card["architecture"], (low, high), **card["options"])
+
+
+def realistic(model, source: registry.Model) -> RealisticSynthesis:
+    """Returns the second synthesis of a model, with its weights."""
+    own = built(source).synthesis
+    found = [v.shape for v in tf.saved_model.load(str(source.realism)).weights]
+    # Of each place with noise: gate [channels, n], its bias [n], projection.
+    beyond = found[len(own.trainable_variables) :]
+    second = RealisticSynthesis(own, [int(shape[1]) for shape in beyond[::3]])
+    second(tf.zeros([1, 4, 4, model.channels]), tf.zeros([2], tf.int32))
+    weights.load_plain(second, source.realism)
+    return second
+
+
+def coder_numbers(loaded, model) -> dict[str, np.ndarray]:
+    """Returns what `walk.Coder` takes, each array in a small type that holds it.
+
+    Args:
+        loaded: the SavedModel.
+        model: the same, rebuilt, for the parts of its coder.
+    """
+    numbers = {name: value.numpy() for name, value in loaded.decoder.items()}
+    numbers["extra"] = quantiser_starts(loaded, numbers["points"])
+    numbers["slices"] = np.array(model.coder.slices)
+    numbers["support"] = np.array(model.coder.support)
+    return numbers
+
+
+def quantiser_starts(loaded, points) -> np.ndarray:
+    """Returns `Quantiser.extra` of an exported model: a constant of its encoder.
+
+    The only other of its size and type is that of the points.
+
+    Raises:
+        ValueError: there is not one.
+    """
+    graph = loaded.signatures["encode"].graph.as_graph_def()
+    bodies = [graph.node, *(f.node_def for f in graph.library.function)]
+    found = {}
+    for node in (node for body in bodies for node in body if node.op == "Const"):
+        if node.attr["dtype"].type == tf.float32.as_datatype_enum:
+            value = tf.make_ndarray(node.attr["value"].tensor)
+            if value.size == SCALES * (LEVELS + 1):
+                found[value.tobytes()] = value.reshape(SCALES, LEVELS + 1)
+    found.pop(points.astype(np.float32).tobytes(), None)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} tables of the quantiser in the model, not one")
+    return next(iter(found.values()))
+
+
+def networks(model) -> dict:
+    """Returns the floating-point networks: name -> (function, its TensorSpecs)."""
+
+    def analysis(image):
+        x = (tf.cast(image, tf.float32) - CENTRE) / SCALE
+        return {"y": lite(model.analysis, x)}
+
+    def hyper_analysis(y, quality):
+        y = model.scaled_latents(y, quality[None])
+        seen = tf.abs(y) if model.coder.magnitudes else y
+        return {"y": y, "z": lite(model.coder.hyper_analysis, seen)}
+
+    def synthesis(y_hat, quality):
+        y_hat = model.unscaled_latents(y_hat, quality[None])
+        return {"image": levels(lite(model.synthesis, y_hat))}
+
+    image = tf.TensorSpec([1, None, None, 3], tf.uint8, "image")
+    latents = [1, None, None, model.channels]
+    quality = tf.TensorSpec([], tf.float32, "quality")
+    return {
+        "analysis": (analysis, [image]),
+        "hyper_analysis": (
+            hyper_analysis,
+            [tf.TensorSpec(latents, tf.float32, "y"), quality],
+        ),
+        "synthesis": (
+            synthesis,
+            [tf.TensorSpec(latents, tf.float32, "y_hat"), quality],
+        ),
+    }
+
+
+def realistic_network(model, second):
+    """Returns the second synthesis as `networks` has others.
+
+    The noise of each place is an input, [1, h, w, n], which the engine cuts out of the
+    constant as the position of the image asks for.
+    """
+
+    def synthesis(y_hat, quality, *noises):
+        y_hat = x = model.unscaled_latents(y_hat, quality[None])
+        left = iter(noises)
+        for layer in second.path:
+            if isinstance(layer, Noise):
+                x = x + with_noise(layer, x, next(left))
+            else:
+                x = lite(layer, x)
+        if second.linear:
+            x += lite(second.linear, y_hat)
+        return {"image": levels(x)}
+
+    inputs = networks(model)["synthesis"][1] + [
+        tf.TensorSpec([1, None, None, layer.count], tf.float32, f"noise_{k}")
+        for k, layer in enumerate(second.noise)
+    ]
+    return synthesis, inputs
+
+
+def with_noise(layer, x, noise):
+    """Returns what a `Noise` layer adds to x, as convolutions."""
+    gate = tf.nn.conv2d(x, layer.gate[None, None], 1, "VALID") + layer.gate_bias
+    # Softplus by operations that LiteRT has, without overflow.
+    gate = tf.nn.relu(gate) + tf.math.log(1 + tf.exp(-tf.abs(gate)))
+    return tf.nn.conv2d(noise * gate, layer.project[None, None], 1, "VALID")
+
+
+def levels(x):
+    return whole_levels(x * SCALE + CENTRE)
+
+
+def lite(layer, x):
+    """Applies a layer by operations that LiteRT runs fast at any height and width."""
+    if isinstance(layer, tf.keras.Sequential):
+        for each in layer.layers:
+            x = lite(each, x)
+        return x
+    if isinstance(layer, Sum):
+        return tf.add_n([lite(branch, x) for branch in layer.branches])
+    if isinstance(layer, tf.keras.layers.Conv2DTranspose):
+        return transposed(layer, x)
+    if isinstance(layer, tf.keras.layers.Conv2D) and blockwise(layer):
+        side = layer.strides[0]
+        kernel = tf.reshape(layer.kernel, [1, 1, -1, layer.filters])
+        x = tf.nn.conv2d(tf.nn.space_to_depth(x, side), kernel, 1, "VALID")
+        return tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
+    return layer(x)
+
+
+def blockwise(layer) -> bool:
+    """Whether a convolution sees each pixel once: a matrix product over blocks."""
+    return layer.strides[0] > 1 and layer.kernel_size == layer.strides
+
+
+def transposed(layer, x):
+    """A transposed convolution of padding "same" as an ordinary one.
+
+    Output r of stride s, counted from the first that the padding cuts off, takes from
+    input i the tap r - s i of the kernel. So all s outputs from s i on see the same
+    inputs, from i back, and are the channels of one place of a convolution; "depth to
+    space" puts them in a row. LiteRT's own operation wants the size of its output as a
+    constant to be fast.
+    """
+    stride, side = layer.strides[0], layer.kernel_size[0]
+    taps = -(-side // stride)
+    before = max(side - stride, 0) // 2
+    after = stride * (taps - 1) - before
+    with tf.init_scope():
+        kernel = layer.kernel.numpy()  # [side, side, out, in]
+    n_out, n_in = kernel.shape[2:]
+    whole = np.zeros((taps * stride, taps * stride, n_out, n_in), np.float32)
+    whole[:side, :side] = kernel
+    whole = whole.reshape(taps, stride, taps, stride, n_out, n_in)
+    # The first input of a place is the furthest back, so has the last tap.
+    whole = whole[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
+    whole = whole.reshape(taps, taps, n_in, stride * stride * n_out)
+    edge = [taps - 1, taps - 1]
+    x = tf.pad(x, [[0, 0], edge, edge, [0, 0]]) if taps > 1 else x
+    x = tf.nn.conv2d(x, tf.constant(whole), 1, "VALID")
+    x = tf.nn.depth_to_space(x, stride)
+    if before or after:
+        cut = slice(before, -after or None)
+        x = x[:, cut, cut]
+    if layer.use_bias:
+        x = tf.nn.bias_add(x, layer.bias)
+    return x if layer.activation is None else layer.activation(x)
+
+
+def converted(function, inputs) -> bytes:
+    """Returns a function as a LiteRT file, its weights in half precision."""
+    concrete = tf.function(function, input_signature=inputs).get_concrete_function()
+    holder = tf.Module()  # of variables: without it the file has no signature
+    holder.held = list(concrete.graph.variables)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        print(export(*sys.argv[1:3]))

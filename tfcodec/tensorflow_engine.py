@@ -1,0 +1,85 @@
+"""An exported model run by TensorFlow: the signatures of its SavedModel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+from tfcodec import forks, memory, registry
+from tfcodec.bitstream import CorruptStream
+
+
+class TensorFlowEngine:
+    """A model, loaded: see `engine.Engine` for what each method means.
+
+    Attributes:
+        tf: the module.
+        parts: the model's signatures by name, of tensors.
+    """
+
+    name = "tensorflow"
+
+    def __init__(self, model: registry.Model):
+        import tensorflow as tf
+
+        memory.keep_freed()
+        self.model, self.tf = model, tf
+        self.parts = self._parts(str(model.path))
+
+    def _parts(self, path):
+        return self.tf.saved_model.load(path).signatures
+
+    @functools.cached_property
+    def second(self) -> Callable:
+        """The second synthesis, loaded when it is first asked for."""
+        return self._parts(str(self.model.realism))["synthesis"]
+
+    @property
+    def can_improve(self) -> bool:
+        return "improve" in self.parts
+
+    def check(self) -> None:
+        forks.check()
+
+    def analysis(self, image: np.ndarray) -> np.ndarray:
+        return self.parts["analysis"](image=self.tf.constant(image))["y"].numpy()
+
+    def improve(self, image, y, quality, damping) -> tuple[np.ndarray, float]:
+        tf = self.tf
+        result = self.parts["improve"](
+            image=tf.constant(image), y=tf.constant(y),
+            quality=tf.constant(quality, tf.float32),
+            damping=tf.constant(damping, tf.float32),
+        )  # fmt: skip
+        return result["y"].numpy(), float(result["cost"])
+
+    def encode(self, y, quality) -> tuple[bytes, np.ndarray, np.ndarray]:
+        tf = self.tf
+        result = self.parts["encode"](
+            y=tf.constant(y), quality=tf.constant(quality, tf.float32)
+        )
+        return tuple(result[name].numpy() for name in ("string", "y", "y_hat"))
+
+    def decode(self, string, size) -> tuple[np.ndarray, np.ndarray]:
+        tf = self.tf
+        result = self.parts["decode"](
+            string=tf.constant(string), size=tf.constant(size, tf.int32)
+        )
+        if not result["sound"]:
+            raise CorruptStream("the coded pixels are damaged")
+        return result["y"].numpy(), result["y_hat"].numpy()
+
+    def synthesis(self, y_hat, quality) -> np.ndarray:
+        return self._drawn(self.parts["synthesis"], y_hat, quality)
+
+    def realistic(self, y_hat, quality, origin) -> np.ndarray:
+        origin = self.tf.constant(origin)
+        return self._drawn(self.second, y_hat, quality, origin=origin)
+
+    def _drawn(self, synthesis, y_hat, quality, **more):
+        tf = self.tf
+        quality = tf.constant(quality, tf.float32)
+        given = {"y_hat": tf.constant(y_hat), "quality": quality, **more}
+        return synthesis(**given)["image"].numpy()

@@ -1,0 +1,362 @@
+"""The coder of an exported model in NumPy: latents to a string, and back.
+
+docs/format.md, "Segments", says what is coded, in which order, and under which
+distribution; `entropy` has the same in TensorFlow, with what training needs. As there,
+one walk over the latents is handed an action, `Write` or `Read`, that says what coding
+means.
+
+Arrays are [rows, columns, channels]; latents count sixteenths. All that leads from
+decoded integers to the distribution of the next is integers, which float32 holds
+exactly: no sum of an exact network reaches 2**24, in whatever order it is added up.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from tfcodec import lanes
+
+UNIT = 16.0  # a latent of 1, in sixteenths
+LATENT_MAX, Z_MAX = 8191, 127
+CONTEXT_MAX = 255
+SKIPPED = 6  # a latent whose table has an index up to this is not coded
+LEVELS = 8  # magnitudes from this on share an entry of the quantiser's tables
+
+# Neighbours, as steps (rows, columns), that a step of the first slice predicts from.
+CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
+DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
+# (distance, neighbours) of the steps, from coarse to fine.
+PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
+# Taps of a 3x3 kernel that see the places beside the one in the middle.
+BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
+
+
+@functools.lru_cache(maxsize=1)
+def exact_dtype() -> type:
+    """Returns the type in which this machine's matrix products of integers are exact.
+
+    That is float32 wherever products are of whole float32 numbers. A library that
+    rounds them to fewer bits, as some do for speed, is found out here by one product
+    with sums near 2**24, and float64 is taken in its place.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, CONTEXT_MAX + 1, (64, 480))
+    w = rng.integers(-127, 128, (480, 64))
+    w[:, 0] = 127
+    found = x.astype(np.float32) @ w.astype(np.float32)
+    return np.float32 if np.array_equal(found, x @ w) else np.float64
+
+
+class Layer:
+    """An exact convolution: clip(floor((sum W X + B) / 2^r), low, high)."""
+
+    def __init__(self, kernel, numbers):
+        self.kernel = kernel.astype(exact_dtype())  # [k, k, in, out]
+        bias, shift, low, high = numbers.astype(exact_dtype())
+        self.bias, self.scale, self.low, self.high = bias, 2.0**-shift, low, high
+
+    def __call__(self, x):
+        return self.activate(self.sums(x))
+
+    def sums(self, x):
+        """Returns the sums of W X [h, w, out], zero beyond the edges of X [h, w, in].
+
+        Of X with its zeros around, row after row in one line of places, each tap of the
+        kernel sees a part without gaps: one matrix product, of a few places too many.
+        """
+        height, width, channels = x.shape
+        side, edge = len(self.kernel), len(self.kernel) // 2
+        if side == 1:
+            return x @ self.kernel[0, 0]
+        wide, line = width + 2 * edge, height * (width + 2 * edge)
+        padded = np.zeros((line + (side - 1) * (wide + 1), channels), x.dtype)
+        inside = padded[edge * wide :][:line].reshape(height, wide, channels)
+        inside[:, edge : edge + width] = x
+        total = np.zeros((line, self.kernel.shape[3]), x.dtype)
+        for i, j in np.ndindex(side, side):
+            begin = i * wide + j
+            total += padded[begin : begin + line] @ self.kernel[i, j]
+        return total.reshape(height, wide, -1)[:, :width]
+
+    def activate(self, sums):
+        real = (sums + self.bias) * self.scale
+        np.floor(real, out=real)
+        return np.clip(real, self.low, self.high, out=real)
+
+
+def depth_to_space(x):
+    height, width, channels = x.shape
+    x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
+    return x.reshape(2 * height, 2 * width, channels // 4)
+
+
+def context(y):
+    """Latents as an exact network sees them: in eighths, clipped."""
+    return np.clip(np.floor(y * y.dtype.type(0.5)), -CONTEXT_MAX, CONTEXT_MAX)
+
+
+def half_of_board(x, odd: bool):
+    """[h, w, c] to the places whose row plus column is even, or odd: [h, w / 2, c]."""
+    half = np.empty((x.shape[0], x.shape[1] // 2, x.shape[2]), x.dtype)
+    half[::2], half[1::2] = x[::2, int(odd) :: 2], x[1::2, 1 - odd :: 2]
+    return half
+
+
+def both_halves(even, odd):
+    """The inverse of `half_of_board`: values at the even and the odd places to all."""
+    height, width, channels = even.shape
+    x = np.empty((height, 2 * width, channels), even.dtype)
+    x[::2, ::2], x[1::2, 1::2] = even[::2], even[1::2]
+    x[::2, 1::2], x[1::2, ::2] = odd[::2], odd[1::2]
+    return x
+
+
+def beside(even):
+    """Values at even places to the four beside each odd one, in order of `BESIDE`.
+
+    [h, w / 2, c] to [h, w / 2, 4c], both as of `half_of_board`; zero beyond the edges.
+    """
+    board = np.pad(both_halves(even, np.zeros_like(even)), ((1, 1), (1, 1), (0, 0)))
+    height, width = len(even), 2 * even.shape[1]
+    parts = [board[i : i + height, j : j + width] for i, j in BESIDE]
+    return np.concatenate([half_of_board(part, True) for part in parts], -1)
+
+
+def neighbours(y, places, distance, around):
+    """Returns (values [4, places, c], inside [4, places, 1]) of the latents around."""
+    height, width, _ = y.shape
+    rows, columns = places
+    values, inside = [], []
+    for i, j in around:
+        row, column = rows + distance * i, columns + distance * j
+        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        value = y[np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+        inside.append(there[:, None])
+        values.append(value * there[:, None])
+    return np.stack(values), np.stack(inside)
+
+
+class Write:
+    """Codes latents: y [h, w, c] after the gain, and z [h / 4, w / 4, cz], floats."""
+
+    def __init__(self, coder, z, y):
+        self.coder, self.z = coder, z
+        self.parts = np.split(y, np.cumsum(coder.slices)[:-1], -1)
+        self.writer = lanes.Writer(coder.tables)
+
+    def side(self):
+        z = np.clip(np.rint(finite(self.z)), -Z_MAX, Z_MAX)
+        self.writer.write(self.coder.side_rows(z.shape), z.reshape(-1))
+        return z
+
+    def residual(self, k, pick, index, mean):
+        """Returns the integers of the latents that `pick` takes of slice k."""
+        value = finite(pick(self.parts[k])) - mean / mean.dtype.type(UNIT)
+        whole = self.coder.quantised(value, index)
+        coded = index > SKIPPED
+        self.writer.write(self.coder.scale_rows(index[coded]), whole[coded])
+        whole[~coded] = 0
+        return whole
+
+
+class Read:
+    """Reads what `Write` wrote; `shape` is that of z."""
+
+    def __init__(self, coder, string, shape):
+        self.coder, self.shape = coder, shape
+        self.reader = lanes.Reader(coder.tables, string)
+
+    def side(self):
+        z = self.reader.read(self.coder.side_rows(self.shape)).reshape(self.shape)
+        return np.clip(z, -Z_MAX, Z_MAX).astype(exact_dtype())
+
+    def residual(self, k, pick, index, mean):
+        coded = index > SKIPPED
+        values = self.reader.read(self.coder.scale_rows(index[coded]))
+        whole = np.zeros_like(index)
+        whole[coded] = np.clip(values, -LATENT_MAX, LATENT_MAX)
+        return whole
+
+
+def finite(value):
+    return np.where(np.isfinite(value), value, value.dtype.type(0))
+
+
+class Coder:
+    """The coder of one model.
+
+    Args:
+        numbers: arrays by name, as docs/format.md has them; and of the encoder
+            `extra`, [64, 9]: how far above k - 1/2 the residuals begin that it takes
+            for the magnitude k, by table and k; `slices`, the channels of each slice;
+            `support`, the number of slices before that a network sees at most.
+    """
+
+    stride = 4  # latents to one of z, each way
+
+    def __init__(self, numbers):
+        self.tables = lanes.Tables(
+            *(numbers[f"tables/{name}"] for name in ("frequency", "size", "offset"))
+        )
+        self.points = numbers["points"].astype(np.float32).ravel()
+        self.extra = numbers["extra"].astype(np.float32).ravel()
+        self.slices = [int(count) for count in numbers["slices"]]
+        self.support = int(numbers["support"])
+        self.networks = {}
+        names = sorted(name[: -len("/0/kernel")] for name in numbers if "/0/k" in name)
+        for name in names:
+            layers = self.networks[name] = []
+            while f"{name}/{len(layers)}/kernel" in numbers:
+                at = f"{name}/{len(layers)}"
+                layers.append(Layer(numbers[f"{at}/kernel"], numbers[f"{at}/numbers"]))
+        self.z_channels = self.networks["hyper_synthesis"][0].kernel.shape[2]
+
+    def encode(self, y: np.ndarray, z: np.ndarray):
+        """Codes y [h, w, c] and z [h / 4, w / 4, cz].
+
+        Returns:
+            (string, y in sixteenths int32 [1, h, w, c], y_hat float32 likewise).
+        """
+        action = Write(self, z.astype(exact_dtype()), y.astype(exact_dtype()))
+        y, y_hat = self.walk(action)
+        return action.writer.finish(), y, y_hat
+
+    def decode(self, string: bytes, height: int, width: int):
+        """Returns (y, y_hat) as `encode` does, of [height, width] latents.
+
+        Raises:
+            CorruptStream: no encoder wrote the string.
+        """
+        shape = (height // self.stride, width // self.stride, self.z_channels)
+        action = Read(self, string, shape)
+        y, y_hat = self.walk(action)
+        action.reader.finish()
+        return y, y_hat
+
+    def walk(self, code):
+        """Visits the latents in coding order; returns (y, y_hat), with a batch axis."""
+        features = self.features(code.side())
+        done, contexts = [], []
+        for k in range(len(self.slices)):
+            seen = np.concatenate([features, *contexts[: self.support]], -1)
+            if f"slice/{k}/first" in self.networks:
+                y, y_hat = self.two_passes(code, k, seen)
+            elif k == 0 and "step/0" in self.networks:
+                y, y_hat = self.pyramid(code, features)
+            else:
+                index, mean = self.parameters(f"slice/{k}", seen, k)
+                y, y_hat = self.coded(code, k, lambda own: own, index, mean)
+            done.append((y, y_hat))
+            if k == 0 and "step/0" in self.networks:
+                contexts.append(differences(y))
+            else:
+                contexts.append(context(y))
+        y, y_hat = (np.concatenate(parts, -1)[None] for parts in zip(*done))
+        return y.astype(np.int32), y_hat
+
+    def features(self, z):
+        for number, layer in enumerate(self.networks["hyper_synthesis"]):
+            z = layer(z)
+            z = depth_to_space(z) if number < 2 else z
+        return z
+
+    def parameters(self, name, x, k, first=0):
+        """Runs a network from layer `first` on; returns (table index, mean)."""
+        for layer in self.networks[name][first:]:
+            x = layer(x)
+        own = self.slices[k]
+        return (x, np.zeros_like(x)) if x.shape[-1] == own else np.split(x, 2, -1)
+
+    def coded(self, code, k, pick, index, mean):
+        """Codes the latents that `pick` takes of slice k; returns (y, y_hat)."""
+        whole = code.residual(k, pick, index, mean)
+        y = whole * index.dtype.type(UNIT) + mean
+        y_hat = (y / y.dtype.type(UNIT)).astype(np.float32)
+        some = whole != 0
+        value = whole[some].astype(np.float32)
+        shift = self.entry(self.points, np.abs(value), index[some])
+        # Added up as `entropy` does, so that both agree to the last bit.
+        y_hat[some] += (value + np.sign(value) * shift) - value
+        return y, y_hat
+
+    def two_passes(self, code, k, seen):
+        """Codes slice k, every second latent first."""
+        first, second = (self.networks[f"slice/{k}/{x}"] for x in ("first", "second"))
+        sums = first[0].sums(seen)
+        x = first[0].activate(half_of_board(sums, False))
+        index, mean = self.parameters(f"slice/{k}/first", x, k, 1)
+        even = self.coded(code, k, lambda y: half_of_board(y, False), index, mean)
+        kernel = np.concatenate([second[0].kernel[place] for place in BESIDE])
+        own = beside(context(even[0])) @ kernel
+        x = second[0].activate(half_of_board(sums, True) + own)
+        index, mean = self.parameters(f"slice/{k}/second", x, k, 1)
+        odd = self.coded(code, k, lambda y: half_of_board(y, True), index, mean)
+        return [both_halves(*parts) for parts in zip(even, odd)]
+
+    def pyramid(self, code, features):
+        """Codes slice 0 from coarse to fine: one latent in 4x4, then between those."""
+        height, width, _ = features.shape
+        y = np.zeros((height, width, self.slices[0]), features.dtype)
+        y_hat = np.zeros(y.shape, np.float32)
+        row, column = np.indices((height, width), sparse=True)
+        index, mean = self.parameters("slice/0", features, 0)
+
+        def code_at(places, index, mean):
+            def pick(own):
+                return own[places]
+
+            y[places], y_hat[places] = self.coded(code, 0, pick, index, mean)
+
+        coarse = np.nonzero((row % 4 == 0) & (column % 4 == 0))
+        code_at(coarse, index[coarse], mean[coarse])
+        for step, (distance, around) in enumerate(PYRAMID):
+            grid = (row % distance == 0) & (column % distance == 0)
+            odd = [x % (2 * distance) == distance for x in (row, column)]
+            chosen = odd[0] ^ odd[1] if around is CROSS else odd[0] & odd[1]
+            places = np.nonzero(grid & chosen)
+            values, inside = neighbours(y, places, distance, around)
+            guess = np.floor_divide(
+                values.sum(0).astype(np.int64), np.maximum(inside.sum(0), 1)
+            ).astype(y.dtype)
+            seen = context((values - guess) * inside)
+            seen = np.concatenate([features[places], *seen], -1)
+            index, mean = self.parameters(f"step/{step}", seen[None], 0)
+            code_at(places, index[0], guess + mean[0])
+        return y, y_hat
+
+    def side_rows(self, shape):
+        return np.tile(np.arange(self.z_channels), shape[0] * shape[1])
+
+    def scale_rows(self, index):
+        """Rows of the tables for the normal distributions of `index`."""
+        return index.astype(np.int64) + self.z_channels
+
+    def entry(self, table, magnitude, index):
+        """Looks a table of the quantiser up, at magnitudes and indexes."""
+        column = np.minimum(magnitude, LEVELS).astype(np.int64)
+        return table[index.astype(np.int64) * (LEVELS + 1) + column]
+
+    def quantised(self, residual, index):
+        """Returns the integers that residuals become: see `entropy.Quantiser`."""
+        magnitude = np.abs(residual)
+        whole = np.minimum(np.rint(magnitude), LATENT_MAX)
+        half = whole.dtype.type(0.5)
+        whole -= magnitude < whole - half + self.entry(self.extra, whole, index)
+        return np.sign(residual) * np.maximum(whole, 0)
+
+
+def differences(y):
+    """Contexts of slice 0: what each of the four around is more than a latent.
+
+    [h, w, c] to [h, w, 4c], zero beyond the edges.
+    """
+    height, width, _ = y.shape
+    padded = np.pad(y, ((1, 1), (1, 1), (0, 0)))
+    inside = np.pad(np.ones((height, width, 1), y.dtype), ((1, 1), (1, 1), (0, 0)))
+    parts = []
+    for i, j in CROSS:
+        there = slice(1 + i, 1 + i + height), slice(1 + j, 1 + j + width)
+        parts.append(context((padded[there] - y) * inside[there]))
+    return np.concatenate(parts, -1)
