@@ -160,10 +160,10 @@ def test_both_draw_nearly_the_same_grain_in_tiles_too(both, realism):
         pictures = [
             each.decompress(*golden(name), realism=realism).astype(int) for each in both
         ]
-        # Half precision rounds the weights of GDN, and this grain is coarse.
+        # A mean of two pictures that are one level off may round to two.
         difference = np.abs(pictures[0] - pictures[1])
-        assert difference.max() <= 4, name
-        assert difference.mean() < 0.1, name
+        assert difference.max() <= (1 if realism == 1 else 2), name
+        assert difference.mean() < 0.01, name
     faithful = both[0].decompress(*golden("tiles_128"))
     assert np.abs(faithful - pictures[0]).mean() > 1
 
