@@ -93,7 +93,7 @@ def test_tiles_have_the_latents_and_pixels_of_the_whole(one, side):
     work = compression.Compression(one, whole, IMAGE, [], 0, None, False)
     parts = compression.Compression(one, tiled, IMAGE, [], 0, None, False)
     work.tick = parts.tick = lambda: None
-    y = work._analysed(work.boxes[0], 60.0).numpy()
+    y = work._analysed(work.boxes[0], 60.0)
     assert one.model.reach["analysis"] > 0
     found = []
     for box in parts.boxes:
