@@ -22,7 +22,7 @@ from tfcodec.litert_engine import installed as litert_installed
 from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
 
-# Of what no stranger made.
+# For data that we wrote ourselves: none of the limits applies.
 UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 
 

@@ -132,17 +132,15 @@ class Encoder:
     """A model as files know it: patches to latents after the inverse gain."""
 
     def __init__(self, source: registry.Model, model):
-        self.parts = codec.load(source.path, "tensorflow").engine.parts
+        self.engine = codec.load(source.path, "tensorflow").engine
         self.model = model
 
     def __call__(self, image, quality):
-        """uint8 [h, w, 3], float32 [] to (latents [h', w', c], faithful picture)."""
-        quality = tf.constant(quality, tf.float32)
-        y = self.parts["analysis"](image=tf.constant(image))["y"]
-        y_hat = self.parts["encode"](y=y, quality=quality)["y_hat"]
-        x_hat = self.parts["synthesis"](y_hat=y_hat, quality=quality)["image"]
-        y_hat = self.model.unscaled_latents(y_hat, quality[None])
-        return y_hat[0].numpy(), x_hat.numpy()
+        """uint8 [h, w, 3] and 0 to 1 to (latents [h', w', c], faithful picture)."""
+        _, _, y_hat = self.engine.encode(self.engine.analysis(image), quality)
+        x_hat = self.engine.synthesis(y_hat, quality)
+        y_hat = self.model.unscaled_latents(y_hat, tf.constant([quality], tf.float32))
+        return y_hat[0].numpy(), x_hat
 
 
 def keep_latents(config, directory, training, encode, channels):
