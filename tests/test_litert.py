@@ -106,12 +106,12 @@ def both(tmp_path_factory):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
-    from tfcodec import export, litert_export, transforms, weights
+    from tfcodec import architectures, export, litert_export, transforms, weights
 
     directory = tmp_path_factory.mktemp("model") / "golden"
     shutil.copytree(GOLDEN / "model", directory)
     source = registry.Model.at(directory)
-    model = litert_export.built(source)
+    model = architectures.from_card(source.card)
     weights.load_model(model, directory)
     second = transforms.RealisticSynthesis(model.synthesis, (2, 3, 4))
     second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))

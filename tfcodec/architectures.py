@@ -157,3 +157,15 @@ def build(
         raise ValueError(f"architecture {name}: {error}") from None
     model.distortion = distortion
     return model.initialise()
+
+
+def from_card(card: dict) -> CompressionModel:
+    """Returns the architecture of an exported model, with weights of its own.
+
+    Args:
+        card: of the model, see `export.export`.
+    """
+    low = high = card["lmbda"]
+    if card.get("quality"):
+        low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
+    return build(card["architecture"], (low, high), **card["options"])

@@ -42,7 +42,7 @@ def export(directory, target=None) -> pathlib.Path:
     """
     source = registry.resolve(directory)
     target = pathlib.Path(target or source.path / registry.LITERT)
-    model = built(source)
+    model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
         raise ValueError(
@@ -66,18 +66,9 @@ def export(directory, target=None) -> pathlib.Path:
     return target
 
 
-def built(source: registry.Model):
-    """Returns a network like the exported one, with weights of its own."""
-    card = source.card
-    low = high = card["lmbda"]
-    if card.get("quality"):
-        low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
-    return architectures.build(card["architecture"], (low, high), **card["options"])
-
-
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
-    own = built(source).synthesis
+    own = architectures.from_card(source.card).synthesis
     found = [v.shape for v in tf.saved_model.load(str(source.realism)).weights]
     # Of each place with noise: gate [channels, n], its bias [n], projection.
     beyond = found[len(own.trainable_variables) :]

@@ -48,5 +48,22 @@ class Adam(tf.keras.optimizers.Adam):
             average.assign(value)
 
 
+def averaging(config, **moments) -> Adam:
+    """Returns the optimizer that a config's rate, clip and average ask for.
+
+    Args:
+        config: has `learning_rate`, `warmup`, `hold`, `steps`, `clip` and `average`.
+        **moments: `beta_1` and `beta_2`, where not those of Keras.
+    """
+    return Adam(
+        Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
+        global_clipnorm=config.clip,
+        use_ema=True,
+        ema_momentum=config.average,
+        ema_overwrite_frequency=None,
+        **moments,
+    )
+
+
 def inner_optimizer(model) -> Adam:
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)

@@ -33,7 +33,15 @@ from tfcodec import (
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.model import farthest
 from tfcodec.progress import Progress
-from tfcodec.training import PRIVATE, datasets, prepare_directory, reading, setting
+from tfcodec.training import (
+    PRIVATE,
+    check_counts,
+    check_patches,
+    datasets,
+    prepare_directory,
+    reading,
+    setting,
+)
 from tfcodec.transforms import RealisticSynthesis
 
 LATENTS = "latents"  # folder of a run directory
@@ -77,16 +85,10 @@ class RealismConfig:
 
     def check(self):
         """Raises ValueError, in words for the command line."""
-        if bool(self.images) == bool(self.dataset):
-            raise ValueError("give --images or --dataset, one of them")
-        if self.patch % 64 or self.patch <= 0:
-            raise ValueError(f"--patch must be a multiple of 64, not {self.patch}")
+        check_patches(self)
         if self.precision == "mixed_float16":
             raise ValueError("--realism trains in float32 or mixed_bfloat16")
-        least = {"steps": 0}
-        for key in ("steps", "batch", "patches", "log_steps", "validate_steps"):
-            if getattr(self, key) < least.get(key, 1):
-                raise ValueError(f"--{key} must be at least {least.get(key, 1)}")
+        check_counts(self, "batch", "patches", "log_steps", "validate_steps", steps=0)
         if weights.is_arrays(self.init):
             raise ValueError("--realism goes on from a model: export --init first")
         self.counts()
@@ -104,17 +106,11 @@ class RealismConfig:
 
 def networks(config: RealismConfig, source: registry.Model, precision="float32"):
     """Returns (the model as trained, its second synthesis as it is before training)."""
-    card = source.card
-    span = card.get("quality") or {
-        "lmbda_min": card["lmbda"],
-        "lmbda_max": card["lmbda"],
-    }
-    arguments = (card["architecture"], (span["lmbda_min"], span["lmbda_max"]))
-    model = architectures.build(*arguments, **card["options"])
+    model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
-    own = architectures.build(*arguments, **card["options"]).synthesis
+    own = architectures.from_card(source.card).synthesis
     tf.keras.mixed_precision.set_global_policy("float32")
     second = RealisticSynthesis(own, config.counts())
     second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
@@ -311,16 +307,10 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
 
 
 def _player(config, second, arrays, channels):
-    schedule = optimizers.Schedule(
-        config.learning_rate, config.warmup, config.hold, config.steps
-    )
     moments = {"beta_1": 0.5, "beta_2": 0.99}
     player = adversarial.Adversarial(second, warmup=config.critic_warmup)
     player.compile(
-        optimizers.Adam(
-            schedule, global_clipnorm=config.clip, use_ema=True,
-            ema_momentum=config.average, ema_overwrite_frequency=None, **moments,
-        ),
+        optimizers.averaging(config, **moments),
         tf.keras.optimizers.Adam(
             optimizers.Schedule(
                 3 * config.learning_rate, config.warmup, config.hold, config.steps

@@ -162,10 +162,9 @@ class Model:
         points = self.card.get("realism", {}).get("default", [])
         if not (points and self.realism):
             return 0.0
-        below = [p for p in points if p[0] <= quality] or points[:1]
-        above = [p for p in points if p[0] >= quality] or points[-1:]
-        (a, low), (b, high) = below[-1], above[0]
-        return low if a >= b else low + (high - low) * (quality - a) / (b - a)
+        import numpy as np
+
+        return float(np.interp(quality, *zip(*points)))
 
     @property
     def single_rate(self) -> bool:

@@ -38,6 +38,27 @@ def setting(default, help):
     return dataclasses.field(default=default, metadata={"help": help})
 
 
+def check_patches(config):
+    """Raises ValueError unless a config names images, and patches that fit."""
+    if bool(config.images) == bool(config.dataset):
+        raise ValueError("give --images or --dataset, one of them")
+    if config.patch % 64 or config.patch <= 0:
+        raise ValueError(f"--patch must be a multiple of 64, not {config.patch}")
+
+
+def check_counts(config, *names, steps):
+    """Raises ValueError if one of a config's numbers of `names` is below 1.
+
+    Args:
+        config: a dataclass of settings.
+        names: of its fields.
+        steps: the least that its `steps` may be.
+    """
+    for name, least in {"steps": int(steps), **dict.fromkeys(names, 1)}.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"--{name} must be at least {least}")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """All that decides a training. Each field is a flag of `train.py`."""
@@ -97,17 +118,11 @@ class TrainConfig:
 
     def check(self):
         """Raises ValueError, in words for the command line."""
-        if bool(self.images) == bool(self.dataset):
-            raise ValueError("give --images or --dataset, one of them")
-        if self.patch % 64 or self.patch <= 0:
-            raise ValueError(f"--patch must be a multiple of 64, not {self.patch}")
+        check_patches(self)
         low, high = self.lmbda_range()
         if not 0 < low <= high:
             raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
-        least = {"steps": 0 if self.init else 1}
-        for name in ("steps", "batch", "log_steps", "validate_steps"):
-            if getattr(self, name) < least.get(name, 1):
-                raise ValueError(f"--{name} must be at least {least.get(name, 1)}")
+        check_counts(self, "batch", "log_steps", "validate_steps", steps=not self.init)
         losses.Distortion.parse(self.distortion)
         self.builder_options()
         self.began_from()
@@ -224,15 +239,7 @@ def build(config: TrainConfig) -> tf.keras.Model:
         weights.load_arrays(model, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
-    optimizer = optimizers.Adam(
-        optimizers.Schedule(
-            config.learning_rate, config.warmup, config.hold, config.steps
-        ),
-        global_clipnorm=config.clip,
-        use_ema=True,
-        ema_momentum=config.average,
-        ema_overwrite_frequency=None,
-    )
+    optimizer = optimizers.averaging(config)
     optimizer.build(model.trainable_variables)
     if config.precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
