@@ -14,8 +14,9 @@ TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images
     rans layers transforms entropy losses model architectures
-    registry memory forks planes compression lanes walk tensorflow_engine litert_engine
-    engine codec pipelines predict graph_files graph_images serving
+    registry memory forks planes compression lanes blas walk litert_files
+    tensorflow_engine litert_engine engine codec pipelines predict
+    graph_files graph_images serving
     data weights export litert_export
     optimizers checkpoints validation progress training
     captions critics adversarial realism
@@ -27,8 +28,9 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images rans
-    registry memory forks planes compression lanes walk tensorflow_engine litert_engine
-    engine codec pipelines predict graph_files graph_images serving
+    registry memory forks planes compression lanes blas walk litert_files
+    tensorflow_engine litert_engine engine codec pipelines predict
+    graph_files graph_images serving
     contestants wasserstein workers evaluation summary report pillow_plugin demo
     arguments batch commands cli
 """.split()
@@ -37,7 +39,8 @@ RUNNING = """
 QUICK = """
     console files signals bitstream tiling quality plugins metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
-    planes compression lanes walk tensorflow_engine litert_engine engine codec pipelines
+    planes compression lanes blas walk litert_files tensorflow_engine litert_engine
+    engine codec pipelines
     pillow_plugin arguments batch commands cli
 """.split()
 

@@ -1,10 +1,10 @@
-"""A learned image codec that runs wherever TensorFlow runs.
+"""A learned image codec that runs wherever a picture is opened.
 
     import tfcodec
     data = tfcodec.compress(image, quality=50)   # uint8 [height, width, 3] to bytes
     image = tfcodec.decompress(data)
 
-TensorFlow is imported when the first image is coded, not before.
+LiteRT, or TensorFlow, is imported when the first image is coded, not before.
 """
 
 from __future__ import annotations

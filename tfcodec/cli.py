@@ -7,6 +7,7 @@ there and exit code 1, wrong usage exit code 2.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 
 from absl import app
@@ -41,7 +42,7 @@ def run() -> None:
     if sys.argv[1:2] == ["export"]:
         # Imported while absl's app runs, TensorFlow forgets that it is eager, and
         # cannot trace functions of ours.
-        with quiet_tensorflow():
+        with quiet_tensorflow(), contextlib.suppress(ModuleNotFoundError):
             import tensorflow  # noqa: F401
     app.run(_main, flags_parser=parse)
 

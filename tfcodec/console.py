@@ -265,6 +265,8 @@ def describe(error: Exception) -> str:
         return f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "not enough memory"
+    if isinstance(error, ModuleNotFoundError) and error.name in ("tensorflow", "grpc"):
+        return "this needs TensorFlow: pip install 'tfcodec[tensorflow]'"
     plain = isinstance(error, (ValueError, Failure, ConnectionError, TimeoutError))
     if plain:
         return str(error)

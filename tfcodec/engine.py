@@ -99,7 +99,7 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
         "tensorflow": not model.tensorflow
         and f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
         or not importlib.util.find_spec("tensorflow")
-        and "TensorFlow is not installed: pip install tensorflow",
+        and "TensorFlow is not installed: pip install 'tfcodec[tensorflow]'",
     }
     order = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
     for name in order:

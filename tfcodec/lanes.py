@@ -44,10 +44,12 @@ class Tables:
         begin = np.cumsum(frequency) - frequency
         self.frequency, self.start = frequency, begin % _TOTAL
         # Of each slot, row after row: its symbol, that one's frequency, and how many
-        # slots of the same symbol come before.
-        self.slot_symbol = np.repeat(np.arange(len(frequency)), frequency)
-        self.slot_frequency = frequency[self.slot_symbol]
-        self.slot_rank = np.arange(len(self.slot_symbol)) - begin[self.slot_symbol]
+        # slots of the same symbol come before. In small types, which caches hold.
+        self.slot_symbol = np.arange(len(frequency), dtype=np.int32).repeat(frequency)
+        self.slot_frequency = frequency.astype(np.int16).repeat(frequency)
+        slots = np.arange(len(self.slot_symbol), dtype=np.int32)
+        begin = begin.astype(np.int32).repeat(frequency)
+        self.slot_rank = (slots - begin).astype(np.int16)
 
 
 def lanes_for(count: int) -> int:
@@ -167,7 +169,7 @@ class Reader:
         _check(lanes >= lanes_for(self.count))
         slots = _steps(rows * _TOTAL, lanes, (len(tables.size) - 1) * _TOTAL)
         self._decode(slots)
-        symbols = tables.slot_symbol[slots.reshape(-1)[: len(rows)]]
+        symbols = tables.slot_symbol[slots.reshape(-1)[: len(rows)]].astype(np.int64)
         symbols -= tables.first[rows]
         escaped = np.flatnonzero(symbols >= tables.size[rows] - 1)
         if len(escaped):

@@ -10,13 +10,11 @@ import functools
 import importlib.util
 import os
 import threading
-import zipfile
 
 import numpy as np
 
-from tfcodec import registry, walk
+from tfcodec import litert_files, registry, walk
 
-NUMBERS = "coder.npz"  # of the coder, beside the LiteRT files
 # Pixels of the image after which the noise of the second synthesis repeats.
 PERIOD = 256
 
@@ -38,12 +36,10 @@ class Network:
     Memory of its own is kept for one size at a time, so calls wait for each other.
     """
 
-    def __init__(self, path):
+    def __init__(self, data: bytes):
         from ai_edge_litert.interpreter import Interpreter
 
-        if not path.is_file():
-            raise ValueError(f"not a whole model directory: no {path}")
-        self.interpreter = Interpreter(model_path=str(path), num_threads=cores())
+        self.interpreter = Interpreter(model_content=data, num_threads=cores())
         self.lock = threading.Lock()
         self.runner = self.interpreter.get_signature_runner()
 
@@ -64,9 +60,10 @@ class LiteRTEngine:
     can_improve = False
 
     def __init__(self, model: registry.Model):
-        self.model, self.path = model, model.litert
-        if self.path is None:
+        if model.litert is None:
             raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
+        self.model = model
+        self.files = litert_files.Files(model.litert, model.path)
         self.process, self.loaded = os.getpid(), {}
         self.loading = threading.Lock()
 
@@ -75,15 +72,11 @@ class LiteRTEngine:
 
     @functools.cached_property
     def numbers(self) -> dict[str, np.ndarray]:
-        path = self.path / NUMBERS
-        try:
-            with np.load(path, allow_pickle=False) as found:
-                numbers = {name: found[name] for name in found.files}
-            of = numbers["fingerprint"].tobytes()
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"damaged LiteRT files: {path}: {error}") from None
-        if of != self.model.fingerprint:
-            raise ValueError(f"LiteRT files of another model than its card's: {path}")
+        numbers = self.files.numbers()
+        if numbers["fingerprint"].tobytes() != self.model.fingerprint:
+            raise ValueError(
+                f"LiteRT files of another model than its card's: {self.model.litert}"
+            )
         return numbers
 
     @functools.cached_property
@@ -99,7 +92,7 @@ class LiteRTEngine:
             if self.process != os.getpid():
                 self.process, self.loaded = os.getpid(), {}
             if name not in self.loaded:
-                self.loaded[name] = Network(self.path / f"{name}.tflite")
+                self.loaded[name] = Network(self.files.network(name))
             return self.loaded[name]
 
     def analysis(self, image: np.ndarray) -> np.ndarray:

@@ -2,12 +2,13 @@
 
     python -m tfcodec.litert_export MODEL [DIR]
 
-makes DIR, `litert` in the model's directory by default, of a model that `train.py`
-exported or that is shipped, whose other files stay as they are. It holds LiteRT
+takes a model that `train.py` exported or that is shipped, and adds `litert` to its
+directory, or writes DIR, which needs no other file of the model. Both hold LiteRT
 (TensorFlow Lite) files of the floating-point networks, for images of any height and
 width, with operations alone that LiteRT has built in, and the numbers of the exact
-coder, which `walk` runs in NumPy. The fingerprint is the same, as the integers are: a
-file that one engine made opens with the other.
+coder, which `walk` runs in NumPy; the first leaves out what the SavedModel holds: see
+`litert_files`. The fingerprint is the same, as the integers are: a file that one engine
+made opens with the other.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from tfcodec import architectures, files, litert_engine, registry, weights
+from tfcodec import architectures, files, litert_files, registry, weights
 from tfcodec.entropy import LEVELS, SCALES, Conditional
 from tfcodec.layers import Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
+from tfcodec.registry import REALISM
 from tfcodec.transforms import RealisticSynthesis
 
 
@@ -31,17 +33,17 @@ def export(directory, target=None) -> pathlib.Path:
 
     Args:
         directory: an exported model, or the name of a shipped one.
-        target: directory to make; by default `litert` in that of the model.
+        target: directory to make, which needs nothing else; by default `litert` in that
+            of the model, which shares the SavedModel's weights.
 
     Returns:
-        `target`.
+        The directory.
 
     Raises:
         ValueError: there is no such model, or LiteRT cannot run one like it.
         OSError: `target` could not be written.
     """
     source = registry.resolve(directory)
-    target = pathlib.Path(target or source.path / registry.LITERT)
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
@@ -58,12 +60,45 @@ def export(directory, target=None) -> pathlib.Path:
         made["realism"] = converted(*realistic_network(model, second))
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
-    with files.new_directory(target) as part:
+    if target:
+        with files.new_directory(target) as part:
+            part.mkdir(exist_ok=True)
+            litert_files.write_whole(part, made, numbers)
+        return pathlib.Path(target)
+    compact = litert_files.Compact(source.path, stored_arrays(source))
+    for name, data in made.items():
+        compact.add_network(name, data)
+    compact.add_numbers(numbers)
+    with files.new_directory(source.path / registry.LITERT) as part:
         part.mkdir(exist_ok=True)
-        for name, data in made.items():
-            (part / f"{name}.tflite").write_bytes(data)
-        np.savez(part / litert_engine.NUMBERS, **numbers)
-    return target
+        compact.write(part)
+        check_whole(litert_files.Files(part, source.path), made, numbers)
+    return source.path / registry.LITERT
+
+
+def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
+    """Returns the variables of a model's SavedModels, by the file that holds them."""
+    arrays = {}
+    for directory in filter(None, [pathlib.Path(), source.realism and REALISM]):
+        prefix = pathlib.PurePosixPath(directory, "variables", "variables")
+        reader = tf.train.load_checkpoint(str(source.path / prefix))
+        kinds = reader.get_variable_to_dtype_map()
+        arrays[f"{prefix}.data-00000-of-00001"] = [
+            reader.get_tensor(name)
+            for name, kind in sorted(kinds.items())
+            if kind != tf.string
+        ]
+    return arrays
+
+
+def check_whole(found: litert_files.Files, networks, numbers):
+    """Raises ValueError if the files that were written do not give what went in."""
+    read = found.numbers()
+    if not all(
+        np.array_equal(read[name], array) and read[name].dtype == array.dtype
+        for name, array in numbers.items()
+    ) or not all(found.network(name) == data for name, data in networks.items()):
+        raise ValueError("the LiteRT files came back as others than were written")
 
 
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
@@ -208,30 +243,19 @@ def blockwise(layer) -> bool:
 
 
 def transposed(layer, x):
-    """A transposed convolution of padding "same" as an ordinary one.
+    """A transposed convolution of padding "same" as an ordinary one: see `phases`.
 
-    Output r of stride s, counted from the first that the padding cuts off, takes from
-    input i the tap r - s i of the kernel. So all s outputs from s i on see the same
-    inputs, from i back, and are the channels of one place of a convolution; "depth to
-    space" puts them in a row. LiteRT's own operation wants the size of its output as a
-    constant to be fast.
+    LiteRT's own operation wants the size of its output as a constant to be fast.
     """
     stride, side = layer.strides[0], layer.kernel_size[0]
     taps = -(-side // stride)
     before = max(side - stride, 0) // 2
     after = stride * (taps - 1) - before
     with tf.init_scope():
-        kernel = layer.kernel.numpy()  # [side, side, out, in]
-    n_out, n_in = kernel.shape[2:]
-    whole = np.zeros((taps * stride, taps * stride, n_out, n_in), np.float32)
-    whole[:side, :side] = kernel
-    whole = whole.reshape(taps, stride, taps, stride, n_out, n_in)
-    # The first input of a place is the furthest back, so has the last tap.
-    whole = whole[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
-    whole = whole.reshape(taps, taps, n_in, stride * stride * n_out)
+        kernel = litert_files.phases(layer.kernel.numpy(), stride)
     edge = [taps - 1, taps - 1]
     x = tf.pad(x, [[0, 0], edge, edge, [0, 0]]) if taps > 1 else x
-    x = tf.nn.conv2d(x, tf.constant(whole), 1, "VALID")
+    x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
     x = tf.nn.depth_to_space(x, stride)
     if before or after:
         cut = slice(before, -after or None)
