@@ -13,6 +13,7 @@ import tensorflow as tf
 from tfcodec import losses
 from tfcodec.critics import Critics, Features, high_pass
 from tfcodec.model import CENTRE, SCALE
+from tfcodec.tracing import as_written
 
 # A patch is shifted by up to this many pixels before features see it: at fixed strides
 # a synthesis learns to hide a grid of their size in them.
@@ -93,6 +94,7 @@ class Adversarial(tf.keras.Model):
         """Pixels [b, 16 h, 16 w, 3], float32, not clipped."""
         return self.synthesis(tf.cast(latents, tf.float32), origin) * SCALE + CENTRE
 
+    @as_written
     def train_step(self, inputs):
         """One step of each side; returns the mean of each loss, by name."""
         x, y = (

@@ -28,6 +28,7 @@ from tfcodec.layers import (
     half_of_board,
     straight_through,
 )
+from tfcodec.tracing import traced
 from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
 
 # Deviations of the tables, in geometric progression (Minnen et al. 2018).
@@ -342,6 +343,21 @@ class Coder(tf.keras.layers.Layer):
         return y, self.refine(y, known, self.quantiser), reader.finish()
 
 
+class Density(tfc.NoisyDeepFactorized):
+    """TFC's density, whose search for the tails is a graph.
+
+    It takes a thousand small steps, which cost ten seconds one by one.
+    """
+
+    @traced
+    def _lower_tail(self, tail_mass):
+        return super()._lower_tail(tail_mass)
+
+    @traced
+    def _upper_tail(self, tail_mass):
+        return super()._upper_tail(tail_mass)
+
+
 class Factorized(Coder):
     """A learned distribution per channel: the whole coder, or the side part of one.
 
@@ -352,7 +368,7 @@ class Factorized(Coder):
     def __init__(self, channels: int, limit: int = LATENT_MAX, **kwargs):
         super().__init__(dtype=tf.float32, **kwargs)
         self.channels, self.limit = channels, limit
-        self.prior = tfc.NoisyDeepFactorized(batch_shape=[channels])
+        self.prior = Density(batch_shape=[channels])
 
     @property
     def side_coder(self):
@@ -532,7 +548,7 @@ class Conditional(Coder):
         return tf.concat(refined, -1)
 
     def calibrate(self, latents):
-        @tf.function(reduce_retracing=True)
+        @traced(reduce_retracing=True)
         def record(y):
             action = Record(self.side_coder, *self.encoder_inputs(y), self.quantiser)
             self.walk(action)
@@ -575,11 +591,8 @@ def neighbours(value, distance, around):
     """The four latents around each of [b, h, w, c], zero beyond the edges."""
     d = distance
     padded = tf.pad(value, [[0, 0], [d, d], [d, d], [0, 0]])
-    height, width = tf.unstack(tf.shape(value)[1:3])
-    return [
-        padded[:, d + d * i : d + d * i + height, d + d * j : d + d * j + width]
-        for i, j in around
-    ]
+    size = tf.shape(value)
+    return [tf.slice(padded, [0, d + d * i, d + d * j, 0], size) for i, j in around]
 
 
 def neighbour_mean(y, distance, around):
@@ -595,8 +608,8 @@ def differences(y, centre, distance, around):
     """Contexts: what the four latents around are more than `centre`, [b, h, w, 4c]."""
     inside = neighbours(tf.ones_like(y[:1, :, :, :1]), distance, around)
     values = neighbours(y, distance, around)
-    return tf.concat(
-        [exact_context((v - centre) * i) for v, i in zip(values, inside)], -1
+    return exact_context(
+        tf.concat([(v - centre) * i for v, i in zip(values, inside)], -1)
     )
 
 

@@ -16,14 +16,13 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
-from tensorflow.python.framework.convert_to_constants import (
-    convert_variables_to_constants_v2,
-)
+from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
 
 from tfcodec import files, rans, weights
 from tfcodec.layers import EXACT_LIMIT
 from tfcodec.model import CENTRE, SCALE, whole_levels
+from tfcodec.tracing import traced
 
 LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
@@ -191,23 +190,27 @@ class Frozen:
     """
 
     def __init__(self, function, signature):
-        function = tf.function(function, input_signature=signature)
+        function = traced(function, input_signature=signature)
         concrete = function.get_concrete_function()
         keys = sorted(concrete.structured_outputs)
-        frozen = convert_variables_to_constants_v2(
-            concrete, lower_control_flow=False, aggressive_inlining=False
+        self.outputs = {k: t.name for k, t in zip(keys, concrete.outputs)}
+        # The two steps of `convert_variables_to_constants_v2` that make the graph. Its
+        # third wraps it in a function once more, which takes as long as both.
+        self.graph, _ = convert_to_constants._replace_variables_by_constants(
+            convert_to_constants._FunctionConverterDataInEager(
+                concrete, lower_control_flow=False, aggressive_inlining=False
+            )
         )
-        self.graph = frozen.graph.as_graph_def()
+        inputs = concrete.inputs[: len(signature)]  # the rest were variables
         bodies = [self.graph.node, *(f.node_def for f in self.graph.library.function)]
         for node in (node for body in bodies for node in body):
             node.attr.pop("_gradient_op_type", None)  # Of custom gradients, not here.
         self.inputs = [
-            tf.TensorSpec(t.shape, t.dtype, t.name.split(":")[0]) for t in frozen.inputs
+            tf.TensorSpec(t.shape, t.dtype, t.name.split(":")[0]) for t in inputs
         ]
-        self.outputs = {k: t.name for k, t in zip(keys, frozen.outputs)}
         # What the numbers of a model are must not depend on how well this tidies up.
         self.constants = list(constants(self.graph))
-        self.graph = simplified(self.graph, [*frozen.inputs, *frozen.outputs])
+        self.graph = simplified(self.graph, [*inputs, *concrete.outputs])
 
 
 def simplified(graph, kept):
@@ -223,7 +226,7 @@ def simplified(graph, kept):
     rewrite = config.graph_options.rewrite_options
     # None that makes ops of its own, or changes the arithmetic.
     rewrite.optimizers.extend(
-        ["constfold", "dependency", "common_subgraph_elimination"]
+        ["pruning", "constfold", "dependency", "common_subgraph_elimination"]
     )
     rewrite.min_graph_nodes = -1
     whole = tf.Graph()
@@ -373,4 +376,4 @@ class Store(tf.Module):
             )
             return dict(zip(frozen.outputs, results))
 
-        return tf.function(call, input_signature=frozen.inputs)
+        return traced(call, input_signature=frozen.inputs)

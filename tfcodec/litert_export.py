@@ -25,6 +25,7 @@ from tfcodec.entropy import LEVELS, SCALES, Conditional
 from tfcodec.layers import Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.registry import REALISM
+from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
 
 
@@ -267,7 +268,7 @@ def transposed(layer, x):
 
 def converted(function, inputs) -> bytes:
     """Returns a function as a LiteRT file, its weights in half precision."""
-    concrete = tf.function(function, input_signature=inputs).get_concrete_function()
+    concrete = traced(function, input_signature=inputs).get_concrete_function()
     holder = tf.Module()  # of variables: without it the file has no signature
     holder.held = list(concrete.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfcodec import losses
 from tfcodec.entropy import ERROR_BITS
 from tfcodec.layers import ExactConv, QualityGain
+from tfcodec.tracing import as_written, traced
 
 # Networks see pixels as (x - CENTRE) / SCALE, about -5..5: latents start well above
 # the rounding, which a model trained from scratch would first have to learn.
@@ -93,6 +94,10 @@ class CompressionModel(tf.keras.Model):
         lmbda = self.lmbda_at(quality)
         return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
 
+    @as_written
+    def train_step(self, data):
+        return super().train_step(data)
+
     def call(self, inputs, training=False):
         """Returns x_hat [b, h, w, 3]; adds loss and metrics.
 
@@ -156,7 +161,7 @@ class CompressionModel(tf.keras.Model):
     def calibrate(self, batches):
         """Fits the coder's tables and quantiser to batches of `call`'s inputs."""
 
-        @tf.function(reduce_retracing=True)
+        @traced(reduce_retracing=True)
         def latents(inputs):
             return self.scaled_latents(self.analyse(inputs["image"]), inputs["quality"])
 
@@ -303,7 +308,7 @@ def whole_levels(x):
 
 def multiply_adds(function, spec) -> int:
     """Multiply-adds of the convolutions and matrix products in a function's graph."""
-    graph = tf.function(function).get_concrete_function(spec).graph
+    graph = traced(function).get_concrete_function(spec).graph
     total = 0
     for op in graph.get_operations():
         if op.type == "Conv2D":

@@ -33,6 +33,7 @@ from tfcodec import (
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.model import farthest
 from tfcodec.progress import Progress
+from tfcodec.tracing import traced
 from tfcodec.training import (
     PRIVATE,
     check_counts,
@@ -233,7 +234,7 @@ class RealismProgress(Progress):
             self.examples.append(
                 [(x, *self.encode(x, q)) for x, q in zip(images, qualities)]
             )
-        self.draw = tf.function(self.model.pictures, reduce_retracing=True)
+        self.draw = traced(self.model.pictures, reduce_retracing=True)
 
     def show_validation(self):
         figures, origin = {}, tf.zeros([2], tf.int32)

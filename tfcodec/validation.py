@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec import data, losses, ssimulacra2
+from tfcodec.tracing import traced
 
 # Digits that a card gives of each figure.
 DIGITS = {"bpp": 4, "psnr": 3, "distortion": 4, "ms_ssim": 5, "ssimulacra2": 2}
@@ -22,7 +23,7 @@ class Validation:
     def __init__(self, model, crops):
         self.model, self.crops = model, crops
         # One graph, for crops of all sizes.
-        self.measure = tf.function(self._measure, [crops.element_spec])
+        self.measure = traced(self._measure, [crops.element_spec])
 
     def _measure(self, inputs):
         x_hat, bpp, distortion = self.model.evaluate_images(inputs)
