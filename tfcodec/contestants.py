@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 
 import numpy as np
 
-from tfcodec import __version__, classical, registry
+from tfcodec import __version__, classical, engine, registry
 
 SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # qualities tried by default
 
 
 # What may be set after a model's name, and from what text: `tfcodec:effort=3`.
-OPTIONS = {"effort": int, "realism": float}
+OPTIONS = {"effort": int, "realism": float, "engine": str}
+# The packages that an engine comes in: the first that is installed.
+PACKAGES = {
+    "litert": ("ai-edge-litert",),
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly"),
+}
 
 
 class Ours:
     """A shipped model or a model directory with options, behind the two methods.
 
     Args:
-        text: `NAME_OR_DIR`, and after it `:effort=0..9` or `:realism=0..1`, or both.
+        text: `NAME_OR_DIR`, and after it any of `:effort=0..9`, `:realism=0..1` and
+            `:engine=NAME`.
 
     Raises:
-        ValueError: there is no such model, effort or realism.
+        ValueError: there is no such model, effort, realism or engine.
     """
 
     def __init__(self, text: str):
@@ -44,6 +51,11 @@ class Ours:
             )
         if self.realism and not found.realism:
             raise ValueError(f"{text!r}: the model has no realism above 0")
+        try:
+            wanted = options.get("engine", "auto")
+            self.engine = engine.chosen(found, wanted, self.effort)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from None
         # Two directories may hold models of one name: those are called by their paths.
         self.model, self.name = model, text
         self.sweep = (50,) if found.single_rate else SWEEP
@@ -57,13 +69,11 @@ class Ours:
 
     @property
     def version(self) -> str:
-        for package in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
-            try:
-                tensorflow = f"TensorFlow {importlib.metadata.version(package)}"
-                break
-            except importlib.metadata.PackageNotFoundError:
-                tensorflow = "TensorFlow of unknown version"
-        return f"tfcodec {__version__}, {tensorflow}"
+        for package in PACKAGES[self.engine]:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found = importlib.metadata.version(package)
+                return f"tfcodec {__version__}, {package} {found}"
+        return f"tfcodec {__version__}, {self.engine} of unknown version"
 
     def check(self, quality: float) -> float:
         """Returns a quality as `compress` takes it.
@@ -81,12 +91,16 @@ class Ours:
     def compress(self, image: np.ndarray, quality: float) -> bytes:
         from tfcodec import codec
 
-        return codec.compress(image, quality, self.model, self.effort)
+        return codec.compress(
+            image, quality, self.model, self.effort, engine=self.engine
+        )
 
     def decompress(self, data: bytes) -> np.ndarray:
         from tfcodec import codec
 
-        return codec.decompress(data, model=self.model, realism=self.realism)
+        return codec.decompress(
+            data, model=self.model, realism=self.realism, engine=self.engine
+        )
 
 
 @dataclasses.dataclass(frozen=True)
