@@ -53,7 +53,9 @@ def ms_ssim(x, x_hat):
     weights = tf.constant(metrics.SCALE_WEIGHTS)
     side, window = tf.reduce_min(tf.shape(x)[1:3]), len(metrics.WINDOW)
     # -(-a // b) is a / b rounded up, as halving does.
-    fits = [-(-side // 2**scale) >= window for scale in range(len(weights))]
+    fits = [
+        -(-side // 2**scale) >= window for scale in range(len(metrics.SCALE_WEIGHTS))
+    ]
     scales = tf.reduce_sum(tf.cast(fits, tf.int32))
     weights *= tf.cast(fits, tf.float32)
     weights *= sum(metrics.SCALE_WEIGHTS) / tf.reduce_sum(weights)
