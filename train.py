@@ -31,7 +31,7 @@ except ImportError as error:
         f"pip install -r requirements.txt  [{error}]"
     )
 
-from tfcodec import realism, registry, serving, training
+from tfcodec import litert_export, realism, registry, serving, training
 
 DEFINE = {
     str: flags.DEFINE_string,
@@ -90,6 +90,10 @@ def main(argv):
     train = realism.train if REALISM.value else training.train
     try:
         exported = train(config_of(), RUN.value)
+        try:
+            litert_export.export(exported)
+        except litert_export.Unsuited as error:
+            logging.info("%s", error)
         console.say(console.shown(exported), sys.stdout)
         if SERVE.value:
             served = serving.export(registry.Model.at(exported), SERVE.value)

@@ -1,11 +1,13 @@
-"""Hostile files: `python -m tests.fuzz header|decode|served [seconds]`.
+"""Hostile files: `python -m tests.fuzz header|decode|litert|served [seconds]`.
 
-Three targets, each given files made from the golden ones by random damage, with the
+Four targets, each given files made from the golden ones by random damage, with the
 checksums made right again, so that it reaches the coder:
 
     header   bitstream.unpack, metadata, info: only StreamError, fast
-    decode   tfcodec.decompress with the golden model: only StreamError, or an image of
-             the header's size
+    decode   tfcodec.decompress with the golden model, run by TensorFlow: only
+             StreamError, or an image of the header's size
+    litert   the same run by LiteRT; it agrees with `decode` about which files are good,
+             and on their pixels within a level
     served   the graph of a served model: never fails, and agrees with `decode` about
              which files are good (but for alpha's PNG, which another library reads),
              and on their pixels within a level
@@ -33,7 +35,12 @@ import numpy as np
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 BROKEN = GOLDEN / "broken"
-SLOW = {"header": 0.5, "decode": 10.0, "served": 20.0}  # seconds, on a busy machine
+SLOW = {
+    "header": 0.5,
+    "decode": 10.0,
+    "litert": 20.0,
+    "served": 20.0,
+}  # seconds, on a busy machine
 
 from tfcodec import bitstream
 from tfcodec.bitstream import Limits, StreamError
@@ -138,12 +145,12 @@ def try_header(data: bytes):
         return error
 
 
-def try_decode(data: bytes):
+def try_decode(data: bytes, engine: str = "tensorflow"):
     """Returns the image, or the error."""
     import tfcodec
 
     try:
-        image = tfcodec.decompress(data, GOLDEN / "model", LIMITS)
+        image = tfcodec.decompress(data, GOLDEN / "model", LIMITS, engine=engine)
     except StreamError as error:
         return error
     header = bitstream.read_header(data, LIMITS)
@@ -151,6 +158,15 @@ def try_decode(data: bytes):
     assert image.dtype == np.uint8
     assert image.shape == (shape[:2] if header.mode == "L" else shape)
     return image
+
+
+def try_litert(data: bytes):
+    """Returns the image, or the error; LiteRT says the same as TensorFlow."""
+    found, expected = try_decode(data, "litert"), try_decode(data)
+    assert type(found) is type(expected), f"{found!r}, not {expected!r}"
+    if isinstance(found, np.ndarray):
+        assert np.abs(found.astype(int) - expected).max() <= 1
+    return found
 
 
 def try_served(data: bytes):
@@ -186,7 +202,12 @@ def served():
     return _served[0]
 
 
-TARGETS = {"header": try_header, "decode": try_decode, "served": try_served}
+TARGETS = {
+    "header": try_header,
+    "decode": try_decode,
+    "litert": try_litert,
+    "served": try_served,
+}
 
 
 class Run:

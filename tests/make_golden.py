@@ -20,7 +20,7 @@ from skimage import data
 
 import tfcodec
 from tests import tiny
-from tfcodec import bitstream, codec, training
+from tfcodec import bitstream, codec, litert_export, training
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = GOLDEN / "model"
@@ -97,6 +97,7 @@ def train_model():
         )  # fmt: skip
         exported = training.train(config, folder / "run")
         exported.rename(MODEL)
+        litert_export.export(MODEL)
 
 
 def escapes(decoder, image) -> bytes:

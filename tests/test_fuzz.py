@@ -29,6 +29,14 @@ def test_decode():
     assert run.outcomes["CorruptStream"] > 50
 
 
+def test_litert():
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("ai_edge_litert")
+    run = fuzz.fuzz("litert", 60, seed=3, most=200)
+    assert run.outcomes["decoded"] > 20
+    assert run.outcomes["CorruptStream"] > 50
+
+
 def test_served():
     pytest.importorskip("tensorflow")
     run = fuzz.fuzz("served", 60, seed=2, most=120)

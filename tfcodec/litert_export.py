@@ -29,6 +29,10 @@ from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
 
 
+class Unsuited(ValueError):
+    """The engine without TensorFlow cannot run a model of this architecture."""
+
+
 def export(directory, target=None) -> pathlib.Path:
     """Writes the files of one model.
 
@@ -41,14 +45,15 @@ def export(directory, target=None) -> pathlib.Path:
         The directory.
 
     Raises:
-        ValueError: there is no such model, or LiteRT cannot run one like it.
+        Unsuited: its coder has more than slices with exact networks.
+        ValueError: there is no such model.
         OSError: `target` could not be written.
     """
     source = registry.resolve(directory)
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
-        raise ValueError(
+        raise Unsuited(
             f"no LiteRT files for the architecture {source.card['architecture']}: its "
             f"coder is another than of slices with exact networks alone"
         )
