@@ -1,6 +1,6 @@
 """Writes an exported model once more, for the engine that needs no TensorFlow.
 
-    python -m tfcodec.litert_export MODEL [DIR]
+    python -m tfcodec.litert_export MODEL [DIR [--int8]]
 
 takes a model that `train.py` exported or that is shipped, and adds `litert` to its
 directory, or writes DIR, which needs no other file of the model. Both hold LiteRT
@@ -13,9 +13,9 @@ made opens with the other.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import pathlib
-import sys
 
 import numpy as np
 import tensorflow as tf
@@ -33,23 +33,28 @@ class Unsuited(ValueError):
     """The engine without TensorFlow cannot run a model of this architecture."""
 
 
-def export(directory, target=None) -> pathlib.Path:
+def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     """Writes the files of one model.
 
     Args:
         directory: an exported model, or the name of a shipped one.
         target: directory to make, which needs nothing else; by default `litert` in that
             of the model, which shares the SavedModel's weights.
+        int8: whether the weights of the networks are rounded to 8 bits, which halves
+            the files, for `target` alone. Layers then round what they see, too. The
+            exact coder is the same, and so are the integers that a file holds.
 
     Returns:
         The directory.
 
     Raises:
         Unsuited: its coder has more than slices with exact networks.
-        ValueError: there is no such model.
+        ValueError: there is no such model, or `int8` and no `target`.
         OSError: `target` could not be written.
     """
     source = registry.resolve(directory)
+    if int8 and not target:
+        raise ValueError("weights of 8 bits need a directory of their own")
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
@@ -60,17 +65,18 @@ def export(directory, target=None) -> pathlib.Path:
     loaded = tf.saved_model.load(str(source.path))
     numbers = coder_numbers(loaded, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    made = {name: converted(*part) for name, part in networks(model).items()}
+    made = {name: converted(*part, int8) for name, part in networks(model).items()}
     if source.realism:
         second = realistic(model, source)
-        made["realism"] = converted(*realistic_network(model, second))
+        made["realism"] = converted(*realistic_network(model, second), int8)
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
     if target:
+        target = pathlib.Path(target)
         with files.new_directory(target) as part:
             part.mkdir(exist_ok=True)
             litert_files.write_whole(part, made, numbers)
-        return pathlib.Path(target)
+        return target
     compact = litert_files.Compact(source.path, stored_arrays(source))
     for name, data in made.items():
         compact.add_network(name, data)
@@ -271,18 +277,38 @@ def transposed(layer, x):
     return x if layer.activation is None else layer.activation(x)
 
 
-def converted(function, inputs) -> bytes:
-    """Returns a function as a LiteRT file, its weights in half precision."""
+def converted(function, inputs, int8: bool = False) -> bytes:
+    """Returns a function as a LiteRT file, its weights in half precision or int8."""
     concrete = traced(function, input_signature=inputs).get_concrete_function()
     holder = tf.Module()  # of variables: without it the file has no signature
     holder.held = list(concrete.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.target_spec.supported_types = [tf.float16]
+    if not int8:
+        converter.target_spec.supported_types = [tf.float16]
     return converter.convert()
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tfcodec.litert_export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a model directory, or the name of a shipped one")
+    parser.add_argument("directory", nargs="?", help="to write whole files to")
+    parser.add_argument(
+        "--int8", action="store_true", help="weights of 8 bits: half the size"
+    )
+    args = parser.parse_args(argv)
+    try:
+        made = export(args.model, args.directory, args.int8)
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     with contextlib.suppress(BrokenPipeError):
-        print(export(*sys.argv[1:3]))
+        print(made)
+
+
+if __name__ == "__main__":
+    main()
