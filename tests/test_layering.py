@@ -27,7 +27,7 @@ TABLE = """
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
-    exif profiles tiff pixels jpegs headers extras formats images rans
+    exif profiles tiff pixels jpegs headers extras formats images rans tracing
     registry memory forks planes compression lanes blas walk litert_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images serving

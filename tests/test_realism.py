@@ -20,7 +20,6 @@ from tfcodec import (  # noqa: E402
     codec,
     contestants,
     critics,
-    export,
     layers,
     realism,
     registry,
@@ -127,13 +126,9 @@ def test_text_is_drawn_where_it_weighs_more():
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A model directory: untrained, so a cosine transform, which is a codec too."""
-    tf.keras.utils.set_random_seed(0)
-    options = tiny.OPTIONS["tfcodec"]
-    network = architectures.build("tfcodec", (0.001, 0.128), **options)
-    folder = tmp_path_factory.mktemp("base")
-    return export.export(network, folder / "tiny", "tfcodec", options)
+def base():
+    """A model directory: of a tiny `tfcodec`, trained for a minute."""
+    return pathlib.Path(__file__).parent / "golden" / "model"
 
 
 @pytest.fixture(scope="module")

@@ -329,10 +329,13 @@ def reach(second, channels, side=33):
 
 
 def _exported(config, source, model, second, record, directory):
-    """Writes a copy of the model `source` with its second synthesis."""
+    """Writes a copy of the model `source` with its second synthesis.
+
+    Without LiteRT files, which would have another second synthesis or none.
+    """
     with files.new_directory(directory) as part:
-        shutil.copytree(source.path, part, dirs_exist_ok=True)
-        shutil.rmtree(part / registry.REALISM, ignore_errors=True)
+        old = shutil.ignore_patterns(registry.REALISM, registry.LITERT)
+        shutil.copytree(source.path, part, ignore=old, dirs_exist_ok=True)
         export.export_realism(model, second, part / registry.REALISM)
         record = {**record, "reach": reach(second, source.channels)}
         card = {**source.card, "name": config.name or source.name, "realism": record}

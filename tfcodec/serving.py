@@ -27,6 +27,7 @@ from tfcodec import (
     tiling,
 )
 from tfcodec.bitstream import Limits
+from tfcodec.tracing import traced
 
 # Sides of the squares that the dense functions take, and how many at a time.
 BUCKETS, BUCKET_BATCH = (256, 512, 1024), 4
@@ -257,7 +258,7 @@ class Served(tf.Module):
         )
         return strings.stack()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "compressed_bytes")])
+    @traced(input_signature=[tf.TensorSpec([None], tf.string, "compressed_bytes")])
     def decompress(self, compressed_bytes):
         """`.tfc` files to PNGs."""
 
@@ -290,7 +291,7 @@ class Served(tf.Module):
         """
         latents = [batch, *2 * [side // self.card.latent_stride], self.card.channels]
 
-        @tf.function(
+        @traced(
             input_signature=[tf.TensorSpec([batch, side, side, 3], tf.uint8, "images")]
         )
         def analysis(images):
@@ -298,7 +299,7 @@ class Served(tf.Module):
             y = [self.parts["analysis"](image=x)["y"][0] for x in tf.unstack(images)]
             return tf.ensure_shape(tf.stack(y), latents)
 
-        @tf.function(
+        @traced(
             input_signature=[
                 tf.TensorSpec(latents, tf.float32, "y_hat"),
                 tf.TensorSpec([batch], tf.float32, "quality"),
@@ -313,7 +314,7 @@ class Served(tf.Module):
 
         return {"analysis": analysis, "synthesis": synthesis}
 
-    @tf.function(
+    @traced(
         input_signature=[
             tf.TensorSpec([None], tf.string, "image_bytes"),
             tf.TensorSpec([None], tf.float32, "quality"),
@@ -349,13 +350,13 @@ class Served(tf.Module):
         )
         return {"compressed_bytes": file, "bpp": bpp, "error": error}
 
-    @tf.function(input_signature=[tf.TensorSpec([], tf.string, "compressed_bytes")])
+    @traced(input_signature=[tf.TensorSpec([], tf.string, "compressed_bytes")])
     def decompress_pixels(self, compressed_bytes):
         """One `.tfc` file to uint8 [h, w, c]."""
         image, error = self.decoded(compressed_bytes)
         return {"image": image, "error": error}
 
-    @tf.function(
+    @traced(
         input_signature=[
             tf.TensorSpec([None, None, None], tf.uint8, "image"),
             tf.TensorSpec([], tf.float32, "quality"),
