@@ -392,7 +392,8 @@ def test_clients_of_mixed_sizes_at_once(server):
         data = client.compress(image, 70, metadata)
         assert codec.metadata(data) == metadata
         assert near(client.decompress(data), opened(data))
-        return data == codec.load(MODEL, "tensorflow").compress(image, 70, metadata=metadata)
+        local = codec.load(MODEL, "tensorflow")
+        return data == local.compress(image, 70, metadata=metadata)
 
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         same = list(pool.map(there_and_back, names))
