@@ -123,8 +123,26 @@ def both(tmp_path_factory):
     card = {**source.card, "realism": {"reach": 4, "default": []}}
     (directory / "card.json").write_text(json.dumps(card))
     litert_export.export(directory)
+    litert_export.export(directory, directory.with_name("alone"))
     model = registry.Model.at(directory)
     return engine.Codec(model), engine.Codec(model, engine.LiteRTEngine)
+
+
+def test_a_directory_for_litert_alone_does_the_same(both):
+    together = both[1].model
+    alone = registry.Model.at(together.path.with_name("alone"))
+    assert not alone.tensorflow
+    assert engine.chosen(alone) == "litert"
+    one = engine.Codec(alone, engine.LiteRTEngine)
+    image = tiny.photograph(130, 200)
+    data = one.compress(image, 60)
+    assert data == both[1].compress(image, 60)
+    for realism in (0, 1):
+        pictures = [
+            each.decompress(*bitstream.unpack(data), realism=realism)
+            for each in (one, both[1])
+        ]
+        assert np.array_equal(*pictures)
 
 
 def golden(name):
@@ -198,6 +216,27 @@ def test_latents_that_are_no_numbers_code_and_decode(both):
 def test_effort_names_the_engine_that_has_it(both):
     with pytest.raises(ValueError, match="needs the TensorFlow engine"):
         both[1].compress(tiny.photograph(64, 64), effort=1)
+
+
+def test_weights_lie_in_the_model_once(both):
+    model = both[1].model
+    sizes = {
+        path.name: path.stat().st_size for path in model.path.glob("variables/*.data*")
+    }
+    ours = sum(path.stat().st_size for path in model.litert.iterdir())
+    assert ours < sum(sizes.values())
+    parts = json.loads((model.litert / "parts.json").read_text())
+    assert len(parts["synthesis"]["arrays"]) >= 10
+
+
+@pytest.mark.parametrize("name", ["parts.json", "rest.npz"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_damaged_litert_files_are_a_value_error(both, tmp_path, name, content):
+    shutil.copytree(both[1].model.path, tmp_path / "model")
+    path = tmp_path / "model" / "litert" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match="LiteRT files|whole model directory"):
+        engine.LiteRTEngine(registry.Model.at(tmp_path / "model")).network("synthesis")
 
 
 def test_litert_files_of_another_model_are_refused(both, tmp_path):

@@ -49,7 +49,7 @@ class Ours:
             raise ValueError(
                 f"{text!r}: effort is a whole number from 0 to 9, realism 0 to 1"
             )
-        if self.realism and not found.realism:
+        if self.realism and not found.realistic:
             raise ValueError(f"{text!r}: the model has no realism above 0")
         try:
             wanted = options.get("engine", "auto")
@@ -63,7 +63,7 @@ class Ours:
         self.settings = {"fingerprint": found.fingerprint.hex()}
         if self.effort:
             self.settings["effort"] = self.effort
-        if found.realism:
+        if found.realistic:
             default = found.card["realism"].get("default")
             self.settings["realism"] = default if self.realism is None else self.realism
 

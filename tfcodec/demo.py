@@ -336,7 +336,7 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         ]
         data = {
             "others": others, "photograph": first and first.description(),
-            "realism": registry.resolve(codec.DEFAULT_MODEL).realism is not None,
+            "realism": registry.resolve(codec.DEFAULT_MODEL).realistic,
             "header": HEADER, **dataclasses.asdict(limits),
         }  # fmt: skip
         text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)

@@ -144,7 +144,7 @@ class Codec:
             return self.model.default_realism(header.quality)
         if not 0 <= wanted <= 1:
             raise ValueError(f"realism must be 0 to 1, not {wanted}")
-        if wanted and not self.model.realism:
+        if wanted and not self.model.realistic:
             raise ValueError(f"model {self.model.name} has no realism above 0")
         return float(wanted)
 

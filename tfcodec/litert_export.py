@@ -3,7 +3,7 @@
     python -m tfcodec.litert_export MODEL [DIR [--int8]]
 
 takes a model that `train.py` exported or that is shipped, and adds `litert` to its
-directory, or writes DIR, which needs no other file of the model. Both hold LiteRT
+directory, or writes DIR, a model directory for LiteRT alone. Both hold LiteRT
 (TensorFlow Lite) files of the floating-point networks, for images of any height and
 width, with operations alone that LiteRT has built in, and the numbers of the exact
 coder, which `walk` runs in NumPy; the first leaves out what the SavedModel holds: see
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import pathlib
 
 import numpy as np
@@ -38,8 +39,8 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
 
     Args:
         directory: an exported model, or the name of a shipped one.
-        target: directory to make, which needs nothing else; by default `litert` in that
-            of the model, which shares the SavedModel's weights.
+        target: model directory to make, for LiteRT alone; by default `litert` is added
+            to that of the model, and shares the SavedModel's weights.
         int8: whether the weights of the networks are rounded to 8 bits, which halves
             the files, for `target` alone. Layers then round what they see, too. The
             exact coder is the same, and so are the integers that a file holds.
@@ -74,8 +75,9 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     if target:
         target = pathlib.Path(target)
         with files.new_directory(target) as part:
-            part.mkdir(exist_ok=True)
-            litert_files.write_whole(part, made, numbers)
+            (part / registry.LITERT).mkdir(parents=True)
+            litert_files.write_whole(part / registry.LITERT, made, numbers)
+            (part / "card.json").write_text(json.dumps(source.card, indent=1) + "\n")
         return target
     compact = litert_files.Compact(source.path, stored_arrays(source))
     for name, data in made.items():
@@ -297,7 +299,9 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="a model directory, or the name of a shipped one")
-    parser.add_argument("directory", nargs="?", help="to write whole files to")
+    parser.add_argument(
+        "directory", nargs="?", help="model directory to make, for LiteRT alone"
+    )
     parser.add_argument(
         "--int8", action="store_true", help="weights of 8 bits: half the size"
     )

@@ -81,7 +81,7 @@ class Model:
                 and model.channels > 0
                 and model.latent_stride > 0
                 and min(model.reach["analysis"], model.reach["synthesis"]) >= 0
-                and (model.realism is None or model.synthesis_reach(1) >= 0)
+                and (not model.realistic or model.synthesis_reach(1) >= 0)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"damaged card: {path / 'card.json'}: {error}") from None
@@ -137,8 +137,14 @@ class Model:
         return max(self.reach["synthesis"], second)
 
     @property
+    def realistic(self) -> bool:
+        """Whether the model has a second synthesis, for either engine."""
+        file = self.path / LITERT / f"{REALISM}.tflite"
+        return self.realism is not None or file.is_file()
+
+    @property
     def realism(self) -> pathlib.Path | None:
-        """Directory of the second synthesis, if the model has one."""
+        """Directory of the second synthesis as a SavedModel, if there is one."""
         path = self.path / REALISM
         return path if (path / "saved_model.pb").is_file() else None
 
@@ -160,7 +166,7 @@ class Model:
         is interpolated. A model without a second synthesis has 0.
         """
         points = self.card.get("realism", {}).get("default", [])
-        if not (points and self.realism):
+        if not (points and self.realistic):
             return 0.0
         import numpy as np
 
