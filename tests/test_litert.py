@@ -4,12 +4,14 @@ import hashlib
 import json
 import pathlib
 import shutil
+import threading
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from tests import tiny
-from tfcodec import bitstream, engine, lanes, registry, walk
+from tfcodec import bitstream, blas, engine, lanes, registry, walk
 from tfcodec.bitstream import CorruptStream
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -247,3 +249,29 @@ def test_litert_files_of_another_model_are_refused(both, tmp_path):
     other = engine.LiteRTEngine(registry.Model.at(tmp_path / "model"))
     with pytest.raises(ValueError, match="LiteRT files of another model"):
         other.decode(b"", (64, 64))
+
+
+def test_blas_is_held_to_one_thread_until_the_last_leaves():
+    def threads():
+        found = threadpoolctl.threadpool_info()
+        return [each["num_threads"] for each in found if each["user_api"] == "blas"]
+
+    before = threads()
+    if not before:
+        pytest.skip("NumPy's BLAS is none that threadpoolctl knows")
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with blas.one_thread:
+            inside.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    with blas.one_thread:
+        thread.start()
+        inside.wait()
+        assert set(threads()) == {1}
+    assert set(threads()) == {1}
+    leave.set()
+    thread.join()
+    assert threads() == before

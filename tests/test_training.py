@@ -252,7 +252,7 @@ for clip in (1.0, 1e9):
     states = []
     for replicas in (1, 2):
         config = test_training.config_of(
-            sys.argv[1], "mbt2018-mean", steps=1, replicas=replicas, warmup=0,
+            sys.argv[1], "bls2017", steps=1, replicas=replicas, warmup=0,
             clip=clip)
         strategy = training.strategy_for(replicas)
         with strategy.scope():
@@ -262,7 +262,7 @@ for clip in (1.0, 1e9):
         model.fit(data(0), steps_per_epoch=1, verbose=0)
         # Averages and moments: the first moment is a tenth of the gradient, as clipped.
         states.append([v.numpy() for v in model.optimizer.variables])
-    assert len(states[0]) > 100
+    assert len(states[0]) > 50
     for one, two in zip(*states):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 """
@@ -353,8 +353,9 @@ def test_tensorboard_gets_scalars_and_images(ours):
 
 
 def test_averages_follow_the_weights(images):
-    model = training.build(config_of(images, learning_rate=1e-2))
-    data, _ = training.datasets(config_of(images))
+    config = config_of(images, "bls2017", learning_rate=1e-2)
+    model = training.build(config)
+    data, _ = training.datasets(config)
     variables = model.trainable_variables
     start = [v.numpy() for v in variables]
     model.fit(data(0), steps_per_epoch=20, verbose=0)
@@ -369,10 +370,13 @@ def test_averages_follow_the_weights(images):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_and_exports(images, tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "arch"),
+    [("mixed_bfloat16", "mbt2018-mean"), ("mixed_float16", "bls2017")],
+)
+def test_mixed_precision_trains_and_exports(images, tmp_path, precision, arch):
     exported = training.train(
-        config_of(images, arch="mbt2018-mean", steps=6, precision=precision), tmp_path
+        config_of(images, arch=arch, steps=6, precision=precision), tmp_path
     )
     image = tiny.photograph(64, 64)
     assert codec.decompress(codec.compress(image, 50, exported), exported).any()

@@ -7,8 +7,6 @@ import os
 import pathlib
 import sys
 
-from absl.flags import argparse_flags
-
 from tfcodec import bitstream, quality, registry
 from tfcodec.console import Failure, output, report, say, shown
 
@@ -18,7 +16,7 @@ STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
 
-class Parser(argparse_flags.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An argument parser whose messages may hold any name, on any terminal."""
 
     def error(self, message):
@@ -37,7 +35,7 @@ class Parser(argparse_flags.ArgumentParser):
 def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments; `command` is the name of what to do with them."""
     parser = Parser(
-        description="A learned image codec that runs wherever TensorFlow runs.",
+        description="A learned image codec that runs wherever a picture is opened.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -129,7 +127,6 @@ def add_command(commands, name: str, help: str):
         help=help,
         description=help[0].upper() + help[1:] + ".",
         allow_abbrev=False,
-        inherited_absl_flags=None,  # their -v is not ours
     )
     command.set_defaults(command=name)
     command.add_argument(

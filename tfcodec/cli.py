@@ -7,10 +7,7 @@ there and exit code 1, wrong usage exit code 2.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-
-from absl import app
 
 from tfcodec import commands, signals
 from tfcodec.arguments import parse
@@ -18,7 +15,6 @@ from tfcodec.console import (
     abandon_stdout,
     naming,
     open_standard_streams,
-    quiet_tensorflow,
     report,
 )
 
@@ -39,19 +35,10 @@ def run() -> None:
     open_standard_streams()
     if sys.argv[1:2] != ["demo"]:  # Its server minds signals itself, and has no files.
         signals.clean_up()
-    if sys.argv[1:2] == ["export"]:
-        # Imported while absl's app runs, TensorFlow forgets that it is eager, and
-        # cannot trace functions of ours.
-        with quiet_tensorflow(), contextlib.suppress(ModuleNotFoundError):
-            import tensorflow  # noqa: F401
-    app.run(_main, flags_parser=parse)
-
-
-def _main(args):
-    code = main(args)
+    code = main(parse(sys.argv))
     if code == 130:
         signals.end_by_interrupt()
-    return code
+    sys.exit(code)
 
 
 def main(args: argparse.Namespace) -> int:

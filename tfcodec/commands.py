@@ -7,12 +7,11 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import pathlib
 import sys
 import time
-
-from absl import logging
 
 from tfcodec import __version__, bitstream, files, quality, registry
 from tfcodec.batch import Job, check_output, over_files, passed_over
@@ -215,7 +214,8 @@ def export(args: argparse.Namespace) -> None:
     with quiet_tensorflow():
         from tfcodec import graph_files, serving
 
-        logging.set_verbosity(logging.ERROR)  # how each function's inputs are renamed
+        # TensorFlow would tell how each function's inputs are renamed.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         known = dataclasses.asdict(graph_files.LIMITS)
         for name, value in given.items():
             if name not in known or not value.isdigit():
