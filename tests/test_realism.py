@@ -236,19 +236,23 @@ def test_realism_is_chosen_when_a_file_is_opened(grainy):
 def test_tiles_and_crops_show_the_grain_of_the_whole(grainy):
     one = codec.load(grainy)
     image = tiny.photograph(300, 420)
-    pictures = [
-        tfcodec.decompress(one.compress(image, 50, tile=tile), grainy, realism=1)
-        for tile in (0, 64, 128)
-    ]
-    for tiled in pictures[1:]:
-        # Not equal: `reach` leaves out what changes by less than a thousandth, and a
-        # latent may be rounded the other way for it.
-        difference = np.abs(pictures[0].astype(int) - tiled)
-        assert difference.mean() < 0.6
-        assert difference.max() <= 4
+    coded = [one.compress(image, 50, tile=tile) for tile in (0, 64, 128)]
+    for data in coded[1:]:
+        # Faithful pictures differ, too: what is known around a latent differs in tiles,
+        # so it may be rounded otherwise. With grain the difference is no larger.
+        faithful, realistic = (
+            np.abs(
+                tfcodec.decompress(coded[0], grainy, realism=r).astype(int)
+                - tfcodec.decompress(data, grainy, realism=r)
+            )
+            for r in (0, 1)
+        )
+        assert realistic.mean() < 1.2 * faithful.mean() + 0.2
+        assert realistic.max() <= 1.5 * faithful.max() + 2
     data = one.compress(image, 50, tile=64)
     crop = tfcodec.decompress(data, grainy, crop=(101, 77, 150, 99), realism=1)
-    part = pictures[1][77 : 77 + 99, 101 : 101 + 150].astype(int)
+    whole = tfcodec.decompress(data, grainy, realism=1).astype(int)
+    part = whole[77 : 77 + 99, 101 : 101 + 150]
     assert np.abs(crop - part).max() <= 1
 
 

@@ -135,7 +135,8 @@ def test_a_picture_as_good_as_asked_for(photograph, target, figure):
     wanted, near = {
         "target_psnr": (33.0, 0.02),
         "target_msssim": (0.97, 0.001),
-        "target_ssimulacra2": (60.0, 0.1),
+        # From one hundredth of quality to the next it moves by 0.1 either way.
+        "target_ssimulacra2": (60.0, 0.2),
     }[target]
     data = tfcodec.compress(photograph, **{target: wanted})
     reached = figure(photograph, tfcodec.decompress(data))

@@ -32,6 +32,9 @@ def images(tmp_path_factory):
     return str(tiny.images(tmp_path_factory.mktemp("images")))
 
 
+EVERY = {"lmbda": 0.0, "lmbda_min": 0.001, "lmbda_max": 0.128}
+
+
 def config_of(images, arch="tfcodec", **settings):
     settings = {"log_steps": 5, "validate_steps": 20, **settings}
     return training.TrainConfig(**tiny.flags(arch, images=images, **settings))
@@ -73,10 +76,7 @@ def start(config, run):
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory):
     """Settings, and the run directory of a training that nothing happened to."""
-    config = config_of(
-        images, "bls2017", steps=16, checkpoint_minutes=0.0,
-        distortion="mse:0.3,ms-ssim,ssimulacra2:0.7,masked-mse",
-    )  # fmt: skip
+    config = config_of(images, "bls2017", steps=16, checkpoint_minutes=0.0)
     run = tmp_path_factory.mktemp("whole") / "run"
     process = start(config, run)
     _, errors = process.communicate()
@@ -300,8 +300,8 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(images, tmp
 
 @pytest.fixture(scope="module")
 def ours(images, tmp_path_factory):
-    """(settings, run directory, exported model) of a training of our architecture."""
-    config = config_of(images, steps=20)
+    """(settings, run directory, exported model) of a training for every quality."""
+    config = config_of(images, "bls2017", steps=20, **EVERY)
     run = tmp_path_factory.mktemp("ours")
     return config, run, training.train(config, run)
 
@@ -322,10 +322,10 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, ours):
     image = tiny.photograph(80, 90)
     data = codec.compress(image, 50, exported)
     assert codec.decompress(data, exported).shape == image.shape
-    other = config_of(images, steps=20, learning_rate=0.5)
+    other = config_of(images, "bls2017", steps=20, learning_rate=0.5, **EVERY)
     with pytest.raises(ValueError, match="learning_rate=0.001, not 0.5"):
         training.train(other, run)
-    other = config_of(images, steps=20, distortion="ssim")
+    other = config_of(images, "bls2017", steps=20, distortion="ssim", **EVERY)
     with pytest.raises(ValueError, match="distortion='mse', not 'ssim'"):
         training.train(other, run)
 
