@@ -4,16 +4,16 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 tfc = pytest.importorskip("tensorflow_compression")
 
-from tfcodec import entropy, rans
+from tfcodec import densities, entropy, rans
 
 
 def test_bits_are_those_of_tfc():
     rng = np.random.default_rng(0)
     value = tf.constant(rng.uniform(-40, 40, 5000), tf.float32)
-    index = tf.constant(rng.integers(0, entropy.SCALES, 5000), tf.float32)
-    prior = tfc.NoisyNormal(loc=0.0, scale=entropy.scale_fn(index))
+    index = tf.constant(rng.integers(0, densities.SCALES, 5000), tf.float32)
+    prior = tfc.NoisyNormal(loc=0.0, scale=densities.scale_fn(index))
     wanted = prior.log_prob(value).numpy() / -np.log(2)
-    bits = entropy.normal_bits(value, index).numpy()
+    bits = densities.normal_bits(value, index).numpy()
     near = wanted < 9
     assert near.sum() > 1000
     np.testing.assert_allclose(bits[near], wanted[near], atol=0.05)
@@ -27,7 +27,7 @@ def test_bits_have_finite_gradients_far_out():
         index = tf.fill([5], level)
         with tf.GradientTape() as tape:
             tape.watch([value, index])
-            bits = entropy.normal_bits(value, index)
+            bits = densities.normal_bits(value, index)
         gradients = tape.gradient(bits, [value, index])
         assert all(np.all(np.isfinite(g)) for g in gradients)
         assert gradients[0][2] > 0
@@ -35,22 +35,22 @@ def test_bits_have_finite_gradients_far_out():
 
 def test_noise_of_an_image_does_not_depend_on_its_batch():
     seeds = tf.constant([[1, 2], [3, 4], [5, 6]])
-    whole = entropy.uniform_noise(tf.zeros([3, 4, 4, 2]), seeds, 1)
-    part = entropy.uniform_noise(tf.zeros([1, 4, 4, 2]), seeds[1:2], 1)
+    whole = densities.uniform_noise(tf.zeros([3, 4, 4, 2]), seeds, 1)
+    part = densities.uniform_noise(tf.zeros([1, 4, 4, 2]), seeds[1:2], 1)
     np.testing.assert_array_equal(whole[1:2], part)
     assert float(tf.reduce_max(tf.abs(whole))) <= 0.5
-    other = entropy.uniform_noise(tf.zeros([3, 4, 4, 2]), seeds, 2)
+    other = densities.uniform_noise(tf.zeros([3, 4, 4, 2]), seeds, 2)
     assert np.any(other.numpy() != whole.numpy())
 
 
 def test_tables_are_those_of_tfc_and_code_as_well_as_its_range_coder():
-    model = entropy.scale_model()
-    rows = entropy.rows_of(model)
-    assert len(rows) == entropy.SCALES
+    model = densities.scale_model()
+    rows = densities.rows_of(model)
+    assert len(rows) == densities.SCALES
     tables = rans.Tables.from_rows(rows)
     rng = np.random.default_rng(1)
     index = rng.integers(5, 45, 40_000).astype(np.int32)
-    scale = entropy.scale_fn(tf.constant(index, tf.float32)).numpy()
+    scale = densities.scale_fn(tf.constant(index, tf.float32)).numpy()
     values = np.round(rng.normal(size=index.size) * scale).astype(np.int32)
     writer = rans.Writer(tables)
     writer.write(index, values)
@@ -66,28 +66,28 @@ def test_tables_are_those_of_tfc_and_code_as_well_as_its_range_coder():
 @pytest.mark.parametrize("shape", ["normal", "peaked"])
 def test_quantising_costs_least_of_the_nearest_integer_and_the_one_below(shape):
     rng = np.random.default_rng(0)
-    index = rng.integers(0, entropy.SCALES, 400_000).astype(np.float32)
-    scale = entropy.scale_fn(tf.constant(index)).numpy()
+    index = rng.integers(0, densities.SCALES, 400_000).astype(np.float32)
+    scale = densities.scale_fn(tf.constant(index)).numpy()
     draw = rng.normal if shape == "normal" else rng.laplace
     residual = (draw(size=index.size) * scale).astype(np.float32)
-    histogram = entropy.normal_histogram()
+    histogram = densities.normal_histogram()
     if shape == "peaked":
         size = histogram.shape[1]
-        column = np.minimum(np.abs(residual) * entropy.BINS, size - 1)
+        column = np.minimum(np.abs(residual) * densities.BINS, size - 1)
         cells = index.astype(int) * size + column.astype(int)
         histogram = np.bincount(cells, minlength=histogram.size).astype(float)
         histogram = histogram.reshape(-1, size)
-    quantiser = entropy.Quantiser(histogram, entropy.ERROR_BITS)
+    quantiser = densities.Quantiser(histogram, densities.ERROR_BITS)
 
     def cost(value):
         error = np.square(residual - quantiser.dequantise(value, index))
-        return (quantiser.bits(value, index) + entropy.ERROR_BITS * error).numpy()
+        return (quantiser.bits(value, index) + densities.ERROR_BITS * error).numpy()
 
     chosen = quantiser.quantise(residual, index).numpy()
     nearest = np.round(residual)
     assert np.all(np.abs(chosen) <= np.abs(nearest))
     # As fine as the histogram is, and where it has counted much.
-    sure = (np.abs(residual) < 3) & (index > entropy.SKIPPED)
+    sure = (np.abs(residual) < 3) & (index > densities.SKIPPED)
     others = [nearest - np.sign(residual) * down for down in (0, 1)]
     best = np.minimum(*map(cost, others))
     loss = (cost(chosen) - best)[sure]
@@ -99,10 +99,10 @@ def test_quantising_costs_least_of_the_nearest_integer_and_the_one_below(shape):
 
 def test_points_are_the_means_of_their_intervals():
     rng = np.random.default_rng(0)
-    quantiser = entropy.normal_quantiser(entropy.ERROR_BITS)
+    quantiser = densities.normal_quantiser(densities.ERROR_BITS)
     for level in (14.0, 18.0, 25.0):
         index = tf.fill([400_000], level)
-        residual = rng.normal(size=400_000) * entropy.scale_fn(level).numpy()
+        residual = rng.normal(size=400_000) * densities.scale_fn(level).numpy()
         residual = tf.constant(residual, tf.float32)
         whole = quantiser.quantise(residual, index)
         error = residual - quantiser.dequantise(whole, index)
@@ -114,14 +114,14 @@ def test_points_are_the_means_of_their_intervals():
 
 
 def test_rows_follow_what_was_counted():
-    rows = entropy.rows_of(entropy.scale_model())
+    rows = densities.rows_of(densities.scale_model())
     for frequency, offset in rows[10:40]:
-        share = np.linspace(0.2, 0.02, entropy.LEVELS + 1)
-        fitted = entropy.fitted(frequency, offset, share)
+        share = np.linspace(0.2, 0.02, densities.LEVELS + 1)
+        fitted = densities.fitted(frequency, offset, share)
         assert fitted.sum() == 4096
         assert fitted.min() >= 1
         assert len(fitted) == len(frequency)
-        if offset <= -entropy.LEVELS:
+        if offset <= -densities.LEVELS:
             centre = -offset
             assert fitted[centre] == pytest.approx(0.2 * 4096, rel=0.05)
             assert fitted[centre + 1] == pytest.approx(share[1] / 2 * 4096, rel=0.05)

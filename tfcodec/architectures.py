@@ -8,7 +8,8 @@ decode on every machine.
 from __future__ import annotations
 
 from tfcodec import transforms as t
-from tfcodec.entropy import PYRAMID, SCALES, Conditional, Factorized
+from tfcodec.densities import SCALES
+from tfcodec.entropy import PYRAMID, Conditional, Factorized
 from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
 

@@ -12,7 +12,6 @@ those the deviations of the normal distributions.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -20,6 +19,26 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from tfcodec import rans
+from tfcodec.densities import (
+    BINS,
+    ERROR_BITS,
+    LATENT_MAX,
+    SKIPPED,
+    TAIL_MASS,
+    UNIT,
+    Z_MAX,
+    Density,
+    Quantiser,
+    fitted,
+    normal_bits,
+    normal_histogram,
+    normal_quantiser,
+    normal_rows,
+    rounded,
+    rows_of,
+    sum_bits,
+    uniform_noise,
+)
 from tfcodec.layers import (
     ACTIVATION_BITS,
     ACTIVATION_MAX,
@@ -30,164 +49,6 @@ from tfcodec.layers import (
 )
 from tfcodec.tracing import traced
 from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
-
-# Deviations of the tables, in geometric progression (Minnen et al. 2018).
-SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
-# Mass outside a table, coded as an escape: one slot of a table of 12 bits.
-TAIL_MASS = 2.0**-12
-# A wide density that training mixes in, for outliers: its share, and its scale.
-TAIL_SHARE, TAIL_SCALE = 1e-3, 8.0
-# Latents are clipped to this before coding; the integers of z to what the exact
-# networks take.
-LATENT_MAX = 8191
-Z_MAX = 127
-UNIT = 2.0**MEAN_BITS
-# Bits that one unit of squared error in a latent is worth to the encoder, when it
-# chooses between two integers: what a bit is worth at high rates, where an error's
-# variance is a twelfth and falls to a quarter of it with each bit more.
-ERROR_BITS = 6 / math.log(2)
-# A quantiser's histograms: bins of 1 / BINS up to LEVELS + 1/2; beyond, it rounds.
-LEVELS, BINS = 8, 32
-# Of a magnitude: a slot for each sign.
-LEAST_SHARE = 2.0 / 2**rans.PRECISION
-# Of a value that a table lacks, besides its escape.
-ESCAPE_BITS = 8
-# A latent whose table has an index up to this, a deviation of 0.23, is not coded: it is
-# its mean, nearly always, and coders have less to do.
-SKIPPED = 6
-
-
-def scale_fn(index):
-    """Deviation of table `index`, a float tensor."""
-    step = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
-    return tf.exp(math.log(SCALE_MIN) + step * index)
-
-
-def normal_bits(value, index):
-    """Bits of `value`, a latent less its mean plus uniform noise, under table `index`.
-
-    The density is that of `tfc.NoisyNormal`, whose own `log_prob` takes seven times as
-    long, with a little of a wide Laplace density mixed in: as an escape does in a file,
-    it bounds what an outlier costs, and so the gradient of one; a normal's tail alone
-    made trainings diverge.
-    """
-    scale = scale_fn(index) * math.sqrt(2)
-    magnitude = tf.abs(value)
-    lower = tf.math.erfc((magnitude - 0.5) / scale)
-    normal = 0.5 * (lower - tf.math.erfc((magnitude + 0.5) / scale))
-    laplace = tf.exp(-magnitude / TAIL_SCALE) / (2 * TAIL_SCALE)
-    mixture = (1 - TAIL_SHARE) * normal + TAIL_SHARE * laplace
-    return tf.math.log(tf.maximum(mixture, 1e-30)) / -math.log(2)
-
-
-def sum_bits(bits):
-    """Adds up all but the first axis."""
-    return tf.reduce_sum(bits, [1, 2, 3])
-
-
-def uniform_noise(value, seeds, salt):
-    """Noise in +-1/2 of the shape of `value`, [b, ...], from `seeds`, int32 [b, 2].
-
-    A seed for each image, so that a step is the same however a batch is divided, and
-    the same again after an interruption.
-    """
-
-    def one(seed):
-        return tf.random.stateless_uniform(tf.shape(value)[1:], seed, -0.5, 0.5)
-
-    noise = tf.map_fn(one, seeds + [[0, salt]], fn_output_signature=tf.float32)
-    return tf.ensure_shape(noise, value.shape)
-
-
-def rounded(value, limit):
-    return tf.clip_by_value(tf.round(value), -limit, limit)
-
-
-class Quantiser:
-    """How a residual, a latent less its mean, becomes an integer and a value again.
-
-    For each table and each magnitude k of an integer it holds the bits that k costs,
-    the point in k's interval that stands for all of it, and how far above k - 1/2 the
-    interval begins.  An encoder takes the integer of least bits + error_bits * error**2
-    (rate-distortion optimised quantisation, as video encoders have it); the point is
-    the mean of what falls there.  Both follow from a histogram of residuals, by turns:
-    entropy-constrained scalar quantisation (Chou, Lookabaugh, Gray 1989).
-
-    Args:
-        fine: [SCALES, (LEVELS + 1/2) * BINS + 1], float64: magnitudes of residuals in
-            bins of 1 / BINS, those beyond in the last.
-        error_bits: bits that one unit of squared error is worth; none to round.
-
-    Attributes:
-        cost, shift, extra: [SCALES, LEVELS + 1], float32; `shift` is point less k.
-        share: [SCALES, LEVELS + 1], probability of each magnitude.
-    """
-
-    def __init__(self, fine, error_bits=None):
-        total, fine = fine.sum(1, keepdims=True), fine[:, :-1]
-        middle = (np.arange(fine.shape[1]) + 0.5) / BINS
-        k = np.arange(LEVELS + 1)
-        escapes = k > np.array([-offset for _, offset in normal_rows()])[:, None]
-        low = np.tile(np.maximum(k - 0.5, 0), (SCALES, 1))
-        for _ in range(30 if error_bits else 1):
-            above = middle >= low[:, :, None]
-            inside = fine[:, None] * (above & ~np.roll(above, -1, 1))
-            inside[:, -1] = fine * above[:, -1]
-            mass = inside.sum(-1)
-            mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
-            # Zero stands for itself: its sign is not known.
-            point = np.where((mass > 0) & (k > 0), mean, k)
-            share = np.maximum(mass / total, LEAST_SHARE)
-            cost = -np.log2(share) + (k > 0)
-            far = 1 - np.where(escapes, 0, mass / total).sum(1, keepdims=True)
-            dear = ESCAPE_BITS - np.log2(np.maximum(far, LEAST_SHARE / 2))
-            cost = np.where(escapes, dear, cost)
-            if error_bits:
-                dearer = np.maximum(np.diff(cost), 0)
-                gap = np.diff(point)
-                begin = point[:, :-1] + gap / 2 + dearer / (2 * error_bits * gap)
-                low[:, 1:] = np.maximum(begin, k[1:] - 0.5)
-        self.share = share
-        self.cost = cost.astype(np.float32)
-        self.shift = (point - k).astype(np.float32)
-        self.extra = (low - np.maximum(k - 0.5, 0)).astype(np.float32)
-
-    def entry(self, table, magnitude, index):
-        """Looks `table` [SCALES, LEVELS + 1] up at magnitudes and indexes."""
-        column = tf.cast(tf.minimum(magnitude, LEVELS), tf.int32)
-        row = tf.cast(index, tf.int32) * (LEVELS + 1)
-        return tf.gather(tf.constant(table.ravel()), row + column)
-
-    def quantise(self, residual, index):
-        magnitude = tf.abs(residual)
-        whole = tf.minimum(tf.round(magnitude), LATENT_MAX)
-        begin = whole - 0.5 + self.entry(self.extra, whole, index)
-        whole -= tf.cast(magnitude < begin, tf.float32)
-        return tf.sign(residual) * tf.maximum(whole, 0.0)
-
-    def bits(self, whole, index):
-        """Bits of integers; far out, where nothing was counted, those of a normal."""
-        magnitude = tf.abs(whole)
-        near = self.entry(self.cost, magnitude, index)
-        return tf.where(magnitude < LEVELS, near, normal_bits(whole, index))
-
-    def dequantise(self, whole, index):
-        return whole + tf.sign(whole) * self.entry(self.shift, tf.abs(whole), index)
-
-
-@functools.lru_cache
-def normal_histogram() -> np.ndarray:
-    """Mass of the normal distributions in the bins of a `Quantiser`'s histogram."""
-    edges = np.arange(round((LEVELS + 0.5) * BINS) + 1, dtype=np.float32) / BINS
-    with tf.init_scope():
-        scale = scale_fn(np.arange(SCALES, dtype=np.float32))[:, None] * math.sqrt(2)
-        mass = np.diff(tf.math.erf(edges / scale).numpy().astype(np.float64), append=1)
-        return np.maximum(mass, 0)
-
-
-@functools.lru_cache
-def normal_quantiser(error_bits=None) -> Quantiser:
-    return Quantiser(normal_histogram(), error_bits)
 
 
 class Estimate:
@@ -341,21 +202,6 @@ class Coder(tf.keras.layers.Layer):
         shape = [1, height // self.stride, width // self.stride, side.channels]
         y, known = self.walk(Read(side, reader, tf.stack(shape)))
         return y, self.refine(y, known, self.quantiser), reader.finish()
-
-
-class Density(tfc.NoisyDeepFactorized):
-    """TFC's density, whose search for the tails is a graph.
-
-    It takes a thousand small steps, which cost ten seconds one by one.
-    """
-
-    @traced
-    def _lower_tail(self, tail_mass):
-        return super()._lower_tail(tail_mass)
-
-    @traced
-    def _upper_tail(self, tail_mass):
-        return super()._upper_tail(tail_mass)
 
 
 class Factorized(Coder):
@@ -619,43 +465,3 @@ def exact_context(y):
     whole = tf.clip_by_value(tf.floor(coarse), -ACTIVATION_MAX, ACTIVATION_MAX)
     inside = tfc.lower_bound(coarse, -float(ACTIVATION_MAX))
     return straight_through(whole, tfc.upper_bound(inside, float(ACTIVATION_MAX)))
-
-
-def scale_model():
-    """TFC's entropy model of the normal distributions, with its tables built."""
-    return tfc.ContinuousIndexedEntropyModel(
-        tfc.NoisyNormal, (SCALES,), {"loc": lambda _: 0.0, "scale": scale_fn},
-        coding_rank=3, channel_axis=None, compression=True, tail_mass=TAIL_MASS,
-    )  # fmt: skip
-
-
-def fitted(frequency, offset, share):
-    """A row with the probabilities `share` of magnitudes 0..LEVELS in place of its own.
-
-    What the row had beyond, the escape included, shares what is left.
-    """
-    magnitude = np.abs(np.arange(len(frequency)) + offset)
-    magnitude[-1] = LEVELS + 1
-    near = magnitude <= LEVELS
-    wanted = frequency / frequency.sum()
-    wanted[near] = (share / np.where(np.arange(LEVELS + 1) > 0, 2, 1))[magnitude[near]]
-    wanted[~near] *= max(1 - wanted[near].sum(), 0) / wanted[~near].sum()
-    cdf = tfc.pmf_to_quantized_cdf(wanted.astype(np.float32), rans.PRECISION)
-    return np.diff(cdf.numpy())
-
-
-@functools.lru_cache
-def normal_rows():
-    """The rows of the normal distributions, as TFC makes them."""
-    with tf.init_scope():
-        return rows_of(scale_model())
-
-
-def rows_of(model):
-    """Takes TFC's tables apart: a list of (frequencies with the escape last, offset).
-
-    TFC stores one row after the other, each as -precision, 0, ..., 2**precision.
-    """
-    flat, precision = model.cdf.numpy(), rans.PRECISION
-    rows = np.split(flat, np.flatnonzero(flat == -precision)[1:])
-    return [(np.diff(r[1:]), int(o)) for r, o in zip(rows, model.cdf_offset.numpy())]

@@ -22,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec import architectures, files, litert_files, registry, weights
-from tfcodec.entropy import LEVELS, SCALES, Conditional
+from tfcodec.densities import LEVELS, SCALES
+from tfcodec.entropy import Conditional
 from tfcodec.layers import Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.registry import REALISM

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec import losses
-from tfcodec.entropy import ERROR_BITS
+from tfcodec.densities import ERROR_BITS
 from tfcodec.layers import ExactConv, QualityGain
 from tfcodec.tracing import as_written, traced
 

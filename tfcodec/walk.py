@@ -339,7 +339,7 @@ class Coder:
         return table[index.astype(np.int64) * (LEVELS + 1) + column]
 
     def quantised(self, residual, index):
-        """Returns the integers that residuals become: see `entropy.Quantiser`."""
+        """Returns the integers that residuals become: see `densities.Quantiser`."""
         magnitude = np.abs(residual)
         whole = np.minimum(np.rint(magnitude), LATENT_MAX)
         half = whole.dtype.type(0.5)
