@@ -20,7 +20,8 @@ TABLE = """
     data weights export litert_export
     optimizers checkpoints validation progress training
     captions critics adversarial realism
-    contestants wasserstein workers evaluation summary report pillow_plugin demo
+    contestants wasserstein workers evaluation summary report pillow_plugin
+    photographs demo
     arguments batch commands cli
 """.split()
 
@@ -31,7 +32,8 @@ RUNNING = """
     registry memory forks planes compression lanes blas walk litert_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images serving
-    contestants wasserstein workers evaluation summary report pillow_plugin demo
+    contestants wasserstein workers evaluation summary report pillow_plugin
+    photographs demo
     arguments batch commands cli
 """.split()
 
