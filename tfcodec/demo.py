@@ -13,30 +13,19 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import errno
-import io
+import functools
 import json
-import math
 import pathlib
 import re
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tfcodec import (
-    bitstream,
-    classical,
-    codec,
-    images,
-    metrics,
-    pixels,
-    quality,
-    registry,
-    report,
-)
+from tfcodec import classical, codec, registry, report
+from tfcodec.photographs import OTHERS, OURS, Limits, Photograph
 
 HOST = "127.0.0.1"
 PORT = 8642  # by default, where it is free
@@ -44,9 +33,6 @@ NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
 # Of every request that does something. No page of another origin can send it, unless a
 # server allows that when the browser asks, and ours does not.
 HEADER = "X-Tfcodec"
-OURS = "tfcodec"
-OTHERS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}  # with their labels
-SUFFIXES = {OURS: bitstream.SUFFIX, "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp",
          ".avif": "image/avif"}  # fmt: skip
 SECURITY = {
@@ -56,173 +42,6 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What the page takes, and what the server holds.
-
-    Args:
-        upload: bytes of an image file.
-        megapixels: of what is shown; a larger image is reduced.
-        max_pixels: of an image file, as of `images.read`.
-        photographs: kept at a time, the last ones.
-        results: kept of each photograph, likewise.
-    """
-
-    upload: int = 64_000_000
-    megapixels: float = 4.0
-    max_pixels: int | None = None
-    photographs: int = 3
-    results: int = 8
-
-
-class Photograph:
-    """An image, and what codecs made of it.
-
-    Args:
-        data: an image file.
-        name: what to call it.
-        limits: what it may be.
-
-    Raises:
-        ValueError: it is no image that we read.
-    """
-
-    def __init__(self, data: bytes, name: str, limits: Limits):
-        self.id = secrets.token_urlsafe(12)
-        self.name, self.size, self.limits = name, len(data), limits
-        self.pixels, self.notes = shown(
-            images.read(io.BytesIO(data), name, limits.max_pixels), limits
-        )
-        # Files to fetch, by name, of each result.
-        self.results: collections.OrderedDict[str, dict[str, bytes]]
-        self.results = collections.OrderedDict()
-        self.original = report.png(self.pixels, compress_level=1)
-        self.levels: dict[str, float] = {}  # where the last search of a codec ended
-
-    def description(self) -> dict:
-        """Returns what the page is told of it."""
-        height, width = self.pixels.shape[:2]
-        return {
-            "id": self.id, "name": self.name, "bytes": self.size, "width": width,
-            "height": height, "notes": self.notes, "png": "original.png",
-        }  # fmt: skip
-
-    def file(self, name: str) -> bytes | None:
-        """Returns a file that the page was told of, if it is still here."""
-        if name == "original.png":
-            return self.original
-        found = [files[name] for files in self.results.values() if name in files]
-        return found[0] if found else None
-
-    def ours(
-        self,
-        level: float | None = None,
-        max_bytes: float | None = None,
-        realism: float | None = None,
-    ) -> dict:
-        """Returns figures of our file, of a quality or at most so many bytes.
-
-        It is opened at a realism, by default that of the model at its quality.
-
-        Raises:
-            ValueError: no such quality or realism, or none that gives so few bytes.
-        """
-        start = time.perf_counter()
-        if max_bytes is not None:
-            data = codec.compress(self.pixels, max_bytes=max_bytes)
-        else:
-            data = codec.compress(self.pixels, quality.check(level))
-        middle = time.perf_counter()
-        decoded = codec.decompress(data, realism=realism)
-        seconds = {
-            "compress": middle - start, "decompress": time.perf_counter() - middle,
-        }  # fmt: skip
-        found = bitstream.read_header(data).quality
-        if realism is None:
-            realism = registry.resolve(codec.DEFAULT_MODEL).default_realism(found)
-        figures = self._figures(OURS, found, data, decoded, realism)
-        return {**figures, "seconds": seconds, "realism": realism}
-
-    def theirs(self, name: str, max_bytes: int) -> dict:
-        """Returns figures of another codec's file, the best of at most so many bytes.
-
-        Where it has none as small, it is its smallest.
-
-        Raises:
-            ValueError: no such codec, or it is not installed.
-        """
-        found, lowest = classical.find(name), classical.find(name).limits[0]
-        files = {}
-
-        def size(level):
-            whole = max(int(level), lowest)
-            if whole not in files:
-                files[whole] = found.compress(self.pixels, whole)
-            return len(files[whole])
-
-        try:
-            level = quality.search(
-                quality.Target("bytes", max_bytes), size, self.levels.get(name)
-            )
-        except quality.OutOfReach:
-            level = lowest
-        self.levels[name] = level
-        level = max(int(level), lowest)
-        size(level)
-        data = files[level]
-        return self._figures(name, level, data, found.decompress(data))
-
-    def _figures(self, name, level, data, decoded, realism=0.0):
-        """Keeps a file, and the PNG of what it shows; returns what is told of them."""
-        stem = f"{name}-{level:g}"
-        opened = f"-realism-{realism:g}" if realism else ""
-        file, png = stem + SUFFIXES[name], f"{stem}{opened}.png"
-        self.results[png] = {
-            file: data, png: report.png(decoded, compress_level=1)
-        }  # fmt: skip
-        self.results.move_to_end(png)
-        while len(self.results) > self.limits.results:
-            self.results.popitem(last=False)
-        psnr = metrics.psnr(self.pixels, decoded)
-        try:
-            similarity = metrics.ms_ssim(self.pixels, decoded)
-        except ValueError:  # too small a picture
-            similarity = None
-        return {
-            "codec": name, "quality": level, "bytes": len(data),
-            "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
-            "psnr": psnr if math.isfinite(psnr) else None, "ms_ssim": similarity,
-            "file": file, "png": png,
-        }  # fmt: skip
-
-
-def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Returns an image as the page shows it, and what was changed, in words.
-
-    Returns:
-        uint8 [height, width, 3], sRGB, of few enough pixels.
-    """
-    from PIL import Image
-
-    image, notes = Image.fromarray(picture.pixels), picture.notes
-    if image.mode.endswith("A"):
-        image = pixels.converted(image, image.mode.removesuffix("A"))
-        notes.append("not kept here: alpha; what can be seen is over white")
-    if "icc_profile" in picture.metadata:
-        image = pixels.to_srgb(image, picture)
-    largest = limits.megapixels * 1e6
-    if image.width * image.height > largest:
-        before = f"{image.width}x{image.height}"
-        scale = math.sqrt(largest / (image.width * image.height))
-        size = [max(1, int(side * scale)) for side in image.size]
-        image = image.resize(size, Image.Resampling.LANCZOS)
-        notes.append(
-            f"reduced from {before} to {size[0]}x{size[1]}: the demo shows "
-            f"{limits.megapixels:g} megapixels (--megapixels), the codec takes any size"
-        )
-    return np.asarray(image.convert("RGB")), notes
 
 
 def warm() -> None:
@@ -278,66 +97,111 @@ def number_in(document: object, name: str) -> float | None:
     return value
 
 
-def application(limits: Limits = Limits(), first: Photograph | None = None):  # noqa: B008
-    """Returns the server, an ASGI application.
+class Refused(Exception):
+    """What a request asks for cannot be had.
+
+    Attributes:
+        status_code, detail: status and words of the answer, by the names that
+            Starlette's own exceptions have for them.
+    """
+
+    def __init__(self, status_code: int, detail: str):
+        super().__init__(detail)
+        self.status_code, self.detail = status_code, detail
+
+
+def failure(error: Exception) -> tuple[int, str]:
+    """Returns status and words of the answer to a request that ended in `error`."""
+    if hasattr(error, "status_code"):  # `Refused`, or one of Starlette's own
+        status, words = error.status_code, error.detail
+    elif isinstance(error, ValueError):
+        status, words = 400, str(error)
+    else:
+        status, words = 500, f"{type(error).__name__}: {error}"
+    return status, " ".join(words.split())[:500]
+
+
+async def body_of(request, largest: int) -> bytes:
+    """Returns the body of a Starlette request, of at most so many bytes.
+
+    Raises:
+        Refused: it is longer.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > largest:
+            raise Refused(
+                413, f"more than {largest / 1e6:g} MB, which is the most it takes"
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def one_at_a_time(lock: asyncio.Lock, function: Callable, request=None):
+    """Calls a function in a thread, while no other call holds the lock.
+
+    Raises:
+        Refused: whoever sent the request left before it was its turn.
+    """
+    async with lock:
+        if request and await request.is_disconnected():
+            raise Refused(499, "no one waits for it")
+        return await in_thread(function)
+
+
+class Demo:
+    """What the page's requests get: itself, photographs, figures and files.
+
+    One photograph is read at a time, and one compressed.
 
     Args:
         limits: what it takes.
         first: a photograph that the page shows when it opens.
 
-    Raises:
-        ValueError: Starlette is not installed.
+    Attributes:
+        photographs: those that were opened on the page, by their id, oldest first.
+        reading, coding: locks, from when the server starts.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.datastructures import Headers, MutableHeaders
-        from starlette.exceptions import HTTPException
-        from starlette.middleware import Middleware
-        from starlette.responses import HTMLResponse, JSONResponse, Response
-        from starlette.routing import Route
-    except ImportError as error:
-        raise missing(error) from None
 
-    photographs = collections.OrderedDict()
-    # One photograph is read at a time, and one compressed. Locks belong to a loop.
-    reading = coding = None
+    def __init__(self, limits: Limits, first: Photograph | None):
+        self.limits, self.first = limits, first
+        self.photographs: collections.OrderedDict[str, Photograph]
+        self.photographs = collections.OrderedDict()
+        self.reading = self.coding = None
 
-    async def work(lock, function, request=None):
-        """Calls in a thread, one call at a time, unless no one waits any more."""
-        async with lock:
-            if request and await request.is_disconnected():
-                raise HTTPException(499, "no one waits for it")
-            return await in_thread(function)
+    @contextlib.asynccontextmanager
+    async def running(self, app):
+        """Loads the model while the server begins; what Starlette calls a lifespan."""
+        # Not before: locks belong to a loop.
+        self.reading, self.coding = asyncio.Lock(), asyncio.Lock()
+        warming = asyncio.create_task(one_at_a_time(self.coding, warm))
+        yield
+        warming.cancel()
 
-    async def body_of(request, largest):
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > largest:
-                raise HTTPException(
-                    413, f"more than {largest / 1e6:g} MB, which is the most it takes"
-                )
-            parts.append(part)
-        return b"".join(parts)
+    def photograph(self, id_: str) -> Photograph:
+        """Returns an open photograph.
 
-    def photograph_of(request):
-        id_ = request.path_params["id"]
-        if first and id_ == first.id:
-            return first
-        if id_ not in photographs:
-            raise HTTPException(404, "the photograph is no longer here; open it again")
-        return photographs[id_]
+        Raises:
+            Refused: it is not open, or no more.
+        """
+        if self.first and id_ == self.first.id:
+            return self.first
+        if id_ not in self.photographs:
+            raise Refused(404, "the photograph is no longer here; open it again")
+        return self.photographs[id_]
 
-    async def page(request):
+    def page(self) -> tuple[str, str]:
+        """Returns the page's HTML, and the Content-Security-Policy it is sent with."""
         nonce = secrets.token_urlsafe(16)
         others = [
             {"name": name, "label": label, "missing": classical.CODECS[name].missing()}
             for name, label in OTHERS.items()
         ]
         data = {
-            "others": others, "photograph": first and first.description(),
+            "others": others, "photograph": self.first and self.first.description(),
             "realism": registry.resolve(codec.DEFAULT_MODEL).realistic,
-            "header": HEADER, **dataclasses.asdict(limits),
+            "header": HEADER, **dataclasses.asdict(self.limits),
         }  # fmt: skip
         text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)
         policy = (
@@ -345,21 +209,28 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
             f"style-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; "
             "form-action 'none'; frame-ancestors 'none'"
         )
-        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+        return text, policy
 
-    async def upload(request):
-        data = await body_of(request, limits.upload)
+    async def upload(self, request) -> dict:
+        """Opens the photograph that a request brings; returns its description."""
+        data = await body_of(request, self.limits.upload)
         name = request.query_params.get("name", "")[:100] or "photograph"
-        photograph = await work(
-            reading, lambda: Photograph(data, name, limits), request
+        photograph = await one_at_a_time(
+            self.reading, lambda: Photograph(data, name, self.limits), request
         )
-        photographs[photograph.id] = photograph
-        while len(photographs) > limits.photographs:
-            photographs.popitem(last=False)
-        return JSONResponse(photograph.description())
+        self.photographs[photograph.id] = photograph
+        while len(self.photographs) > self.limits.photographs:
+            self.photographs.popitem(last=False)
+        return photograph.description()
 
-    async def code(request):
-        photograph, name = photograph_of(request), request.path_params["codec"]
+    async def code(self, request) -> dict:
+        """Returns figures of what a codec makes of a photograph, as a request asks.
+
+        Raises:
+            ValueError: it names no quality or size, or one that the codec cannot do.
+        """
+        photograph = self.photograph(request.path_params["id"])
+        name = request.path_params["codec"]
         document = json.loads(await body_of(request, 1000))
         level = number_in(document, "quality")
         max_bytes = number_in(document, "max_bytes")
@@ -367,62 +238,90 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
             raise ValueError("quality or max_bytes is wanted")
         if name == OURS:
             realism = number_in(document, "realism")
-            found = await work(
-                coding, lambda: photograph.ours(level, max_bytes, realism), request
-            )
+            work = functools.partial(photograph.ours, level, max_bytes, realism)
         elif name in OTHERS and max_bytes is not None:
-            found = await work(
-                coding, lambda: photograph.theirs(name, max_bytes), request
-            )
+            work = functools.partial(photograph.theirs, name, max_bytes)
         else:
             raise ValueError(f"no codec {name!r} that takes that")
-        return JSONResponse(found)
+        return await one_at_a_time(self.coding, work, request)
+
+    def file(self, request) -> tuple[bytes, str]:
+        """Returns a file that belongs to a photograph, and its media type."""
+        name = request.path_params["file"]
+        data = self.photograph(request.path_params["id"]).file(name)
+        if data is None:
+            raise Refused(404, "the file is no longer here")
+        return data, TYPES.get(name[name.rfind(".") :], "application/octet-stream")
+
+
+class Guard:
+    """Answers no one but our own page, and lets no other page use the answers.
+
+    Args:
+        app: the ASGI application behind it.
+    """
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        from starlette.datastructures import Headers, MutableHeaders
+        from starlette.responses import JSONResponse
+
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def guarded(message):
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        reason = refusal(scope["method"], Headers(scope=scope))
+        app = JSONResponse({"error": reason}, 403) if reason else self.app
+        await app(scope, receive, guarded)
+
+
+def application(limits: Limits = Limits(), first: Photograph | None = None):  # noqa: B008
+    """Returns the server, an ASGI application: what `Demo` says, in HTTP.
+
+    Args:
+        limits, first: as of `Demo`.
+
+    Raises:
+        ValueError: Starlette is not installed.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.exceptions import HTTPException
+        from starlette.middleware import Middleware
+        from starlette.responses import HTMLResponse, JSONResponse, Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise missing(error) from None
+
+    demo = Demo(limits, first)
+
+    async def page(request):
+        text, policy = demo.page()
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+    async def upload(request):
+        return JSONResponse(await demo.upload(request))
+
+    async def code(request):
+        return JSONResponse(await demo.code(request))
 
     async def file(request):
-        name = request.path_params["file"]
-        data = photograph_of(request).file(name)
-        if data is None:
-            raise HTTPException(404, "the file is no longer here")
-        kind = TYPES.get(name[name.rfind(".") :], "application/octet-stream")
+        data, kind = demo.file(request)
         return Response(data, media_type=kind)
 
     async def failed(request, error):
-        status, words = 400, str(error)
-        if isinstance(error, HTTPException):
-            status, words = error.status_code, error.detail
-        elif not isinstance(error, ValueError):
-            status, words = 500, f"{type(error).__name__}: {error}"
-        return JSONResponse({"error": " ".join(words.split())[:500]}, status)
+        status, words = failure(error)
+        return JSONResponse({"error": words}, status)
 
-    class Guard:
-        """Answers no one but our own page, and lets no other page use the answers."""
-
-        def __init__(self, app):
-            self.app = app
-
-        async def __call__(self, scope, receive, send):
-            if scope["type"] != "http":
-                return await self.app(scope, receive, send)
-
-            async def guarded(message):
-                if message["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=message)
-                    for name, value in SECURITY.items():
-                        headers.setdefault(name, value)
-                await send(message)
-
-            reason = refusal(scope["method"], Headers(scope=scope))
-            app = JSONResponse({"error": reason}, 403) if reason else self.app
-            await app(scope, receive, guarded)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(app):
-        nonlocal reading, coding
-        reading, coding = asyncio.Lock(), asyncio.Lock()
-        warming = asyncio.create_task(work(coding, warm))
-        yield
-        warming.cancel()
-
+    kinds = (HTTPException, Refused, ValueError, 500)
     return Starlette(
         routes=[
             Route("/", page),
@@ -431,8 +330,8 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
             Route("/photographs/{id}/{file}", file),
         ],
         middleware=[Middleware(Guard)],
-        exception_handlers={kind: failed for kind in (HTTPException, ValueError, 500)},
-        lifespan=lifespan,
+        exception_handlers=dict.fromkeys(kinds, failed),
+        lifespan=demo.running,
     )
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import importlib.util
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -107,6 +107,15 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
             return name
     reasons = dict.fromkeys(lacks[name] for name in order)
     raise ValueError("; ".join(reasons))
+
+
+class _Part(NamedTuple):
+    """What is synthesised at once: pixels of one tile, from latents around them too."""
+
+    inner: Box  # the pixels that are wanted
+    outer: Box  # those that are synthesised, as far as latents matter to the inner
+    tiles: list[int]  # numbers of the tiles that the outer meets
+    oldest: int  # no lower number of a tile is met by this part or a later one
 
 
 class Codec:
@@ -307,50 +316,58 @@ class Codec:
         Yields:
             (part of the image, its pixels uint8 [h, w, 3], or [h, w] in greyscale).
         """
-        stride, latent = self.model.stride, self.model.latent_stride
-        whole = Box(0, 0, *tiling.padded_size(header.height, header.width, stride))
-        region = region or whole
-        tiles = self.boxes(header)
+        boxes, parts = self.boxes(header), self._parts(header, region, realism)
+        order = dict.fromkeys(k for part in parts for k in part.tiles)
+        decoded = compression.side_by_side(lambda k: (k, y_hat(k)[0]), list(order))
+        known: dict[int, np.ndarray] = {}
+        fraction = quality.fraction(header.quality)
+        grey = header.mode in ("L", "LA")
+        self.runs["synthesis"] += 1
+        for part in parts:
+            for old in [k for k in known if k < part.oldest]:
+                del known[old]
+            while not known.keys() >= set(part.tiles):
+                known.update([next(decoded)])
+            frame = part.outer.shrunk(self.model.latent_stride)
+            values = self._joined(known, boxes, part.tiles, frame)
+            image = self._drawn(values, fraction, frame, realism)
+            image = image[part.inner.inside(part.outer)]
+            yield part.inner, planes.grey_of(image) if grey else image
+
+    def _parts(self, header, region, realism):
+        """Returns the parts, one of each tile, of which a region is made: `_Part`s."""
+        latent = self.model.latent_stride
+        size = tiling.padded_size(header.height, header.width, self.model.stride)
+        whole = Box(0, 0, *size)
         side = header.tile_side or max(whole)
         columns = -(-header.width // side)
         halo = self.model.synthesis_reach(realism) * latent
         before = (1 + halo // side) * (columns + 1)  # as far back as a tile looks
+        parts = []
+        for number, box in enumerate(self.boxes(header)):
+            inner = box & (region or whole)
+            if inner:
+                outer = inner.aligned(latent).grown(halo) & whole
+                tiles = tiling.numbers(outer, side, columns)
+                parts.append(_Part(inner, outer, tiles, number - before))
+        return parts
 
-        def surroundings(number):
-            """Returns (what is wanted of a tile, what the synthesis sees around it)."""
-            inner = tiles[number] & region
-            return inner, inner.aligned(latent).grown(halo) & whole
+    def _joined(self, known, boxes, tiles, frame):
+        """Returns y_hat [h, w, c] at `frame` of the image's latents.
 
-        def neighbours(outer):
-            rows = range(outer.top // side, -(-outer.bottom // side))
-            return [
-                row * columns + column
-                for row in rows
-                for column in range(outer.left // side, -(-outer.right // side))
-            ]
-
-        wanted = [k for k, box in enumerate(tiles) if box & region]
-        order = dict.fromkeys(
-            k for number in wanted for k in neighbours(surroundings(number)[1])
-        )
-        decoded = compression.side_by_side(lambda k: (k, y_hat(k)[0]), list(order))
-        known: dict[int, np.ndarray] = {}
-        fraction = quality.fraction(header.quality)
-        self.runs["synthesis"] += 1
-        for number in wanted:
-            for old in [k for k in known if k < number - before]:
-                del known[old]
-            inner, outer = surroundings(number)
-            frame = outer.shrunk(latent)
-            values = np.empty((frame.height, frame.width, self.model.channels), "f4")
-            for k in neighbours(outer):
-                while k not in known:
-                    known.update([next(decoded)])
-                tile = tiles[k].aligned(stride).shrunk(latent)
-                part = tile & frame
-                values[part.inside(frame)] = known[k][part.inside(tile)]
-            image = self._drawn(values, fraction, frame, realism)[inner.inside(outer)]
-            yield inner, planes.grey_of(image) if header.mode in ("L", "LA") else image
+        Args:
+            known: y_hat [h, w, c] of tiles, by their number.
+            boxes: all tiles of the image, in pixels.
+            tiles: numbers of those that the frame meets.
+            frame: a box, in latents.
+        """
+        stride, latent = self.model.stride, self.model.latent_stride
+        values = np.empty((frame.height, frame.width, self.model.channels), "f4")
+        for k in tiles:
+            tile = boxes[k].aligned(stride).shrunk(latent)
+            common = tile & frame
+            values[common.inside(frame)] = known[k][common.inside(tile)]
+        return values
 
     def _drawn(self, values, fraction, frame, realism):
         """Synthesises y_hat [h, w, c] that lies at `frame` of the image's latents."""

@@ -186,32 +186,10 @@ def evaluate(
     Raises:
         ChildProcessError: a codec took its process with it.
     """
-    total = len(paths) * sum(len(each.qualities) for each in contestants_)
-    rows, spent, worked = [], 0.0, 0
     if cache is not None:
         pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
-    waiting = collections.deque()
-
-    def collect(most):
-        """Waits until at most so many tasks wait."""
-        nonlocal spent, worked
-        while len(waiting) > most:
-            where, each, future = waiting.popleft()
-            try:
-                found, seconds = future.result()
-            except concurrent.futures.process.BrokenProcessPool:
-                raise ChildProcessError(
-                    f"{each.name}: its process died at {where['image']}"
-                ) from None
-            spent += seconds
-            worked += len(found) if seconds else 0
-            for row in found:
-                rows.append({**where, **row})
-                if progress:
-                    left = spent / worked / max(1, jobs) if worked else None
-                    rest = left and left * (total - len(rows))
-                    progress(len(rows), total, rest)
-
+    total = len(paths) * sum(len(each.qualities) for each in contestants_)
+    tasks = _Tasks(total, jobs, progress)
     with contextlib.ExitStack() as stack:
         if jobs:
             pools = stack.enter_context(
@@ -227,10 +205,60 @@ def evaluate(
             where.update(width=image.shape[1], height=image.shape[0])
             for each in contestants_:
                 args = (image, sha256, each, cache, jobs < 2, tuple(extra), *warm)
-                waiting.append((where, each, pools[each.name].submit(work, *args)))
-                collect(2 * jobs if jobs > 1 else 0)
-        collect(0)
-    return rows
+                tasks.add(where, each, pools[each.name].submit(work, *args))
+                tasks.collect(2 * jobs if jobs > 1 else 0)
+        tasks.collect(0)
+    return tasks.rows
+
+
+class _Tasks:
+    """What the processes of `evaluate` were given to do, oldest first.
+
+    Args:
+        total: rows in all.
+        jobs, progress: as of `evaluate`.
+
+    Attributes:
+        rows: those that were collected, in the order of their tasks.
+    """
+
+    def __init__(self, total, jobs, progress):
+        self.total, self.jobs, self.progress = total, jobs, progress
+        self.rows = []
+        self.waiting = collections.deque()
+        # Seconds spent on rows that no cache had, and how many these are.
+        self.spent, self.worked = 0.0, 0
+
+    def add(self, where, each, future):
+        """Adds a task: what its rows say of the image, its contestant, its future."""
+        self.waiting.append((where, each, future))
+
+    def collect(self, most):
+        """Waits until at most so many tasks wait.
+
+        Raises:
+            ChildProcessError: the process of a task died.
+        """
+        while len(self.waiting) > most:
+            where, each, future = self.waiting.popleft()
+            try:
+                found, seconds = future.result()
+            except concurrent.futures.process.BrokenProcessPool:
+                raise ChildProcessError(
+                    f"{each.name}: its process died at {where['image']}"
+                ) from None
+            self.spent += seconds
+            self.worked += len(found) if seconds else 0
+            for row in found:
+                self.rows.append({**where, **row})
+                if self.progress:
+                    self.progress(len(self.rows), self.total, self._seconds_left())
+
+    def _seconds_left(self):
+        if not self.worked:
+            return None
+        each = self.spent / self.worked / max(1, self.jobs)
+        return each * (self.total - len(self.rows))
 
 
 def means(rows: list[dict]) -> list[dict]:

@@ -67,29 +67,11 @@ def export(
         "architecture": architecture,
         "options": options or {},
         "licence": LICENCE,
-        "quality": None,
-        "lmbda": model.lmbda[0],
-        "distortion": str(model.distortion),
-        "stride": model.stride,
-        "latents": {
-            "channels": model.channels,
-            "stride": model.latent_stride,
-            "reach": model.reach(),
-        },
-        "parameters": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
-        "kmac_per_pixel": model.kmac_per_pixel(),
-        "exactness": {
-            "convolutions": len(sums),
-            "channels": int(sum(map(len, sums))),
-            "largest_sum": int(max((s.max() for s in sums), default=0)),
-            "limit": EXACT_LIMIT,
-        },
+        **described(model),
+        "exactness": exactness(sums),
         "training": record or {},
         "made_with": {"tensorflow": tf.__version__},
     }
-    if model.variable_rate:
-        card["quality"] = dict(zip(("lmbda_min", "lmbda_max"), model.lmbda))
-        card["lmbda"] = None
     module = Store()
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
     # For trainings that begin from this model; what functions hold too is stored once.
@@ -103,6 +85,43 @@ def export(
         drop_shapes(part)
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
+
+
+def described(model) -> dict:
+    """Returns the entries of a model's card that follow from the model alone.
+
+    Its reach in latents and its multiply-adds per pixel are measured here.
+    """
+    lmbda = model.lmbda
+    variable = model.variable_rate
+    return {
+        "quality": {"lmbda_min": lmbda[0], "lmbda_max": lmbda[1]} if variable else None,
+        "lmbda": None if variable else lmbda[0],
+        "distortion": str(model.distortion),
+        "stride": model.stride,
+        "latents": {
+            "channels": model.channels,
+            "stride": model.latent_stride,
+            "reach": model.reach(),
+        },
+        "parameters": int(sum(np.prod(v.shape) for v in model.trainable_variables)),
+        "kmac_per_pixel": model.kmac_per_pixel(),
+    }
+
+
+def exactness(sums: list[np.ndarray]) -> dict:
+    """Returns what a card says of the sums that float32 must hold exactly.
+
+    Args:
+        sums: of each exact convolution, the largest that each channel can reach, as
+            `ExactConv.freeze` has them.
+    """
+    return {
+        "convolutions": len(sums),
+        "channels": int(sum(map(len, sums))),
+        "largest_sum": int(max((s.max() for s in sums), default=0)),
+        "limit": EXACT_LIMIT,
+    }
 
 
 def export_realism(model, second, directory):

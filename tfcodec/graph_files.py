@@ -94,6 +94,25 @@ def adler32(string):
     return high * 2**16 + low
 
 
+class Fields(NamedTuple):
+    """What a header says, tensors; each field makes sense, but may be over a limit."""
+
+    end: tf.Tensor  # int32 [], where the chunks begin
+    height: tf.Tensor  # int64 [], as width and quality
+    width: tf.Tensor
+    layout: tf.Tensor  # int32 [], of the colours alone
+    side: tf.Tensor  # int32 [], of the tiles, 0 for one
+    quality: tf.Tensor  # 0 to 10000, hundredths
+
+
+class Extent(NamedTuple):
+    """How much there is to decode, tensors int64 []."""
+
+    pixels: tf.Tensor  # of the image
+    tiles: tf.Tensor  # their number
+    area: tf.Tensor  # pixels of the largest tile, padded
+
+
 def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> File:
     """Reads a file up to the data of its chunks; see `bitstream.unpack`.
 
@@ -104,11 +123,39 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
         limits: what a file may ask for.
     """
     check = Check()
+    check_size(data, limits, check)
+    header = read_header(data, fingerprint, stride, check)
+    extent = checked_extent(header, limits, check)
+    chunks, check.error = chunk_table(data, header.end, extent, limits, check.error)
+    check_chunks(chunks, extent.tiles, header.layout, check)
+    good = check.error == ""
+
+    def known(value):  # int32, and small where there is an error
+        return tf.cast(tf.where(good, tf.cast(value, tf.int64), 1), tf.int32)
+
+    return File(
+        check.error, known(header.height), known(header.width), known(header.layout),
+        known(header.side), tf.cast(header.quality, tf.float32) / 100, chunks,
+    )  # fmt: skip
+
+
+def check_size(data, limits: Limits, check: Check):
+    """Checks that a file, string [], is neither empty nor too long."""
     length = tf.strings.length(data)
     check(length > 0, "empty file")
     if limits.file_bytes:
         most = min(limits.file_bytes, 2**31 - 1)
         check(length <= most, f"over the limit of {most} bytes")
+
+
+def read_header(data, fingerprint: bytes, stride: int, check: Check) -> Fields:
+    """Reads the header of a file, and checks each field by itself.
+
+    Args:
+        data: string [], the file.
+        fingerprint, stride: of the model, as of `parse`.
+        check: keeps the first thing that is wrong.
+    """
     start = window(data, 0, 64)
     magic = list(bitstream.MAGIC)
     check(tf.reduce_all(start[: len(magic)] == magic), "not a .tfc file")
@@ -116,7 +163,7 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     check(start[version] == bitstream.VERSION, "another version of the format")
     at = version + 2
     end = at + start[version + 1]
-    check(end <= length, "truncated header")
+    check(end <= tf.strings.length(data), "truncated header")
     own = list(fingerprint)
     check(tf.reduce_all(start[at : at + len(own)] == own), "a file of another model")
     width, at = varint(start, at + len(own), check)
@@ -128,12 +175,17 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     tile, layout = layout // 16, layout % 16
     check(layout < bitstream.LAYOUTS, "needs a newer tfcodec: colour layout")
     check(quality <= 10000, "damaged: quality")
-
-    pixels = width * height  # each below 2^32: a product that wraps is negative
-    channels = tf.gather([3, 1, 4, 2], tf.minimum(layout, 3))
-    decoded = pixels * tf.cast(channels, tf.int64)
     side = tf.where(tile > 0, tf.bitwise.left_shift(32, tile), 0)
     check(side % stride == 0, "damaged: tiles of another model")
+    return Fields(end, height, width, layout, side, quality)
+
+
+def checked_extent(header: Fields, limits: Limits, check: Check) -> Extent:
+    """Returns how much a file asks to decode, held against the limits."""
+    height, width, side = header.height, header.width, header.side
+    pixels = width * height  # each below 2^32: a product that wraps is negative
+    channels = tf.gather([3, 1, 4, 2], tf.minimum(header.layout, 3))
+    decoded = pixels * tf.cast(channels, tf.int64)
     long_side = tf.cast(side, tf.int64)
     each = tf.where(side > 0, long_side, tf.maximum(tf.maximum(width, height), 1))
     tiles = ((height + each - 1) // each) * ((width + each - 1) // each)
@@ -149,9 +201,18 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     ):
         if limit:
             check(value <= limit, f"over the limit of {limit} {name}")
+    return Extent(pixels, tiles, area)
 
-    chunks, error = chunk_table(data, end, tiles, area, pixels, limits, check.error)
-    check.error = error
+
+def check_chunks(chunks, tiles, layout, check: Check):
+    """Checks that a file has as many chunks of each type as its header asks for.
+
+    Args:
+        chunks: int32 [n, 3], as of `File`.
+        tiles: their number, int64 [].
+        layout: of the colours, int32 [].
+        check: keeps the first thing that is wrong.
+    """
     count = {
         kind: tf.math.count_nonzero(chunks[:, 0] == kind) for kind in bitstream.KNOWN
     }
@@ -162,15 +223,6 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     one, many = count[bitstream.ALPHA], count[bitstream.ALPHA_TILE]
     fits = ((one == 1) & (many == 0)) | ((one == 0) & (many == tiles))
     check(tf.where(alpha, fits, one + many == 0), "damaged: alpha")
-    good = check.error == ""
-
-    def known(value):  # int32, and small where there is an error
-        return tf.cast(tf.where(good, tf.cast(value, tf.int64), 1), tf.int32)
-
-    return File(
-        check.error, known(height), known(width), known(layout), known(side),
-        tf.cast(quality, tf.float32) / 100, chunks,
-    )  # fmt: skip
 
 
 def tile_area(height, width, side):
@@ -183,8 +235,9 @@ def tile_area(height, width, side):
     return rows * columns * padded**2
 
 
-def chunk_table(data, at, tiles, area, pixels, limits, error):
+def chunk_table(data, at, extent: Extent, limits: Limits, error):
     """Returns (chunks as of `File`, error): every length and checksum is right."""
+    pixels, tiles, area = extent
     length = tf.strings.length(data)
     header = piece(data, 0, at)
 

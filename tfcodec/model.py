@@ -216,33 +216,31 @@ class CompressionModel(tf.keras.Model):
         def synthesis(y_hat, quality):
             return {"image": whole_levels(self.synthesise(y_hat, quality[None])[0])}
 
-        image = tf.TensorSpec([None, None, 3], tf.uint8, "image")
-        latents = [1, None, None, self.channels]
-        quality = tf.TensorSpec([], tf.float32, "quality")
+        specs = self.argument_specs()
         return {
-            "analysis": (analysis, [image]),
-            "encode": (encode, [tf.TensorSpec(latents, tf.float32, "y"), quality]),
-            "decode": (
-                decode,
-                [
-                    tf.TensorSpec([], tf.string, "string"),
-                    tf.TensorSpec([2], tf.int32, "size"),
-                ],
-            ),
+            "analysis": (analysis, [specs["image"]]),
+            "encode": (encode, [specs["y"], specs["quality"]]),
+            "decode": (decode, [specs["string"], specs["size"]]),
             "improve": (
                 improve,
-                [
-                    image,
-                    tf.TensorSpec(latents, tf.float32, "y"),
-                    quality,
-                    tf.TensorSpec([], tf.float32, "damping"),
-                ],
+                [specs[name] for name in ("image", "y", "quality", "damping")],
             ),
-            "synthesis": (
-                synthesis,
-                [tf.TensorSpec(latents, tf.float32, "y_hat"), quality],
-            ),
+            "synthesis": (synthesis, [specs["y_hat"], specs["quality"]]),
         }
+
+    def argument_specs(self) -> dict[str, tf.TensorSpec]:
+        """Shape and type of each argument of `graphs`, by its name."""
+        latents = [1, None, None, self.channels]
+        shapes = {
+            "image": ([None, None, 3], tf.uint8),
+            "y": (latents, tf.float32),
+            "y_hat": (latents, tf.float32),
+            "quality": ([], tf.float32),  # 0 to 1
+            "damping": ([], tf.float32),
+            "string": ([], tf.string),
+            "size": ([2], tf.int32),  # height and width in pixels
+        }
+        return {name: tf.TensorSpec(*of, name) for name, of in shapes.items()}
 
     @property
     def latent_stride(self):

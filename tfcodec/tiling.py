@@ -85,6 +85,22 @@ def boxes(height: int, width: int, side: int) -> list[Box]:
     ]
 
 
+def numbers(box: Box, side: int, columns: int) -> list[int]:
+    """Returns which of the tiles that `boxes` lists a box meets, by their numbers.
+
+    Args:
+        box: within the image, or within what pads it.
+        side: of the tiles in pixels; of one tile, the longer side of the image, padded.
+        columns: tiles in a row.
+    """
+    rows = range(box.top // side, -(-box.bottom // side))
+    return [
+        row * columns + column
+        for row in rows
+        for column in range(box.left // side, -(-box.right // side))
+    ]
+
+
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
     """Returns the pixels [box.height, box.width, ...] of a box of an image.
 

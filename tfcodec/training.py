@@ -310,6 +310,56 @@ def reading():
         raise ValueError(f"data: {words[1]}" if tfds else words[1]) from error
 
 
+def fit(model, config, directory, checkpoints, training, validation):
+    """Trains a model up to `config.steps`, and leaves it with its averaged weights.
+
+    Args:
+        model: compiled, as `build` returns it.
+        config: the `TrainConfig`.
+        directory: of the run.
+        checkpoints: of the model; it goes on from the last one.
+        training, validation: as `datasets` returns them.
+    """
+    if checkpoints.restore():
+        logging.info("resumed from %s", checkpoints.latest)
+    step = int(inner_optimizer(model).iterations)
+    if step < config.steps:
+        progress = Progress(config, directory, checkpoints, validation)
+        with reading():
+            model.fit(
+                training(step * config.batch),
+                steps_per_epoch=config.steps - step,
+                verbose=0,
+                callbacks=[progress],
+            )
+    if config.steps:
+        inner_optimizer(model).swap_averages(model.trainable_variables)
+
+
+def in_full_precision(model, config: TrainConfig) -> tf.keras.Model:
+    """Returns a trained model as it is exported: half precision is for training alone.
+
+    That is the model itself, unless it was trained in mixed precision.
+    """
+    if config.precision == "float32":
+        return model
+    whole = network(config, "float32")
+    for variable, trained in zip(whole.trainable_variables, model.trainable_variables):
+        variable.assign(trained)
+    return whole
+
+
+def history(config: TrainConfig, model, checkpoints) -> dict:
+    """Returns what a model card says of how a model was trained, and for how long."""
+    settings = dataclasses.asdict(config).items()
+    return {
+        "note": config.note,
+        "settings": {k: v for k, v in settings if k not in PRIVATE},
+        "steps": int(inner_optimizer(model).iterations),
+        "hours": round(float(checkpoints.seconds) / 3600, 2),
+    }
+
+
 def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     """Trains until `config.steps`, from the last checkpoint if there is one, exports.
 
@@ -331,38 +381,15 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     for part, cost in model.kmac_per_pixel().items():
         logging.info("%s: %.2f kMAC per pixel", part, cost)
     checkpoints = Checkpoints(directory, model)
-    if checkpoints.restore():
-        logging.info("resumed from %s", checkpoints.latest)
-    step = int(inner_optimizer(model).iterations)
-    if step < config.steps:
-        progress = Progress(config, directory, checkpoints, validation)
-        with reading():
-            model.fit(
-                training(step * config.batch),
-                steps_per_epoch=config.steps - step,
-                verbose=0,
-                callbacks=[progress],
-            )
-    if config.steps:
-        inner_optimizer(model).swap_averages(model.trainable_variables)
-    whole = model
-    if config.precision != "float32":  # Half precision is for training alone.
-        whole = network(config, "float32")
-        for variable, trained in zip(
-            whole.trainable_variables, model.trainable_variables
-        ):
-            variable.assign(trained)
+    fit(model, config, directory, checkpoints, training, validation)
+    whole = in_full_precision(model, config)
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
     with reading():
         count = min(config.steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
-    settings = dataclasses.asdict(config).items()
     record = {
-        "note": config.note,
-        "settings": {k: v for k, v in settings if k not in PRIVATE},
-        "steps": int(inner_optimizer(model).iterations),
-        "hours": round(float(checkpoints.seconds) / 3600, 2),
+        **history(config, model, checkpoints),
         "figures": Validation(whole, validation).rows(),
     }
     if config.init:

@@ -1,0 +1,198 @@
+"""Photographs as the demo shows them, and what codecs make of each (no server).
+
+Nothing is written to disk: the files to fetch are kept in memory, the last ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import math
+import secrets
+import time
+
+import numpy as np
+
+from tfcodec import (
+    bitstream,
+    classical,
+    codec,
+    images,
+    metrics,
+    pixels,
+    quality,
+    registry,
+    report,
+)
+
+OURS = "tfcodec"
+OTHERS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}  # with their labels
+SUFFIXES = {OURS: bitstream.SUFFIX, "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the page takes, and what the server holds.
+
+    Args:
+        upload: bytes of an image file.
+        megapixels: of what is shown; a larger image is reduced.
+        max_pixels: of an image file, as of `images.read`.
+        photographs: kept at a time, the last ones.
+        results: kept of each photograph, likewise.
+    """
+
+    upload: int = 64_000_000
+    megapixels: float = 4.0
+    max_pixels: int | None = None
+    photographs: int = 3
+    results: int = 8
+
+
+class Photograph:
+    """An image, and what codecs made of it.
+
+    Args:
+        data: an image file.
+        name: what to call it.
+        limits: what it may be.
+
+    Raises:
+        ValueError: it is no image that we read.
+    """
+
+    def __init__(self, data: bytes, name: str, limits: Limits):
+        self.id = secrets.token_urlsafe(12)
+        self.name, self.size, self.limits = name, len(data), limits
+        self.pixels, self.notes = shown(
+            images.read(io.BytesIO(data), name, limits.max_pixels), limits
+        )
+        # Files to fetch, by name, of each result.
+        self.results: collections.OrderedDict[str, dict[str, bytes]]
+        self.results = collections.OrderedDict()
+        self.original = report.png(self.pixels, compress_level=1)
+        self.levels: dict[str, float] = {}  # where the last search of a codec ended
+
+    def description(self) -> dict:
+        """Returns what the page is told of it."""
+        height, width = self.pixels.shape[:2]
+        return {
+            "id": self.id, "name": self.name, "bytes": self.size, "width": width,
+            "height": height, "notes": self.notes, "png": "original.png",
+        }  # fmt: skip
+
+    def file(self, name: str) -> bytes | None:
+        """Returns a file that the page was told of, if it is still here."""
+        if name == "original.png":
+            return self.original
+        found = [files[name] for files in self.results.values() if name in files]
+        return found[0] if found else None
+
+    def ours(
+        self,
+        level: float | None = None,
+        max_bytes: float | None = None,
+        realism: float | None = None,
+    ) -> dict:
+        """Returns figures of our file, of a quality or at most so many bytes.
+
+        It is opened at a realism, by default that of the model at its quality.
+
+        Raises:
+            ValueError: no such quality or realism, or none that gives so few bytes.
+        """
+        start = time.perf_counter()
+        if max_bytes is not None:
+            data = codec.compress(self.pixels, max_bytes=max_bytes)
+        else:
+            data = codec.compress(self.pixels, quality.check(level))
+        middle = time.perf_counter()
+        decoded = codec.decompress(data, realism=realism)
+        seconds = {
+            "compress": middle - start, "decompress": time.perf_counter() - middle,
+        }  # fmt: skip
+        found = bitstream.read_header(data).quality
+        if realism is None:
+            realism = registry.resolve(codec.DEFAULT_MODEL).default_realism(found)
+        figures = self._figures(OURS, found, data, decoded, realism)
+        return {**figures, "seconds": seconds, "realism": realism}
+
+    def theirs(self, name: str, max_bytes: int) -> dict:
+        """Returns figures of another codec's file, the best of at most so many bytes.
+
+        Where it has none as small, it is its smallest.
+
+        Raises:
+            ValueError: no such codec, or it is not installed.
+        """
+        found, lowest = classical.find(name), classical.find(name).limits[0]
+        files = {}
+
+        def size(level):
+            whole = max(int(level), lowest)
+            if whole not in files:
+                files[whole] = found.compress(self.pixels, whole)
+            return len(files[whole])
+
+        try:
+            level = quality.search(
+                quality.Target("bytes", max_bytes), size, self.levels.get(name)
+            )
+        except quality.OutOfReach:
+            level = lowest
+        self.levels[name] = level
+        level = max(int(level), lowest)
+        size(level)
+        data = files[level]
+        return self._figures(name, level, data, found.decompress(data))
+
+    def _figures(self, name, level, data, decoded, realism=0.0):
+        """Keeps a file, and the PNG of what it shows; returns what is told of them."""
+        stem = f"{name}-{level:g}"
+        opened = f"-realism-{realism:g}" if realism else ""
+        file, png = stem + SUFFIXES[name], f"{stem}{opened}.png"
+        self.results[png] = {
+            file: data, png: report.png(decoded, compress_level=1)
+        }  # fmt: skip
+        self.results.move_to_end(png)
+        while len(self.results) > self.limits.results:
+            self.results.popitem(last=False)
+        psnr = metrics.psnr(self.pixels, decoded)
+        try:
+            similarity = metrics.ms_ssim(self.pixels, decoded)
+        except ValueError:  # too small a picture
+            similarity = None
+        return {
+            "codec": name, "quality": level, "bytes": len(data),
+            "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
+            "psnr": psnr if math.isfinite(psnr) else None, "ms_ssim": similarity,
+            "file": file, "png": png,
+        }  # fmt: skip
+
+
+def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
+    """Returns an image as the page shows it, and what was changed, in words.
+
+    Returns:
+        uint8 [height, width, 3], sRGB, of few enough pixels.
+    """
+    from PIL import Image
+
+    image, notes = Image.fromarray(picture.pixels), picture.notes
+    if image.mode.endswith("A"):
+        image = pixels.converted(image, image.mode.removesuffix("A"))
+        notes.append("not kept here: alpha; what can be seen is over white")
+    if "icc_profile" in picture.metadata:
+        image = pixels.to_srgb(image, picture)
+    largest = limits.megapixels * 1e6
+    if image.width * image.height > largest:
+        before = f"{image.width}x{image.height}"
+        scale = math.sqrt(largest / (image.width * image.height))
+        size = [max(1, int(side * scale)) for side in image.size]
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        notes.append(
+            f"reduced from {before} to {size[0]}x{size[1]}: the demo shows "
+            f"{limits.megapixels:g} megapixels (--megapixels), the codec takes any size"
+        )
+    return np.asarray(image.convert("RGB")), notes
