@@ -722,7 +722,6 @@ def test_compress_py():
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "tfcodec: missing.tfc: No such file or directory\n"
     assert shim().returncode == 2
-    assert shim("--verbosity=1", "models").returncode == 0
 
 
 def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):
