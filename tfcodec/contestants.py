@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 
 import numpy as np
 
@@ -64,7 +66,11 @@ class Ours:
         if self.effort:
             self.settings["effort"] = self.effort
         if found.realistic:
-            default = found.card["realism"].get("default")
+            record = found.card["realism"]
+            default = record.get("default")
+            # It may be trained again, and the fingerprint stays that of the files.
+            told = json.dumps(record, sort_keys=True).encode()
+            self.settings["second"] = hashlib.sha256(told).hexdigest()[:16]
             self.settings["realism"] = default if self.realism is None else self.realism
 
     @property
