@@ -39,17 +39,23 @@ SETTINGS = {
     "tiles backwards, four at a time": ({}, {"backwards": True}),
     "server's graph, one a request": ({}, {"batch": 1}),
     "server's graph, four a request": ({}, {"batch": 4}),
+    "LiteRT and NumPy": ({}, {"engine": "litert"}),
     "GPU": ({}, {"gpu": True, "tf32": True}),
     "GPU, TF32 off": ({}, {"gpu": True, "tf32": False}),
 }  # fmt: skip
 # What every further Python is tried with.
-EVERYWHERE = ("as it comes", "oneDNN off", "1 thread", "server's graph, four a request")
+EVERYWHERE = (
+    "as it comes", "oneDNN off", "1 thread", "server's graph, four a request",
+    "LiteRT and NumPy",
+)  # fmt: skip
 
 
 def decode(settings: dict) -> dict[str, dict]:
     """Decodes the golden files in this process: name to integers and pixels."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
+
+    from tfcodec import litert_engine
 
     gpus = tf.config.list_physical_devices("GPU")
     if settings.get("gpu"):
@@ -64,6 +70,8 @@ def decode(settings: dict) -> dict[str, dict]:
     if not settings.get("grappler", True):
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
+    if settings.get("engine") == "litert" and not litert_engine.installed():
+        raise SystemExit("skipped: no LiteRT")
     rows = json.loads((GOLDEN / "golden.json").read_text())
     files = {name: (GOLDEN / f"{name}.tfc").read_bytes() for name in rows}
     if "batch" in settings:
@@ -90,7 +98,8 @@ def strings_of(data, decoder):
 def one(data, row, settings):
     from tfcodec import codec
 
-    decoder = codec.load(model_of(row))
+    engine = settings.get("engine", "tensorflow")
+    decoder = codec.load(model_of(row), engine)
     work = list(strings_of(data, decoder))
 
     def integers(item):
@@ -104,7 +113,10 @@ def one(data, row, settings):
             found = list(pool.map(integers, work[::-1]))[::-1]
     else:
         found = [integers(item) for item in work]
-    return {"integers": found, "pixels": codec.decompress(data, model_of(row))}
+    return {
+        "integers": found,
+        "pixels": codec.decompress(data, model_of(row), engine=engine),
+    }
 
 
 def served(tf, files, rows, batch):
@@ -171,7 +183,7 @@ def stepwise(files, rows, xla):
         )
         for name in (name for name in rows if model_of(rows[name]) == model):
             found[name] = {"integers": [], "pixels": None}
-            for box, string in strings_of(files[name], codec.load(model)):
+            for box, string in strings_of(files[name], codec.load(model, "tensorflow")):
                 size = [
                     -(-side // network.stride) * network.stride // network.latent_stride
                     for side in (box.height, box.width)

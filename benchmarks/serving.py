@@ -96,11 +96,11 @@ def main(arguments=None):
     paths = files.find_images(given.images)
     pictures = [images.read(path).pixels for path in paths]
     megapixels = sum(p.shape[0] * p.shape[1] for p in pictures) / 1e6
-    own = codec.load(given.model)
+    own = codec.load(given.model, "tensorflow")
 
     def in_process():
         def back(data):
-            return codec.decompress(data, given.model)
+            return codec.decompress(data, given.model, engine="tensorflow")
 
         return own.compress, back
 

@@ -115,7 +115,7 @@ def escapes(decoder, image) -> bytes:
 def digests(data: bytes, model: str) -> dict:
     """SHA-256 of the integers of each string of a file, in its order, and of pixels."""
     header, chunks = bitstream.unpack(data)
-    decoder = codec.load(model)
+    decoder = codec.load(model, "tensorflow")
     boxes = {
         bitstream.TILE: iter(decoder.boxes(header)),
         bitstream.ALPHA_TILE: iter(decoder.boxes(header)),
@@ -127,7 +127,7 @@ def digests(data: bytes, model: str) -> dict:
             string = chunk.data[2 * (chunk.type == bitstream.ALPHA_TILE) :]
             y, _ = decoder.decode(box.height, box.width, string)
             integers.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
-    pixels = tfcodec.decompress(data, model, realism=0)
+    pixels = tfcodec.decompress(data, model, realism=0, engine="tensorflow")
     return {
         "integers": integers,
         "shape": list(pixels.shape),
@@ -150,7 +150,7 @@ def main():
         if path.exists():
             continue
         model, image, level, settings = wanted.get(name, (str(MODEL), None, 0, {}))
-        decoder = codec.load(model)
+        decoder = codec.load(model, "tensorflow")
         if name == "escapes":
             made = escapes(decoder, images["face"][:192, :192])
         else:

@@ -20,9 +20,13 @@ def read(name):
     return (exactness.GOLDEN / f"{name}.tfc").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def found():
-    return {name: exactness.one(read(name), row, {}) for name, row in ROWS.items()}
+@pytest.fixture(scope="module", params=["tensorflow", "litert"])
+def found(request):
+    """What the golden files hold, by either engine."""
+    if request.param == "litert":
+        pytest.importorskip("ai_edge_litert")
+    settings = {"engine": request.param}
+    return {n: exactness.one(read(n), row, settings) for n, row in ROWS.items()}
 
 
 def test_every_golden_file_is_listed():
