@@ -21,6 +21,8 @@ import tempfile
 
 import numpy as np
 
+from tfcodec import planes
+
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -262,7 +264,9 @@ def main(arguments=None):
                 f"| {row['wrong']} | {row['pixels']:,} | {moved} |",
                 flush=True,
             )
-            failed |= row["wrong"] > 0 or row["levels"] > 1
+            # Alpha that is nearly opaque to one engine alone is made so by it alone.
+            most = 1 + planes.ALPHA_SNAP * ("engine" in SETTINGS[name][1])
+            failed |= row["wrong"] > 0 or row["levels"] > most
     integers = sum(row["integers"] for row in rows)
     wrong = sum(row["wrong"] for row in rows)
     print(f"{len(rows)} settings, {integers:,} integers, {wrong} wrong")
