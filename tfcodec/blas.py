@@ -29,9 +29,16 @@ class _OneThread(contextlib.ContextDecorator):
 
         return ThreadpoolController()
 
+    def _let_any_thread_set(self):
+        """Of OpenBLAS, threadpoolctl lets the thread alone that set it first set it."""
+        for library in self.controller.lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):  # not in old versions
+                library.clear_controlling_thread(force=True)
+
     def __enter__(self):
         with self.lock:
             if self.inside == 0:
+                self._let_any_thread_set()
                 self.limit = self.controller.limit(limits=1, user_api="blas")
             self.inside += 1
 
@@ -39,7 +46,9 @@ class _OneThread(contextlib.ContextDecorator):
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
+                self._let_any_thread_set()
                 self.limit.restore_original_limits()
+                self._let_any_thread_set()
 
 
 one_thread = _OneThread()
