@@ -33,20 +33,36 @@ def cores() -> int:
 class Network:
     """A LiteRT file, for inputs of any height and width.
 
-    Memory of its own is kept for one size at a time, so calls wait for each other.
+    An interpreter has memory for one call at a time. So two calls at once, as when
+    tiles are coded side by side, have one each, and more calls wait for those.
     """
 
+    AT_ONCE = 2
+
     def __init__(self, data: bytes):
+        self.data, self.idle, self.made = data, [], 0
+        self.free, self.lock = threading.Semaphore(self.AT_ONCE), threading.Lock()
+        self.idle.append(self._runner())
+
+    def _runner(self):
+        """Returns a new interpreter; the second has the half of the cores."""
         from ai_edge_litert.interpreter import Interpreter
 
-        self.interpreter = Interpreter(model_content=data, num_threads=cores())
-        self.lock = threading.Lock()
-        self.runner = self.interpreter.get_signature_runner()
+        self.made += 1
+        threads = max(1, cores() // self.made)
+        interpreter = Interpreter(model_content=self.data, num_threads=threads)
+        return interpreter, interpreter.get_signature_runner()
 
     def __call__(self, **inputs) -> dict[str, np.ndarray]:
         """Runs it on arrays, by the names that its inputs have."""
-        with self.lock:
-            return self.runner(**inputs)
+        with self.free:
+            with self.lock:
+                pair = self.idle.pop() if self.idle else self._runner()
+            try:
+                return pair[1](**inputs)
+            finally:
+                with self.lock:
+                    self.idle.append(pair)
 
 
 class LiteRTEngine:
