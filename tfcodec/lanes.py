@@ -44,7 +44,7 @@ class Tables:
         begin = np.cumsum(frequency) - frequency
         self.frequency, self.start = frequency, begin % _TOTAL
         # Of each slot, row after row: its symbol, that one's frequency, and how many
-        # slots of the same symbol come before. In small types, which caches hold.
+        # slots of the same symbol come before. In types as small as hold them.
         self.slot_symbol = np.arange(len(frequency), dtype=np.int32).repeat(frequency)
         self.slot_frequency = frequency.astype(np.int16).repeat(frequency)
         slots = np.arange(len(self.slot_symbol), dtype=np.int32)

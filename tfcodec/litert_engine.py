@@ -14,6 +14,7 @@ import threading
 import numpy as np
 
 from tfcodec import litert_files, registry, walk
+from tfcodec.compression import WORKERS
 
 # Pixels of the image after which the noise of the second synthesis repeats.
 PERIOD = 256
@@ -37,32 +38,30 @@ class Network:
     tiles are coded side by side, have one each, and more calls wait for those.
     """
 
-    AT_ONCE = 2
-
     def __init__(self, data: bytes):
         self.data, self.idle, self.made = data, [], 0
-        self.free, self.lock = threading.Semaphore(self.AT_ONCE), threading.Lock()
+        self.free, self.lock = threading.Semaphore(WORKERS), threading.Lock()
         self.idle.append(self._runner())
 
     def _runner(self):
-        """Returns a new interpreter; the second has the half of the cores."""
+        """Returns a new interpreter's; the second has the half of the cores."""
         from ai_edge_litert.interpreter import Interpreter
 
         self.made += 1
         threads = max(1, cores() // self.made)
         interpreter = Interpreter(model_content=self.data, num_threads=threads)
-        return interpreter, interpreter.get_signature_runner()
+        return interpreter.get_signature_runner()
 
     def __call__(self, **inputs) -> dict[str, np.ndarray]:
         """Runs it on arrays, by the names that its inputs have."""
         with self.free:
             with self.lock:
-                pair = self.idle.pop() if self.idle else self._runner()
+                runner = self.idle.pop() if self.idle else self._runner()
             try:
-                return pair[1](**inputs)
+                return runner(**inputs)
             finally:
                 with self.lock:
-                    self.idle.append(pair)
+                    self.idle.append(runner)
 
 
 class LiteRTEngine:
@@ -89,7 +88,8 @@ class LiteRTEngine:
     @functools.cached_property
     def numbers(self) -> dict[str, np.ndarray]:
         numbers = self.files.numbers()
-        if numbers["fingerprint"].tobytes() != self.model.fingerprint:
+        of = numbers.get("fingerprint")
+        if of is None or of.tobytes() != self.model.fingerprint:
             raise ValueError(
                 f"LiteRT files of another model than its card's: {self.model.litert}"
             )

@@ -26,7 +26,6 @@ from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
 from tfcodec.layers import Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
-from tfcodec.registry import REALISM
 from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
 
@@ -94,7 +93,9 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
 def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
     """Returns the variables of a model's SavedModels, by the file that holds them."""
     arrays = {}
-    for directory in filter(None, [pathlib.Path(), source.realism and REALISM]):
+    for directory in filter(
+        None, [pathlib.Path(), source.realism and registry.REALISM]
+    ):
         prefix = pathlib.PurePosixPath(directory, "variables", "variables")
         reader = tf.train.load_checkpoint(str(source.path / prefix))
         kinds = reader.get_variable_to_dtype_map()

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -77,9 +78,10 @@ class Files:
         if not self.compact:
             with self._explained(f"{name}.tflite") as path:
                 return path.read_bytes()
+        rest = self._rest
         with self._explained(PARTS):
             parts = self.parts[name]
-            rest, pieces, at = self._rest[name], [], 0
+            rest, pieces, at = rest[name], [], 0
             for part in parts["arrays"]:
                 between = part["at"] - at
                 pieces += [rest[:between], self._array(part)]
@@ -91,22 +93,20 @@ class Files:
     def numbers(self) -> dict[str, np.ndarray]:
         """Returns the numbers of the coder, and `fingerprint`, that of its model."""
         if not self.compact:
-            with self._explained(CODER) as path, np.load(path) as found:
-                return {name: found[name] for name in found.files}
+            return self._loaded(CODER)
+        numbers = {
+            name[len("coder/") :]: array
+            for name, array in self._rest.items()
+            if name.startswith("coder/")
+        }
         with self._explained(PARTS):
-            numbers = {
-                name[len("coder/") :]: array
-                for name, array in self._rest.items()
-                if name.startswith("coder/")
-            }
             for name, part in self.parts["coder"].items():
                 numbers[name] = self._array(part)
-            return numbers
+        return numbers
 
     @functools.cached_property
     def _rest(self) -> dict[str, np.ndarray]:
-        with self._explained(REST) as path, np.load(path) as found:
-            return {name: found[name] for name in found.files}
+        return self._loaded(REST)
 
     def _array(self, part):
         """Returns an array of the SavedModel's variables, as a file holds it."""
@@ -120,28 +120,25 @@ class Files:
         array = LAYOUTS[part["layout"]](array)
         return np.ascontiguousarray(array, part.get("as", dtype))
 
+    def _loaded(self, name) -> dict[str, np.ndarray]:
+        with self._explained(name) as path, np.load(path) as found:
+            return {name: found[name] for name in found.files}
+
+    @contextlib.contextmanager
     def _explained(self, name):
-        return Explained(self.directory / name)
-
-
-class Explained:
-    """Makes one kind of error of all that a damaged or missing file leads to."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __enter__(self):
-        return self.path
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, FileNotFoundError):
+        """Makes one kind of error of all that a damaged or missing file leads to."""
+        path = self.directory / name
+        try:
+            yield path
+        except FileNotFoundError as error:
             raise ValueError(
                 f"not a whole model directory: no {error.filename}"
             ) from None
-        if isinstance(
-            error, (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
-        ) or isinstance(error, zipfile.BadZipFile):
-            raise ValueError(f"damaged LiteRT files: {self.path}: {error}") from None
+        except (
+            OSError, ValueError, KeyError, TypeError, EOFError, IndexError,
+            zipfile.BadZipFile,
+        ) as error:  # fmt: skip
+            raise ValueError(f"damaged LiteRT files: {path}: {error}") from None
 
 
 class Compact:

@@ -35,10 +35,10 @@ from tfcodec.model import farthest
 from tfcodec.progress import Progress
 from tfcodec.tracing import traced
 from tfcodec.training import (
-    PRIVATE,
     check_counts,
     check_patches,
     datasets,
+    history,
     prepare_directory,
     reading,
     setting,
@@ -296,13 +296,9 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     whole = networks(dataclasses.replace(config, second=""), source)[1]
     for variable, trained in zip(whole.trainable_variables, player.played):
         variable.assign(trained)
-    settings = dataclasses.asdict(config).items()
     record = {
-        "note": config.note,
-        "settings": {k: v for k, v in settings if k not in PRIVATE | {"second"}},
+        **history(config, player, checkpoints),
         "weights": dataclasses.asdict(player.weighting),
-        "steps": int(player.optimizer.iterations),
-        "hours": round(float(checkpoints.seconds) / 3600, 2),
     }
     return _exported(config, source, model, whole, record, directory / "model")
 

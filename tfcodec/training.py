@@ -187,7 +187,9 @@ MAY_CHANGE = {
 # Batches that the tables of a trained model are fitted to.
 CALIBRATION_STEPS = 200
 # What a model card leaves out, as it says more of a computer than of a model.
-PRIVATE = {"images", "validation", "data_dir", "init", "record", "name", "note"}
+PRIVATE = {
+    "images", "validation", "data_dir", "init", "second", "record", "name", "note",
+}  # fmt: skip
 
 
 def prepare_directory(config, directory: pathlib.Path):
