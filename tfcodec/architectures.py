@@ -83,7 +83,8 @@ def ms2020(
 
 def tfcodec(
     lmbda, widths=(96, 192, 320), blocks=(4, 4), synthesis_blocks=(4, 4), n=128, z=128,
-    features=224, hidden=160, slices=(3, 13, 24, 40, 80, 160), pyramid=48, anchors=10,
+    features=224, hidden=160, slices=(3, 13, 24, 40, 80, 160), pyramid=48, window=32,
+    anchors=10,
 ):  # fmt: skip
     """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.
 
@@ -99,6 +100,7 @@ def tfcodec(
         features, hidden: channels of the hyper synthesis and of the slice networks.
         slices: latents of each slice, in coding order.
         pyramid: channels of the networks that code the first slice.
+        window: side in pixels of the linear path's blocks, which begin every 16.
         anchors: qualities at which the gains are learned.
     """
     means, *rest = slices
@@ -116,8 +118,8 @@ def tfcodec(
         ],
     )  # fmt: skip
     return CompressionModel(
-        t.analysis_tfcodec(widths, blocks), coder,
-        t.synthesis_tfcodec(widths, synthesis_blocks),
+        t.analysis_tfcodec(widths, blocks, window), coder,
+        t.synthesis_tfcodec(widths, synthesis_blocks, window),
         channels=widths[-1], stride=64, lmbda=lmbda, anchors=anchors,
     )  # fmt: skip
 

@@ -185,9 +185,12 @@ def cosines(shape, dtype=None):
     """Initial kernel [side, side, 3, n]: an orthonormal cosine transform of blocks.
 
     Of luma and two differences of colour: first the three means, then the n - 3 lowest
-    frequencies in order, those of colour counted as three times as high.
+    frequencies in order, those of colour counted as three times as high. Kernels larger
+    than a block of 16 x 16 pixels reach beyond it, with zeros at first.
     """
-    side, _, _, n = shape
+    whole, _, _, n = shape
+    side = min(whole, 16)
+    beyond = [((whole - side) // 2,) * 2] * 2 + [(0, 0)] * 2
     k, x = np.arange(side)[:, None], np.arange(side) + 0.5
     basis = np.cos(np.pi * k * x / side) * np.sqrt(np.where(k > 0, 2, 1) / side)
     colours = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]])
@@ -199,7 +202,7 @@ def cosines(shape, dtype=None):
     kernels = [
         np.einsum("a,b,c->abc", basis[u], basis[v], colours[c]) for _, c, u, v in order
     ]
-    return tf.constant(np.stack(kernels, -1), dtype or tf.float32)
+    return tf.constant(np.pad(np.stack(kernels, -1), beyond), dtype or tf.float32)
 
 
 class QualityGain(tf.keras.layers.Layer):

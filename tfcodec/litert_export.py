@@ -246,16 +246,26 @@ def lite(layer, x):
     if isinstance(layer, tf.keras.layers.Conv2DTranspose):
         return transposed(layer, x)
     if isinstance(layer, tf.keras.layers.Conv2D) and blockwise(layer):
-        side = layer.strides[0]
-        kernel = tf.reshape(layer.kernel, [1, 1, -1, layer.filters])
-        x = tf.nn.conv2d(tf.nn.space_to_depth(x, side), kernel, 1, "VALID")
+        stride, side = layer.strides[0], layer.kernel_size[0]
+        beyond = (side - stride) // 2
+        with tf.init_scope():
+            kernel = litert_files.blocks(layer.kernel.numpy(), stride)
+        x = tf.pad(x, [[0, 0], *[[beyond, beyond]] * 2, [0, 0]]) if beyond else x
+        x = tf.nn.space_to_depth(x, stride)
+        x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
         return tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
     return layer(x)
 
 
 def blockwise(layer) -> bool:
-    """Whether a convolution sees each pixel once: a matrix product over blocks."""
-    return layer.strides[0] > 1 and layer.kernel_size == layer.strides
+    """Whether a convolution is to be one over blocks of its stride: see `blocks`.
+
+    Always where blocks do not overlap. Where each reaches half a block beyond, for
+    few channels alone, since LiteRT multiplies those of one pixel at a time.
+    """
+    (stride, _), (side, _) = layer.strides, layer.kernel_size
+    few = layer.kernel.shape[2] < 16
+    return stride > 1 and (side == stride or (side == 2 * stride and few))
 
 
 def transposed(layer, x):

@@ -26,6 +26,20 @@ def kernel(array):
     return np.moveaxis(array, -1, 0)
 
 
+def blocks(array, stride: int):
+    """The kernel of a convolution as that of one over blocks of its stride.
+
+    After "space to depth" a block of s x s pixels is one place of s^2 times as many
+    channels, and a kernel of k s pixels a side sees k places a side.
+
+    [side, side, in, out] to [taps, taps, stride^2 in, out].
+    """
+    side, _, n_in, n_out = array.shape
+    taps = side // stride
+    array = array.reshape(taps, stride, taps, stride, n_in, n_out)
+    return array.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, n_out)
+
+
 def phases(array, stride: int):
     """The kernel of a transposed convolution as that of an ordinary one.
 
@@ -48,10 +62,13 @@ def phases(array, stride: int):
 
 # How a file holds an array of the SavedModel, by the name that `parts.json` has.
 LAYOUTS = {"same": lambda array: array, "kernel": kernel}
-for _stride in (2, 4, 8, 16):
-    LAYOUTS[f"phases {_stride}"] = functools.partial(
-        lambda stride, array: kernel(phases(array, stride)), _stride
-    )
+for _change in (blocks, phases):
+    for _stride in (2, 4, 8, 16):
+        LAYOUTS[f"{_change.__name__} {_stride}"] = functools.partial(
+            lambda change, stride, array: kernel(change(array, stride)),
+            _change,
+            _stride,
+        )
 
 
 class Files:
@@ -194,10 +211,13 @@ class Compact:
     def _layouts(array):
         """Yields (name, array) of each way in which a LiteRT file may hold it."""
         for layout, change in LAYOUTS.items():
-            if layout.startswith("phases") and (
-                array.ndim != 4 or array.shape[0] < int(layout.split()[1])
-            ):
-                continue
+            name, *strides = layout.split()
+            if strides:
+                stride = int(strides[0])
+                if array.ndim != 4 or array.shape[0] < stride:
+                    continue
+                if name == "blocks" and array.shape[0] % stride:
+                    continue
             made = np.ascontiguousarray(change(array))
             yield layout, made
             if made.dtype == np.float32:

@@ -165,7 +165,7 @@ def residual_prediction(widths, channels, index):
     return stack(*hidden, last, name=f"residual_prediction_{index}")
 
 
-def analysis_tfcodec(widths, blocks):
+def analysis_tfcodec(widths, blocks, window):
     """A linear transform of blocks, plus what convolutions with GDN add to it.
 
     The linear part starts as a cosine transform, the convolutions near zero: training
@@ -177,6 +177,10 @@ def analysis_tfcodec(widths, blocks):
     Args:
         widths: channels at 1/4, at 1/8, and of the latents at 1/16.
         blocks: number of residual blocks at 1/8 and at 1/16.
+        window: side in pixels of what the linear part sees for each latent. Blocks of
+            16 do not overlap, and a picture of few bits shows where they meet; with 32
+            each reaches 8 pixels into its neighbours, as in a lapped transform
+            (Malvar and Staelin 1989, doi:10.1109/29.17536).
     """
     a, b, m = widths
     detail = stack(
@@ -192,12 +196,12 @@ def analysis_tfcodec(widths, blocks):
     )
     # In float32 even where the rest trains in half precision: its sums are large.
     linear = conv(
-        m, 16, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32
+        m, window, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32
     )
     return stack(Sum(linear, detail), name="analysis")
 
 
-def synthesis_tfcodec(widths, blocks):
+def synthesis_tfcodec(widths, blocks, window):
     """`analysis_tfcodec` mirrored, with its own number of blocks.
 
     With GDN, not its inverse: latents are as large as a cosine transform makes them,
@@ -215,7 +219,9 @@ def synthesis_tfcodec(widths, blocks):
         DepthToSpace(4),
         name="detail",
     )
-    linear = up(3, 16, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32)
+    linear = up(
+        3, window, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32
+    )
     return stack(Sum(linear, detail), name="synthesis")
 
 
