@@ -34,7 +34,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="03159a89282ef9f6",
+        fingerprint="52ce6503c00ffa75",
         licence="Apache-2.0",
         description="photographs, trained for what people see; every quality",
     ),
