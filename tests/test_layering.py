@@ -16,7 +16,7 @@ TABLE = """
     rans tracing layers transforms densities entropy losses model architectures
     registry memory forks planes compression lanes blas walk litert_files
     tensorflow_engine litert_engine engine codec pipelines predict
-    graph_files graph_images serving
+    graph_files graph_images graph_codec serving
     data weights export litert_export
     optimizers checkpoints validation progress training
     captions critics adversarial realism
@@ -31,7 +31,7 @@ RUNNING = """
     exif profiles tiff pixels jpegs headers extras formats images rans tracing
     registry memory forks planes compression lanes blas walk litert_files
     tensorflow_engine litert_engine engine codec pipelines predict
-    graph_files graph_images serving
+    graph_files graph_images graph_codec serving
     contestants wasserstein workers evaluation summary report pillow_plugin
     photographs demo
     arguments batch commands cli

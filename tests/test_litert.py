@@ -174,6 +174,22 @@ def test_both_draw_the_same_pixels_to_one_level(both):
         assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
 
 
+@pytest.mark.parametrize("side, stride", [(32, 16), (16, 16), (4, 2)])
+def test_blocks_and_phases_are_the_convolutions_they_stand_for(side, stride):
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_compression")
+    from tfcodec import layers, litert_export
+
+    x = tf.random.stateless_normal([1, 64, 96, 3], (1, 2))
+    conv = layers.conv(5, side, stride)
+    expected = conv(x)
+    assert litert_export.blockwise(conv)
+    np.testing.assert_allclose(litert_export.lite(conv, x), expected, atol=1e-4)
+    up = layers.up(3, side, stride)
+    expected = up(conv(x))
+    np.testing.assert_allclose(litert_export.lite(up, conv(x)), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("realism", [0.5, 1])
 def test_both_draw_nearly_the_same_grain_in_tiles_too(both, realism):
     for name in ("face_50", "tiles_128"):

@@ -15,6 +15,7 @@ from tests import tiny  # noqa: E402
 from tfcodec import (  # noqa: E402
     adversarial,
     architectures,
+    bitstream,
     captions,
     checkpoints,
     codec,
@@ -23,6 +24,7 @@ from tfcodec import (  # noqa: E402
     layers,
     realism,
     registry,
+    serving,
     transforms,
 )
 
@@ -231,6 +233,23 @@ def test_realism_is_chosen_when_a_file_is_opened(grainy):
     np.testing.assert_array_equal(
         tfcodec.decompress(data, grainy, realism=1), opened[1]
     )
+
+
+def test_a_server_draws_the_same_grain(grainy):
+    one = codec.load(grainy, "tensorflow")
+    data = one.compress(tiny.photograph(150, 330), 50, tile=64)
+    served = serving.Served(registry.Model.at(grainy))
+    for r in (0, 0.25, 1):
+        result = served.decompress_pixels_realism(data, r)
+        expected = one.decompress(*bitstream.unpack(data), realism=r).astype(int)
+        assert result["error"] == b""
+        assert np.abs(result["image"] - expected).max() <= 2
+    for r in (-0.1, 1.1, float("nan")):
+        result = served.decompress_pixels_realism(data, r)
+        assert result["error"] == b"realism is not 0 to 1"
+    # Unless asked, what the card says: 1 at quality 20, and 0 at 80.
+    for quality, expected in ((10, 1.0), (20, 1.0), (35, 0.75), (80, 0.0), (90, 0.0)):
+        assert served.default_realism(tf.constant(quality, tf.float32)) == expected
 
 
 def test_tiles_and_crops_show_the_grain_of_the_whole(grainy):

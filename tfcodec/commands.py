@@ -131,15 +131,14 @@ def decompress(args: argparse.Namespace) -> bool:
 
     if args.model is not None:
         registry.resolve(args.model)
-    for name in ("crop", "realism"):
-        if args.server and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is not for a server")
+    if args.server and args.crop is not None:
+        raise ValueError("--crop is not for a server")
     server = args.server and predict.Server(args.server)
     most = {"max_pixels": args.max_pixels}
 
     def work(data, progress):
         if server:
-            return server.decompress(data, **most)
+            return server.decompress(data, realism=args.realism, **most)
         return codec.decompress(
             data, model=args.model, crop=args.crop, progress=progress,
             realism=args.realism, engine=args.engine, **most,

@@ -151,11 +151,10 @@ class Codec:
         """
         if wanted is None:
             return self.model.default_realism(header.quality)
-        if not 0 <= wanted <= 1:
-            raise ValueError(f"realism must be 0 to 1, not {wanted}")
+        wanted = quality.check_realism(wanted)
         if wanted and not self.model.realistic:
             raise ValueError(f"model {self.model.name} has no realism above 0")
-        return float(wanted)
+        return wanted
 
     def compress(
         self,

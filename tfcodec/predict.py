@@ -196,16 +196,29 @@ class Server:
             chunks.append(bitstream.Chunk(bitstream.ALPHA, planes.png(alpha)))
         return bitstream.repacked(result["compressed_bytes"].item(), layout, chunks)
 
-    def decompress(self, data: bytes, max_pixels: int | None = None) -> np.ndarray:
+    def decompress(
+        self,
+        data: bytes,
+        max_pixels: int | None = None,
+        realism: float | None = None,
+    ) -> np.ndarray:
         """As `tfcodec.decompress`; `max_pixels` is of this side, not of the server.
 
         Raises:
             StreamError: what the server refuses.
-            OSError, RuntimeError: as `call`.
+            ValueError: the realism is not 0 to 1.
+            OSError, RuntimeError: as `call`; so if the model has no second synthesis.
         """
         limits = bitstream.Limits().for_pixels(max_pixels)
         header = bitstream.read_header(data, limits)
-        result = self.call("decompress_pixels", compressed_bytes=data)
+        if realism is None:
+            result = self.call("decompress_pixels", compressed_bytes=data)
+        else:
+            result = self.call(
+                "decompress_pixels_realism",
+                compressed_bytes=data,
+                realism=np.float32(quality.check_realism(realism)),
+            )
         error = result["error"].item().decode()
         if error:
             raise bitstream.StreamError(f"the server: {_with_advice(error)}")

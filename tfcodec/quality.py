@@ -130,6 +130,17 @@ def check(quality: float) -> float:
     return round(value, 2)
 
 
+def check_realism(realism: float) -> float:
+    """Returns `realism` as a float.
+
+    Raises:
+        ValueError: not a number from 0 to 1.
+    """
+    if not 0 <= realism <= 1:
+        raise ValueError(f"realism must be 0 to 1, not {realism}")
+    return float(realism)
+
+
 def fraction(quality: float) -> float:
     """Maps quality to [0, 1], the number that the networks take."""
     return check(quality) / MAXIMUM

@@ -162,15 +162,20 @@ class Model:
     def default_realism(self, quality: float) -> float:
         """Realism, 0 to 1, at which files of a quality are opened unless one is named.
 
-        The card's `realism` has it at some qualities, in rising order; between them it
-        is interpolated. A model without a second synthesis has 0.
+        Between the qualities of `default_realism_points` it is interpolated.
         """
-        points = self.card.get("realism", {}).get("default", [])
-        if not (points and self.realistic):
-            return 0.0
         import numpy as np
 
-        return float(np.interp(quality, *zip(*points)))
+        return float(np.interp(quality, *zip(*self.default_realism_points)))
+
+    @property
+    def default_realism_points(self) -> list[tuple[float, float]]:
+        """(quality, realism) of the card's `realism`, in rising order of quality.
+
+        A model without a second synthesis, or whose card names none, has zero.
+        """
+        points = self.card.get("realism", {}).get("default", [])
+        return points if points and self.realistic else [(0, 0)]
 
     @property
     def single_rate(self) -> bool:

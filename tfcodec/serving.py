@@ -1,9 +1,6 @@
-"""A model for servers: whole `.tfc` files in and out, in stock TensorFlow operations.
+"""A model for servers: signatures of whole `.tfc` files over `graph_codec`.
 
-What `bitstream` and `codec` do in Python is done here inside the graph, over the same
-exported functions, so that a file moves freely between a server, Python and the
-command line.  Nothing that a request holds makes the graph fail, as that would fail
-the requests of others in its batch: each item has an `error`, empty if all is well.
+A file moves freely between a server, Python and the command line.
 """
 
 from __future__ import annotations
@@ -16,17 +13,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tfcodec import (
-    bitstream,
-    files,
-    graph_files,
-    graph_images,
-    planes,
-    predict,
-    registry,
-    tiling,
-)
+from tfcodec import files, graph_files, graph_images, predict, registry
 from tfcodec.bitstream import Limits
+from tfcodec.graph_codec import GraphCodec
 from tfcodec.tracing import traced
 
 # Sides of the squares that the dense functions take, and how many at a time.
@@ -34,242 +23,35 @@ BUCKETS, BUCKET_BATCH = (256, 512, 1024), 4
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
-class Served(tf.Module):
-    """The functions of a served model. Make it once, save it with `export`.
-
-    Args:
-        model: a `registry.Model`.
-        limits: what an item may ask for; constants of the graph.
-    """
-
-    def __init__(self, model: registry.Model, limits: Limits = graph_files.LIMITS):
-        super().__init__()
-        self.card, self.limits = model, limits
-        self.codec = tf.saved_model.load(str(model.path))
-        self.parts = dict(self.codec.signatures)
-
-    def decoded(self, data):
-        """string [] to (image uint8 [h, w, c], error string [])."""
-        file = graph_files.parse(
-            data, self.card.fingerprint, self.card.stride, self.limits
-        )
-        blank = tf.zeros([1, 1, 1], tf.uint8)
-        return tf.cond(
-            tf.equal(file.error, ""),
-            lambda: self.image(data, file),
-            lambda: (blank, file.error),
-        )
-
-    def image(self, data, file: graph_files.File):
-        check = graph_files.Check()
-        strings = self.strings(data, file, bitstream.TILE)
-        colours = self.pixels(file, strings, file.quality, check)
-        grey = tf.bitwise.bitwise_and(file.layout, bitstream.GREY) > 0
-        colours = tf.cond(grey, lambda: graph_images.grey_of(colours), lambda: colours)
-
-        def with_alpha():
-            alpha, error = self.alpha(data, file)
-            return tf.concat([colours, alpha], -1), error
-
-        has_alpha = tf.bitwise.bitwise_and(file.layout, bitstream.ALPHA_BIT) > 0
-        image, error = tf.cond(has_alpha, with_alpha, lambda: (colours, ""))
-        check(error == "", error)
-        return image, check.error
-
-    def alpha(self, data, file):
-        """Returns (alpha uint8 [h, w, 1], error)."""
-
-        def lossless():
-            string = self.strings(data, file, bitstream.ALPHA)[0]
-            return graph_images.read_alpha(string, file.height, file.width)
-
-        def lossy():
-            check = graph_files.Check()
-            strings = self.strings(data, file, bitstream.ALPHA_TILE)
-            levels = graph_files.piece(strings, 0, 2)
-            check(tf.reduce_all(levels == levels[0]), "damaged: alpha's quality")
-            level = graph_files.little_endian(graph_files.window(levels[0], 0, 2))
-            check(level <= 10000, "damaged: alpha's quality")
-            lengths = tf.strings.length(strings)
-            check(tf.reduce_all(lengths >= 2), "damaged: alpha's quality")
-            strings = graph_files.piece(strings, 2, lengths)
-            quality = tf.cast(tf.minimum(level, 10000), tf.float32) / 100
-            alpha = graph_images.grey_of(self.pixels(file, strings, quality, check))
-            snap = planes.ALPHA_SNAP
-            alpha = tf.where(alpha <= snap, tf.zeros_like(alpha), alpha)
-            full = tf.fill(tf.shape(alpha), tf.constant(255, tf.uint8))
-            return tf.where(alpha >= 255 - snap, full, alpha), check.error
-
-        tiled = tf.reduce_any(file.chunks[:, 0] == bitstream.ALPHA_TILE)
-        return tf.cond(tiled, lossy, lossless)
-
-    def strings(self, data, file, kind):
-        """string [n]: the data of the chunks of a kind."""
-        chunks = tf.boolean_mask(file.chunks, file.chunks[:, 0] == kind)
-        copies = tf.fill([tf.shape(chunks)[0]], data)
-        return tf.strings.substr(copies, chunks[:, 1], chunks[:, 2])
-
-    def pixels(self, file, strings, quality, check):
-        """Decodes tiles, string [n], to uint8 [h, w, 3], as `Codec.pixels` does."""
-        stride, latent = self.card.stride, self.card.latent_stride
-        halo = self.card.reach["synthesis"] * latent
-        grid = graph_images.Grid(file.height, file.width, file.side)
-        whole = graph_images.padded(tf.stack([file.height, file.width]), stride)
-        largest = tf.minimum(graph_images.padded(grid.side, stride), whole)
-        count = tf.size(strings)
-
-        def decode(k, sound, tiles):
-            top, bottom = grid.box(k)
-            size = graph_images.padded(bottom - top, stride)
-            string = tf.gather(strings, k)
-            # A bad one is not decoded on: what comes of it has no bound in a graph.
-            escapes = graph_files.little_endian(graph_files.window(string, 2, 4))
-            few = escapes <= (self.limits.escapes or bitstream.UINT32_MAX)
-            string = tf.where(few, string, "")
-            result = self.parts["decode"](string=string, size=size)
-            more = (largest - size) // latent
-            y_hat = tf.pad(result["y_hat"][0], [[0, more[0]], [0, more[1]], [0, 0]])
-            return k + 1, sound & result["sound"], tiles.write(k, y_hat)
-
-        tiles = tf.TensorArray(
-            tf.float32, count, element_shape=[None, None, self.card.channels]
-        )
-        _, sound, tiles = tf.while_loop(
-            lambda k, *_: k < count, decode, (0, tf.constant(True), tiles),
-            parallel_iterations=1,
-        )  # fmt: skip
-        check(sound, "the coded pixels are damaged")
-        y_hat = grid.joined(tiles)
-
-        def synthesise(k, tiles):
-            top, bottom = grid.box(k)
-            begin = tf.maximum(top // latent * latent - halo, 0)
-            end = tf.minimum(graph_images.padded(bottom, latent) + halo, whole)
-            a, b = begin // latent, end // latent
-            image = self.parts["synthesis"](
-                y_hat=y_hat[None, a[0] : b[0], a[1] : b[1]], quality=quality / 100
-            )["image"]
-            a, b = top - begin, bottom - begin
-            image = image[a[0] : b[0], a[1] : b[1]]
-            more = grid.side - tf.shape(image)[:2]
-            image = tf.pad(image, [[0, more[0]], [0, more[1]], [0, 0]])
-            return k + 1, tiles.write(k, image)
-
-        tiles = tf.TensorArray(tf.uint8, count, element_shape=[None, None, 3])
-        _, tiles = tf.while_loop(
-            lambda k, *_: k < count, synthesise, (0, tiles), parallel_iterations=1
-        )
-        return grid.joined(tiles)[: file.height, : file.width]
-
-    def encoded(self, image, quality):
-        """uint8 [h, w, c] and quality [] to (a file, error), string [] both."""
-        check = graph_files.Check()
-        hundredths = tf.round(quality * 100)
-        check((hundredths >= 0) & (hundredths <= 10000), "quality is not 0 to 100")
-        size = tf.shape(image)[:2]
-        pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-        check(pixels > 0, "no pixels")
-        channels = tf.shape(image)[2]
-        check((channels >= 1) & (channels <= 4), "not 1 to 4 channels")
-        for value, limit, name in (
-            (pixels, self.limits.pixels, "pixels"),
-            (tf.cast(tf.reduce_max(size), tf.int64), self.limits.side, "a side"),
-        ):
-            if limit:
-                check(value <= limit, f"over the limit of {limit} {name}")
-        return tf.cond(
-            tf.equal(check.error, ""),
-            lambda: (self.file(image, tf.cast(hundredths, tf.int32)), ""),
-            lambda: ("", check.error),
-        )
-
-    def file(self, image, hundredths):
-        """`Codec.compress`, but that colours which alpha hides stay as they are."""
-        height, width, channels = tf.unstack(tf.shape(image))
-        area = tf.reduce_prod(
-            graph_images.padded(tf.stack([height, width]), bitstream.PADDED)
-        )
-        tiled = area > tiling.UNTILED_PIXELS
-        side = tf.where(tiled, tiling.TILE_SIDE, 0)
-        alpha = channels % 2 == 0
-        colours = tf.where(channels > 2, 3, 1)
-        layout = tf.gather(
-            [planes.LAYOUTS[c] for c in (1, 2, 3, 4)], tf.maximum(channels - 1, 0)
-        )
-        layout += tf.where(tiled, tiling.tile_layout(1, 1, tiling.TILE_SIDE) << 4, 0)
-        start = [bitstream.MAGIC + bytes([bitstream.VERSION])]
-        fields = [
-            self.card.fingerprint,
-            graph_files.varint_bytes(width),
-            graph_files.varint_bytes(height),
-            graph_files.byte_string(layout),
-            graph_files.byte_string(hundredths % 256),
-            graph_files.byte_string(hundredths // 256),
-        ]
-        fields = tf.strings.join(fields)
-        start = tf.strings.join(
-            [*start, graph_files.byte_string(tf.strings.length(fields)), fields]
-        )
-        pixels = image[..., :colours]
-        pixels = tf.cond(
-            colours == 1, lambda: tf.tile(pixels, [1, 1, 3]), lambda: pixels
-        )
-        strings = self.coded(tf.ensure_shape(pixels, [None, None, 3]), side, hundredths)
-        tiles = tf.map_fn(
-            lambda string: graph_files.chunk(start, bitstream.TILE, string), strings
-        )
-
-        def lossless():
-            plane = tf.ensure_shape(image[..., channels - 1 :], [None, None, 1])
-            return graph_files.chunk(start, bitstream.ALPHA, tf.io.encode_png(plane, 9))
-
-        alpha = tf.cond(alpha, lossless, lambda: "")
-        return tf.strings.join([start, alpha, tf.strings.reduce_join(tiles)])
-
-    def coded(self, image, side, hundredths):
-        """uint8 [h, w, 3] to the strings of its tiles, [n]; see `_Work._seen`."""
-        stride, latent = self.card.stride, self.card.latent_stride
-        halo = self.card.reach["analysis"] * latent
-        size = tf.shape(image)[:2]
-        grid = graph_images.Grid(size[0], size[1], side)
-        whole = graph_images.padded(size, stride)
-        count = tf.reduce_prod(grid.shape)
-        rows, columns = (tf.minimum(tf.range(whole[k]), size[k] - 1) for k in range(2))
-        image = tf.gather(tf.gather(image, rows), columns, axis=1)
-
-        def code(k, strings):
-            top, bottom = grid.box(k)
-            inner = graph_images.padded(bottom, stride)
-            begin = tf.maximum(top - halo, 0)
-            end = tf.minimum(inner + halo, whole)
-            y = self.parts["analysis"](
-                image=image[begin[0] : end[0], begin[1] : end[1]]
-            )["y"]
-            a, b = (top - begin) // latent, (inner - begin) // latent
-            result = self.parts["encode"](
-                y=y[:, a[0] : b[0], a[1] : b[1]],
-                quality=tf.cast(hundredths, tf.float32) / 10000,
-            )
-            return k + 1, strings.write(k, result["string"])
-
-        strings = tf.TensorArray(tf.string, count, element_shape=[])
-        _, strings = tf.while_loop(
-            lambda k, _: k < count, code, (0, strings), parallel_iterations=1
-        )
-        return strings.stack()
+class Served(GraphCodec):
+    """The signatures of a served model. Make it once, save it with `export`."""
 
     @traced(input_signature=[tf.TensorSpec([None], tf.string, "compressed_bytes")])
     def decompress(self, compressed_bytes):
-        """`.tfc` files to PNGs."""
+        """`.tfc` files to PNGs, at the realism that the model has for their quality."""
+        return self.pngs(self.decoded, compressed_bytes)
 
-        def one(data):
-            image, error = self.decoded(data)
+    @traced(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, "compressed_bytes"),
+            tf.TensorSpec([None], tf.float32, "realism"),
+        ]
+    )
+    def decompress_realism(self, compressed_bytes, realism):
+        """`.tfc` files to PNGs; one realism, from 0 to 1, serves for all."""
+        realism = one_for_each(realism, tf.shape(compressed_bytes)[0])
+        return self.pngs(lambda pair: self.decoded(*pair), (compressed_bytes, realism))
+
+    @staticmethod
+    def pngs(decoded, inputs):
+        def one(item):
+            image, error = decoded(item)
             png = tf.where(tf.equal(error, ""), tf.io.encode_png(image), "")
             return png, error
 
         png, error = tf.map_fn(
             one,
-            compressed_bytes,
+            inputs,
             parallel_iterations=1,
             fn_output_signature=(tf.string, tf.string),
         )
@@ -333,15 +115,7 @@ class Served(tf.Module):
             )
             return file, graph_images.bits_per_pixel(file, image), error
 
-        count = tf.shape(image_bytes)[0]
-        # As many as there are images, or one; of any other number, none is right.
-        several = tf.shape(quality)[0]
-        short = tf.fill([tf.maximum(count - several, 0)], float("nan"))
-        quality = tf.cond(
-            tf.equal(several, 1),
-            lambda: tf.fill([count], quality[0]),
-            lambda: tf.concat([quality, short], 0)[:count],
-        )
+        quality = one_for_each(quality, tf.shape(image_bytes)[0])
         file, bpp, error = tf.map_fn(
             one,
             (image_bytes, quality),
@@ -358,6 +132,17 @@ class Served(tf.Module):
 
     @traced(
         input_signature=[
+            tf.TensorSpec([], tf.string, "compressed_bytes"),
+            tf.TensorSpec([], tf.float32, "realism"),
+        ]
+    )
+    def decompress_pixels_realism(self, compressed_bytes, realism):
+        """One `.tfc` file to uint8 [h, w, c], at a realism from 0 to 1."""
+        image, error = self.decoded(compressed_bytes, realism)
+        return {"image": image, "error": error}
+
+    @traced(
+        input_signature=[
             tf.TensorSpec([None, None, None], tf.uint8, "image"),
             tf.TensorSpec([], tf.float32, "quality"),
         ]
@@ -367,6 +152,20 @@ class Served(tf.Module):
         file, error = self.encoded(image, quality)
         bpp = graph_images.bits_per_pixel(file, image)
         return {"compressed_bytes": file, "bpp": bpp, "error": error}
+
+
+def one_for_each(values, count):
+    """float32 [count] of as many values, or of one for all; NaN where they are short.
+
+    Of any number that is neither one nor the count, none can be trusted to be right.
+    """
+    several = tf.shape(values)[0]
+    short = tf.fill([tf.maximum(count - several, 0)], float("nan"))
+    return tf.cond(
+        tf.equal(several, 1),
+        lambda: tf.fill([count], values[0]),
+        lambda: tf.concat([values, short], 0)[:count],
+    )
 
 
 def export(
@@ -393,7 +192,9 @@ def export(
     numbers = [int(x.name) for x in directory.iterdir() if x.name.isdigit()]
     version = directory / str(1 + max(numbers, default=0))
     served = Served(model, limits)
-    names = "decompress", "compress", "decompress_pixels", "compress_pixels"
+    names = ["decompress", "compress", "decompress_pixels", "compress_pixels"]
+    if model.realistic:
+        names += ["decompress_realism", "decompress_pixels_realism"]
     signatures = {name: getattr(served, name) for name in names}
     # Found again by these names: attributes of what is loaded, and aliases for a TPU's
     # converter.
@@ -429,6 +230,10 @@ def warm_up(served: Served, name: str) -> list:
         "compress_pixels": {"image": image, "quality": np.float32(50)},
         "decompress_pixels": {"compressed_bytes": file},
     }
+    if served.card.realistic:
+        for name, realism in ("decompress", [0.5]), ("decompress_pixels", 0.5):
+            more = {"realism": np.array(realism, np.float32)}
+            inputs[f"{name}_realism"] = inputs[name] | more
     logs = []
     for signature, arrays in inputs.items():
         log = predict.messages()["PredictionLog"]()
