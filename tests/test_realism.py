@@ -118,6 +118,20 @@ def test_deviations_see_lost_texture_and_not_moved_texture():
     assert distance(a, b) < 0.2 * distance(a, flat)
 
 
+def test_correlations_tell_a_lattice_from_grain_of_the_same_strength():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(128, 9, [1, 96, 96, 3]).astype("f4") for _ in range(2))
+    rows, columns = np.indices((96, 96)) * 2 * np.pi / 3
+    lattice = 128 + 18 * (np.sin(rows) * np.sin(columns))[None, :, :, None]
+    lattice = np.repeat(lattice, 3, -1).astype("f4")
+
+    def distance(x, y):
+        p, q = adversarial.correlations(x), adversarial.correlations(y)
+        return float(tf.reduce_mean((p - q) ** 2))
+
+    assert distance(a, b) < 0.2 * distance(a, lattice)
+
+
 def test_text_is_drawn_where_it_weighs_more():
     rng = np.random.default_rng(4)
     written, weight = captions.written_on(IMAGE[:128, :128], rng)
