@@ -172,7 +172,7 @@ class CompressionModel(tf.keras.Model):
         for network in self.submodules:
             if isinstance(network, tf.keras.Sequential):
                 # Keras would make a graph of each, again for each kind of size, only to
-                # know shapes: a tenth of the time that a model takes to build and trace.
+                # know shapes: more than half of the time that building a model took.
                 network._use_legacy_deferred_behavior = network.built = True
         side = self.stride
         self(

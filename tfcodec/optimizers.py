@@ -34,6 +34,10 @@ class Adam(tf.keras.optimizers.Adam):
 
     _shared = None  # (powers of both betas, momentum of averages) during a step
 
+    def __init__(self, *args, **kwargs):
+        # XLA would compile the update of each variable apart, to a kernel like this.
+        super().__init__(*args, jit_compile=False, **kwargs)
+
     def apply_gradients(self, *args, **kwargs):
         step = tf.cast(self.iterations + 1, tf.float32)
         powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
