@@ -39,14 +39,6 @@ def test_more_quality_is_more_bytes_and_more_psnr(curve):
     assert np.all(np.diff(curve[:, 2]) > 0)
 
 
-def test_what_no_one_sees_costs_hardly_anything(photograph):
-    seen = photograph[:150, :330]
-    alpha = np.zeros(seen.shape[:2], np.uint8)
-    alpha[20:90, 30:200] = 255
-    hidden = np.dstack([seen, alpha])
-    assert len(tfcodec.compress(seen, 50)) > 1.5 * len(tfcodec.compress(hidden, 50))
-
-
 def test_a_hundredth_of_quality_is_a_step_of_its_own(photograph):
     sizes = [len(tfcodec.compress(photograph, q)) for q in (50, 50.4, 50.8)]
     assert sizes[0] < sizes[1] < sizes[2] < 1.05 * sizes[0]
