@@ -8,6 +8,7 @@ The run directory holds everything; the same command again goes on where it stop
 """
 
 import dataclasses
+import gc
 import itertools
 import os
 import sys
@@ -107,4 +108,8 @@ def main(argv):
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(console.names_are_shown)
+    # To make graphs is to make many objects that stay. By default Python looks them
+    # through for garbage after every 700 new ones, a tenth of the time that takes.
+    gc.freeze()
+    gc.set_threshold(50_000)
     app.run(main)

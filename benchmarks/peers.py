@@ -87,6 +87,8 @@ class TensorFlowCompression(Peer):
         try:
             import tensorflow as tf
             import tensorflow_compression as tfc
+
+            from tfcodec.densities import Density
         except ImportError as error:
             raise Missing(
                 f"{self.name}: {error}; pip install -r requirements.txt"
@@ -134,7 +136,7 @@ class TensorFlowCompression(Peer):
             coding_rank=3, compression=True,
         )  # fmt: skip
         z_model = tfc.ContinuousBatchedEntropyModel(
-            tfc.NoisyDeepFactorized(batch_shape=[n]), coding_rank=3, compression=True
+            Density(batch_shape=[n]), coding_rank=3, compression=True
         )
 
         @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])

@@ -22,6 +22,7 @@ from tfcodec import (
     registry,
     tiling,
     training,
+    weights,
 )
 from tfcodec.losses import Distortion
 from tfcodec.quality import fraction
@@ -64,7 +65,8 @@ def trained(request, tmp_path_factory):
             losses.append(logs["loss"])
             self.model.reset_metrics()
 
-    model.fit(dataset, verbose=0, callbacks=[Losses()])
+    with tiny.unoptimised():
+        model.fit(dataset, verbose=0, callbacks=[Losses()])
     directory = tmp_path_factory.mktemp(arch) / "model"
     export.export(model, directory, arch, config.builder_options())
     return model, directory, losses
@@ -193,6 +195,19 @@ def test_card_tells_what_the_model_is(trained):
     assert card["exactness"]["largest_sum"] < 2**24
     assert card["exactness"]["convolutions"] == len(model.exact_layers())
     assert set(card["kmac_per_pixel"]) >= {"analysis", "synthesis", "coder"}
+
+
+@pytest.mark.parametrize("trained", ["bmshj2018-hyperprior"], indirect=True)
+def test_a_model_built_anew_takes_all_the_weights_of_an_exported_one(trained):
+    """Those of exact networks are stored as integers."""
+    model, directory, _ = trained
+    card = registry.Model.at(directory).card
+    again = architectures.from_card(card)
+    weights.load_model(again, directory)
+    for layer in again.exact_layers():
+        layer.freeze()
+    for a, b in zip(weights.stored(model), weights.stored(again)):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("trained", ["bls2017"], indirect=True)

@@ -62,6 +62,18 @@ def images(folder):
 
 
 @contextlib.contextmanager
+def unoptimised():
+    """Graphs run as they were made: to simplify one costs more than a few steps do."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@contextlib.contextmanager
 def little_room(size):
     """No file may grow beyond `size` bytes, as if the disk were full then."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -169,6 +169,11 @@ class CompressionModel(tf.keras.Model):
 
     def initialise(self):
         """Makes every variable, by one small forward pass."""
+        for network in self.submodules:
+            if isinstance(network, tf.keras.Sequential):
+                # Keras would make a graph of each, again for each kind of size, only to
+                # know shapes: more than half of the time that building a model took.
+                network._use_legacy_deferred_behavior = network.built = True
         side = self.stride
         self(
             {

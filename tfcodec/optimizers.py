@@ -25,11 +25,50 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Adam that averages weights, and leaves the weights alone when `fit` ends."""
+    """Adam that averages weights, and leaves the weights alone when `fit` ends.
+
+    The arithmetic is that of Keras, which works everything out anew for each variable,
+    in about 40 operations: a third of the time until a first step. What all variables
+    share is made once a step here, and one operation of TensorFlow moves a variable.
+    """
+
+    _shared = None  # (powers of both betas, momentum of averages) during a step
+
+    def __init__(self, *args, **kwargs):
+        # XLA would compile the update of each variable apart, to a kernel like this.
+        super().__init__(*args, jit_compile=False, **kwargs)
+
+    def apply_gradients(self, *args, **kwargs):
+        step = tf.cast(self.iterations + 1, tf.float32)
+        powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
+        shared = (*powers, self.ema_momentum)
+        # Without what tracks attributes for checkpoints: these are no state.
+        object.__setattr__(self, "_shared", shared)
+        try:
+            return super().apply_gradients(*args, **kwargs)
+        finally:
+            object.__setattr__(self, "_shared", None)
+
+    def update_step(self, gradient, variable):
+        place = self._index_dict[self._var_key(variable)]
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[place].handle,
+            v=self._velocities[place].handle,
+            beta1_power=self._shared[0],
+            beta2_power=self._shared[1],
+            lr=self.learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
 
     @property
     def ema_momentum(self):
         """Less over the first steps, so that the start is soon forgotten."""
+        if self._shared:
+            return self._shared[2]
         step = tf.cast(self.iterations, tf.float32)
         return tf.minimum(self._ema_momentum, (1 + step) / (10 + step))
 

@@ -308,7 +308,7 @@ def _player(config, second, arrays, channels):
     player = adversarial.Adversarial(second, warmup=config.critic_warmup)
     player.compile(
         optimizers.averaging(config, **moments),
-        tf.keras.optimizers.Adam(
+        optimizers.Adam(
             optimizers.Schedule(
                 3 * config.learning_rate, config.warmup, config.hold, config.steps
             ),
