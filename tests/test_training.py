@@ -401,7 +401,9 @@ def test_a_step_is_that_of_adam_with_averages():
 
     def after(kind, momentum):
         rng = np.random.default_rng(0)
-        variables = [tf.Variable(rng.normal(size=s), dtype="f4") for s in ((3, 4), ())]
+        variables = [
+            tf.Variable(rng.normal(size=s), dtype=tf.float32) for s in ((3, 4), ())
+        ]
         optimizer = kind(
             optimizers.Schedule(1e-2, 3, 0.3, 20), global_clipnorm=1.0,
             use_ema=True, ema_momentum=momentum, ema_overwrite_frequency=None,
