@@ -1,6 +1,6 @@
 /** A model beside a page: its card, and files fetched when they are first needed. */
 import {ModelError} from './errors.js';
-import {Networks, load} from './networks.js';
+import {Networks} from './networks.js';
 import {arrays} from './npz.js';
 import {Coder} from './walk.js';
 import {inflated} from './zlib.js';
@@ -23,8 +23,7 @@ import {inflated} from './zlib.js';
  * @typedef {object} Surroundings what differs between a browser and Node
  * @property {(path: string, file?: File_) => Promise<Uint8Array<ArrayBuffer>>} fetched the
  *     bytes of a file beside the model; `file` says how they are checked
- * @property {() => Promise<import('./networks.js').LiteRT>} litert
- * @property {string} runtime where the WebAssembly of LiteRT is
+ * @property {() => Promise<import('./networks.js').LiteRT>} litert LiteRT.js, loaded
  */
 
 export class Model {
@@ -106,7 +105,6 @@ export class Model {
   networks() {
     return this.once('networks', async () => {
       const litert = await this.surroundings.litert();
-      await load(litert, this.surroundings.runtime);
       // A network is compiled anew for each size of a picture.
       return new Networks(litert, (name) => this.once(name, () => this.file(name)));
     });

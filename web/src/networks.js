@@ -18,13 +18,14 @@ let loading;
  * Loads LiteRT's WebAssembly, once.
  *
  * @param {LiteRT} litert
- * @param {string} runtime where its files are
+ * @param {string} path of its script, or of the directory that holds all of them
+ * @param {Uint8Array} [wasmBinary] by default the script fetches its own
  */
-export function load(litert, runtime) {
+export function load(litert, path, wasmBinary) {
   loading ??= quiet(async () => {
-    const threads = Boolean(globalThis.crossOriginIsolated);
-    await litert.loadLiteRt(runtime, {threads});
-  });
+    await litert.loadLiteRt(path, {threads: path.includes('threaded')});
+  }, {wasmBinary});
+  loading.catch(() => { loading = undefined; });
   return loading;
 }
 
@@ -33,13 +34,14 @@ export function load(litert, runtime) {
  * not there.
  *
  * @param {() => Promise<void>} work
+ * @param {object} settings of the WebAssembly module
  */
-async function quiet(work) {
+async function quiet(work, settings) {
   const {warn} = console;
   const silent = () => {};
   console.warn = silent;
   // Read by LiteRT's loader, and taken away by it.
-  Object.assign(globalThis, {Module: {print: silent, printErr: silent}});
+  Object.assign(globalThis, {Module: {...settings, print: silent, printErr: silent}});
   try {
     await work();
   } catch (error) {

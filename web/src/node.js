@@ -8,6 +8,7 @@ import vm from 'node:vm';
 import {Decoder} from './decoder.js';
 import {Encoder} from './encoder.js';
 import {Model, checkHash, parsedCard} from './model.js';
+import {load} from './networks.js';
 
 const require = createRequire(import.meta.url);
 
@@ -21,7 +22,9 @@ async function litert() {
       vm.runInThisContext(readFileSync(path, 'utf8'), {filename: path});
     },
   });
-  return import('@litertjs/core');
+  const module = await import('@litertjs/core');
+  await load(module, join(dirname(require.resolve('@litertjs/core')), '..', 'wasm/'));
+  return module;
 }
 
 /**
@@ -38,7 +41,6 @@ export async function loadModel(directory) {
       return data;
     },
     litert,
-    runtime: join(dirname(require.resolve('@litertjs/core')), '..', 'wasm/'),
   });
 }
 
