@@ -64,7 +64,7 @@ async function busy(work) {
   at('save').hidden = true;
   at('bar').removeAttribute('value');
   at('doing').textContent = 'starting';
-  at('progress').style.visibility = 'visible';
+  at('progress').hidden = false;
   try {
     await work(signal);
     document.body.dataset.state = 'done';
@@ -74,7 +74,7 @@ async function busy(work) {
     at('problem').hidden = false;
     document.body.dataset.state = 'failed';
   }
-  if (!signal.aborted) at('progress').style.visibility = 'hidden';
+  if (!signal.aborted) at('progress').hidden = true;
 }
 
 /** @param {File} file */

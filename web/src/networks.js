@@ -30,8 +30,8 @@ export function load(litert, path, wasmBinary) {
 }
 
 /**
- * Runs a function that tells the console what need not be said: which accelerators are
- * not there.
+ * Runs LiteRT's loader, without what it tells the console, and without its request for a
+ * GPU: the networks run in WebAssembly.
  *
  * @param {() => Promise<void>} work
  * @param {object} settings of the WebAssembly module
@@ -39,8 +39,10 @@ export function load(litert, path, wasmBinary) {
 async function quiet(work, settings) {
   const {warn} = console;
   const silent = () => {};
+  const {navigator} = globalThis;
   console.warn = silent;
-  // Read by LiteRT's loader, and taken away by it.
+  if (navigator) Object.defineProperty(navigator, 'gpu', {value: undefined, configurable: true});
+  // Read by the loader, and taken away by it.
   Object.assign(globalThis, {Module: {...settings, print: silent, printErr: silent}});
   try {
     await work();
@@ -48,6 +50,7 @@ async function quiet(work, settings) {
     throw new ModelError(`LiteRT does not start here: ${error}`);
   } finally {
     console.warn = warn;
+    if (navigator) delete navigator.gpu;
   }
 }
 

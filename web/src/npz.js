@@ -7,6 +7,8 @@ const TYPES = {
   '<u4': Uint32Array, '<f4': Float32Array, '<f8': Float64Array, '<i8': BigInt64Array,
 };
 
+const END = 0x06054b50; // how a zip archive's end record begins
+
 /**
  * @param {Uint8Array} data a whole `.npz` file
  * @returns {Promise<Record<string, import('./exact.js').Array_>>}
@@ -18,6 +20,7 @@ export async function arrays(data) {
     /** @type {Record<string, import('./exact.js').Array_>} */
     const found = {};
     // The end record is the last 22 bytes, as NumPy writes no comment.
+    if (view.getUint32(data.length - 22, true) !== END) throw new RangeError('no .npz file');
     let at = view.getUint32(data.length - 22 + 16, true);
     const count = view.getUint16(data.length - 22 + 10, true);
     for (let i = 0; i < count; i++) {

@@ -81,16 +81,21 @@ function unfiltered(rows, height, width, check) {
       const left = column ? pixels[at - 1] : 0;
       const up = row ? pixels[at - width] : 0;
       const corner = row && column ? pixels[at - width - 1] : 0;
-      const guess = [0, left, up, (left + up) >> 1, paeth(left, up, corner)][filter];
-      pixels[at] = rows[from + column] + guess;
+      pixels[at] = rows[from + column] + guess(filter, left, up, corner);
     }
   }
   return pixels;
 }
 
-/** The one of three that is nearest to left + up - corner. */
-function paeth(left, up, corner) {
-  const [a, b, c] = [Math.abs(up - corner), Math.abs(left - corner), Math.abs(left + up - 2 * corner)];
+/** What a filter takes a pixel to be, from those before it. */
+function guess(filter, left, up, corner) {
+  if (filter < 2) return filter && left;
+  if (filter === 2) return up;
+  if (filter === 3) return (left + up) >> 1;
+  // Paeth: the one of three that is nearest to left + up - corner.
+  const a = Math.abs(up - corner);
+  const b = Math.abs(left - corner);
+  const c = Math.abs(left + up - 2 * corner);
   return a <= b && a <= c ? left : b <= c ? up : corner;
 }
 

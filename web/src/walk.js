@@ -136,6 +136,7 @@ export class Coder {
     this.channels = this.slices.reduce((sum, own) => sum + own, 0);
     /** @type {Record<string, Layer[]>} */
     this.networks = {};
+    this.edge = 1; // places around a board that kernels see
     for (const name of Object.keys(numbers).sort()) {
       const found = name.match(/^(.*)\/(\d+)\/kernel$/);
       if (found) this.add(found[1], Number(found[2]), numbers);
@@ -156,9 +157,8 @@ export class Coder {
     const kernel = numbers[`${at}/kernel`];
     const beside = number === 0 && name.endsWith('/second') ? BESIDE : undefined;
     const layer = new Layer(this.machine, kernel, numbers[`${at}/numbers`], beside);
-    const most = number === 0 || name === 'hyper_synthesis' ? 3 : 1;
-    if (layer.side > most) throw new ModelError(`${at} is of another kind than is known here`);
     (this.networks[name] ??= [])[number] = layer;
+    this.edge = Math.max(this.edge, (layer.side - 1) / 2);
   }
 
   /**
@@ -225,7 +225,7 @@ class Walk {
     // What networks see: the features, then the contexts of slice after slice.
     const contexts = coder.slices.map((own, k) => (k === 0 && coder.pyramidal ? 4 * own : own));
     const all = contexts.reduce((sum, count) => sum + count, coder.features);
-    this.seen = new Board(this.machine, height, width, all);
+    this.seen = new Board(this.machine, height, width, all, coder.edge);
     this.machine.scratch(() => this.hyper(z));
     const places = {
       all: new Places(this.seen, () => true),
@@ -251,7 +251,7 @@ class Walk {
       {length: height * width * coder.zChannels}, (_, i) => i % coder.zChannels,
     );
     const values = this.code.side(rows);
-    const board = new Board(machine, height, width, coder.zChannels);
+    const board = new Board(machine, height, width, coder.zChannels, coder.edge);
     copied(board, values, coder.zChannels, 1);
     return board;
   }
@@ -267,7 +267,10 @@ class Walk {
       const scale = number < 2 ? 2 : 1; // depth to space
       const into = last && scale === 1
         ? this.seen
-        : new Board(machine, board.height * scale, board.width * scale, layer.outputs / scale ** 2);
+        : new Board(
+          machine, board.height * scale, board.width * scale, layer.outputs / scale ** 2,
+          this.coder.edge,
+        );
       copied(into, machine.shorts(made, places.count * layer.stride), layer.stride, scale, layer.outputs);
       board = into;
     });
@@ -309,7 +312,7 @@ class Walk {
    */
   rest(x, layer, others, count) {
     for (const next of others) {
-      x = next.after(x, layer.stride, count);
+      x = next.side === 1 ? next.after(x, layer.stride, count) : this.wider(x, layer, next, count);
       layer = next;
     }
     const {own} = this.slice;
@@ -325,6 +328,22 @@ class Walk {
       }
     }
     return {index, mean};
+  }
+
+  /**
+   * Runs a layer that sees places around, on what another made everywhere.
+   *
+   * @param {number} x address of what that one made
+   * @param {Layer} layer the one before
+   * @param {Layer} next
+   * @param {number} count places
+   */
+  wider(x, layer, next, count) {
+    const {machine, height, width} = this;
+    if (count !== height * width) throw new ModelError('a network of another kind than is known');
+    const board = new Board(machine, height, width, layer.outputs, (next.side - 1) / 2);
+    copied(board, machine.shorts(x, count * layer.stride), layer.stride, 1, layer.outputs);
+    return next.activated(next.sums(board, new Places(board, () => true)), count);
   }
 
   /**
