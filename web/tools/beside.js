@@ -1,7 +1,7 @@
 /**
- * Puts LiteRT.js beside the page: `npm run beside`, after `npm install`.
+ * Puts LiteRT.js beside the page: `npm run beside [-- DIRECTORY]`, after `npm install`.
  *
- * `beside/litert` gets its JavaScript, and gzip streams of its WebAssembly, which is a
+ * `litert` of the directory, by default of `beside`, gets its JavaScript, and gzip streams of its WebAssembly, which is a
  * third so large to fetch then, whatever the server does; `runtime.json` has their hashes.
  */
 import {createHash} from 'node:crypto';
@@ -15,7 +15,8 @@ import {gzipSync} from 'node:zlib';
 const VARIANTS = ['', '_compat', '_threaded'].map((kind) => `litert_wasm${kind}_internal`);
 
 const core = dirname(dirname(createRequire(import.meta.url).resolve('@litertjs/core')));
-const target = join(dirname(fileURLToPath(import.meta.url)), '..', 'beside', 'litert');
+const beside = join(dirname(fileURLToPath(import.meta.url)), '..', 'beside');
+const target = join(process.argv[2] ?? beside, 'litert');
 const version = JSON.parse(readFileSync(join(core, 'package.json'), 'utf8')).version;
 
 /** A module without the note of where its source is, and with paths for names. */
