@@ -210,6 +210,11 @@ def site(models, tmp_path_factory):
         server.shutdown()
 
 
+def complaints(page):
+    """What the browser said, but for advice about how this test reads pixels."""
+    return [words for words in page.errors if not words.startswith("Canvas2D")]
+
+
 def pixels_of(page, canvas="#picture", root="document"):
     """The pixels of a canvas, [height, width, 4]."""
     found = page.run(
@@ -248,7 +253,7 @@ def test_the_page_shows_a_file_and_makes_one(site, tmp_path):
         assert image.shape == source.shape
         assert np.abs(pixels_of(page)[..., :3].astype(int) - image).max() <= 1
         assert all(request.startswith((url, "blob:")) for request in page.requests)
-        assert page.errors == []
+        assert complaints(page) == []
 
 
 def saved(page, folder, name):
@@ -270,7 +275,7 @@ def test_the_page_says_what_is_wrong_with_a_file(site, tmp_path):
         page.choose("#file", tmp_path / "torn.tfc")
         page.wait(DONE, 240)
         assert "truncated" in page.run("document.querySelector('#problem').innerText")
-        assert page.errors == []
+        assert complaints(page) == []
 
 
 @needs_chromium
@@ -295,7 +300,7 @@ def test_an_element_reserves_its_size_and_says_what_is_wrong(site):
     with browser.opened(site[0] + "element.html") as page:
         page.wait("customElements.get('tfc-image') !== undefined", 60)
         size = "[good.offsetWidth, good.offsetHeight, good.complete]"
-        page.wait("good.offsetWidth > 0", 60)
+        page.wait("good.offsetWidth == 200", 60)
         assert page.run(size)[:2] == [200, 200]
         page.wait("good.complete && !bad.shadowRoot.querySelector('#words').hidden", 240)
         assert page.run(size) == [200, 200, True]
@@ -305,4 +310,4 @@ def test_an_element_reserves_its_size_and_says_what_is_wrong(site):
         assert np.abs(found.astype(int) - expected_of("face_50")).max() <= 1
         page.wait("far.complete", 240)
         assert page.run("[far.offsetWidth, far.offsetHeight]") == [50, 50]
-        assert page.errors == []
+        assert complaints(page) == []

@@ -41,6 +41,7 @@ export class TfcImage extends HTMLElement {
     this.bar = add('div', 'bar');
     this.words = add('div', 'words');
     this.canvas.setAttribute('role', 'img');
+    this.canvas.width = this.canvas.height = 0;
     this.complete = false;
   }
 
