@@ -24,7 +24,7 @@ let loading;
 export function load(litert, path, wasmBinary) {
   loading ??= quiet(async () => {
     await litert.loadLiteRt(path, {threads: path.includes('threaded')});
-  }, {wasmBinary});
+  }, {wasmBinary, mainScriptUrlOrBlob: path});
   loading.catch(() => { loading = undefined; });
   return loading;
 }
