@@ -302,7 +302,10 @@ def test_an_element_reserves_its_size_and_says_what_is_wrong(site):
         size = "[good.offsetWidth, good.offsetHeight, good.complete]"
         page.wait("good.offsetWidth == 200", 60)
         assert page.run(size)[:2] == [200, 200]
-        page.wait("good.complete && !bad.shadowRoot.querySelector('#words').hidden", 240)
+        page.wait(
+            "good.complete && !bad.shadowRoot.querySelector('#words').hidden",
+            240,
+        )
         assert page.run(size) == [200, 200, True]
         words = page.run("bad.shadowRoot.querySelector('#words').textContent")
         assert words.startswith("a torn one: truncated")

@@ -116,7 +116,7 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="a model directory, or the name of a shipped one")
-    parser.add_argument("directory", help="where the page finds models: web/beside/models")
+    parser.add_argument("directory", help="beside the page: web/beside/models")
     parser.add_argument(
         "--decode-only", action="store_true", help="leave out what makes files"
     )

@@ -2,6 +2,7 @@
 import {CHUNK, LAYOUT, LIMITS, hasAlpha, isGrey, unpack} from './container.js';
 import {CorruptStream, ModelError, UnsupportedStream} from './errors.js';
 import {readGrey} from './png.js';
+import {rounded} from './rounding.js';
 import * as tiling from './tiling.js';
 
 const ALPHA_SNAP = 8; // alpha as near as this to transparent or opaque is that
@@ -207,7 +208,7 @@ export class Decoder {
     const grain = await run('realism', await this.noise(frame));
     if (realism === 1) return grain;
     const faithful = await run('synthesis');
-    return faithful.map((value, i) => Math.round(value + realism * (grain[i] - value)));
+    return faithful.map((value, i) => rounded(value + realism * (grain[i] - value)));
   }
 
   /** The noise where latents lie: inputs of the second synthesis. @param {Box} frame */

@@ -9,6 +9,7 @@
 import {ModelError} from './errors.js';
 import {Board, Layer, Machine, Places} from './exact.js';
 import {Reader, Tables, Writer} from './rans.js';
+import {rounded} from './rounding.js';
 
 const UNIT = 16; // a latent of 1, in sixteenths
 const LATENT_MAX = 8191;
@@ -33,12 +34,6 @@ const clip = (value, most) => Math.max(-most, Math.min(most, value));
 
 /** A latent as an exact network sees it: in eighths, clipped. @param {number} y */
 const context = (y) => clip(y >> 1, CONTEXT_MAX);
-
-/** The nearest whole number, of two the even one. @param {number} value 0 or more */
-function rounded(value) {
-  const whole = Math.round(value);
-  return whole - value === 0.5 && whole % 2 ? whole - 1 : whole;
-}
 
 const finite = (value) => (Number.isFinite(value) ? value : 0);
 
