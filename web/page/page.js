@@ -70,8 +70,10 @@ async function busy(work) {
     document.body.dataset.state = 'done';
   } catch (error) {
     if (signal.aborted) return;
-    at('problem').textContent = error.message;
+    const ours = {CorruptStream: 'The file is damaged', UnsupportedStream: 'The file cannot be shown'};
+    at('problem').textContent = [ours[error.name], error.message].filter(Boolean).join(': ');
     at('problem').hidden = false;
+    canvas.width = canvas.height = 0;
     document.body.dataset.state = 'failed';
   }
   if (!signal.aborted) at('progress').hidden = true;
