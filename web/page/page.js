@@ -188,7 +188,9 @@ at('quality').addEventListener('input', () => {
   timer = setTimeout(() => source && busy(coded), WAIT);
 });
 
-for (const input of document.querySelectorAll('input[type=file]')) {
+for (const input of /** @type {NodeListOf<HTMLInputElement>} */ (
+  document.querySelectorAll('input[type=file]')
+)) {
   input.addEventListener('change', () => {
     if (input.files.length) opened(input.files[0]);
     input.value = '';
@@ -196,7 +198,7 @@ for (const input of document.querySelectorAll('input[type=file]')) {
 }
 
 for (const kind of ['dragover', 'dragleave', 'drop']) {
-  addEventListener(kind, (event) => {
+  addEventListener(kind, (/** @type {DragEvent} */ event) => {
     event.preventDefault();
     document.body.classList.toggle('over', kind === 'dragover');
     const file = kind === 'drop' && event.dataTransfer.files[0];

@@ -322,6 +322,7 @@ export function pack(header, chunks) {
   const begin = Uint8Array.of(...MAGIC, VERSION, fields.length, ...fields);
   const seed = adler32(begin);
   const rank = ({type}) => (type & OPTIONAL ? 0 : type === CHUNK.TILE ? 2 : 1);
+  /** @type {Uint8Array[]} */
   const parts = [begin];
   for (const chunk of [...chunks].sort((a, b) => rank(a) - rank(b))) {
     const type = Uint8Array.of(chunk.type);

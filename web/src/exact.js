@@ -93,7 +93,11 @@ export class Board {
    * @param {number} [edge]
    */
   constructor(machine, height, width, channels, edge = 1) {
-    Object.assign(this, {machine, height, width, channels, edge});
+    this.machine = machine;
+    this.height = height;
+    this.width = width;
+    this.channels = channels;
+    this.edge = edge;
     this.wide = width + 2 * edge;
     this.stride = roundUp(channels, 2); // a tap sees channels in pairs
     const places = this.wide * (height + 2 * edge);
@@ -156,7 +160,10 @@ export class Layer {
   constructor(machine, kernel, numbers, taps) {
     const [side, , inputs, outputs] = kernel.shape;
     const edge = (side - 1) / 2;
-    Object.assign(this, {machine, side, inputs, outputs});
+    this.machine = machine;
+    this.side = side;
+    this.inputs = inputs;
+    this.outputs = outputs;
     this.taps = taps ?? Array.from({length: side * side}, (_, i) => [Math.floor(i / side), i % side]);
     this.steps = this.taps.map(([row, column]) => [row - edge, column - edge]);
     this.pairs = Math.ceil(inputs / 2);

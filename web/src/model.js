@@ -39,7 +39,7 @@ export class Model {
     this.channels = card.latents.channels;
     this.latentStride = card.latents.stride;
     this.realistic = 'realism' in card.files;
-    /** @type {Map<string, Promise<unknown>>} */
+    /** @type {Map<string, Promise<any>>} */
     this.made = new Map();
   }
 
@@ -60,7 +60,14 @@ export class Model {
     return y0 + ((quality - x0) / (x1 - x0)) * (y1 - y0);
   }
 
-  /** Makes something once; if that fails, it is tried again when it is next wanted. */
+  /**
+   * Makes something once; if that fails, it is tried again when it is next wanted.
+   *
+   * @template T
+   * @param {string} name
+   * @param {() => Promise<T>} make
+   * @returns {Promise<T>}
+   */
   once(name, make) {
     if (!this.made.has(name)) {
       const made = make();

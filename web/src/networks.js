@@ -39,7 +39,7 @@ export function load(litert, path, wasmBinary) {
 async function quiet(work, settings) {
   const {warn} = console;
   const silent = () => {};
-  const {navigator} = globalThis;
+  const navigator = /** @type {any} */ (globalThis.navigator);
   console.warn = silent;
   if (navigator) Object.defineProperty(navigator, 'gpu', {value: undefined, configurable: true});
   // Read by the loader, and taken away by it.
@@ -60,7 +60,8 @@ export class Networks {
    * @param {(name: string) => Promise<Uint8Array>} file a network's `.tflite`
    */
   constructor(litert, file) {
-    Object.assign(this, {litert, file});
+    this.litert = litert;
+    this.file = file;
     /** @type {Map<string, import('@litertjs/core').CompiledModel>} least used first */
     this.compiled = new Map();
     this.queue = Promise.resolve();
@@ -84,7 +85,9 @@ export class Networks {
     const shapes = {...outputs};
     for (const [key, {shape}] of Object.entries(inputs)) if (shape.length) shapes[key] = shape;
     const network = await this.network(name, shapes);
+    /** @type {Record<string, import('@litertjs/core').Tensor>} */
     const given = {};
+    /** @type {Record<string, import('@litertjs/core').Tensor>} */
     let made = {};
     try {
       for (const [key, {data, shape}] of Object.entries(inputs)) {
@@ -92,7 +95,10 @@ export class Networks {
       }
       made = await network.run(given);
       return Object.fromEntries(
-        Object.keys(outputs).map((key) => [key, made[key].toTypedArray().slice()]),
+        Object.keys(outputs).map((key) => {
+          const values = made[key].toTypedArray().slice();
+          return [key, /** @type {Float32Array | Uint8Array} */ (values)];
+        }),
       );
     } catch (error) {
       throw new ModelError(`LiteRT cannot run ${name}: ${error}`);

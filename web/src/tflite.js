@@ -13,7 +13,7 @@ const SIGNATURE = {inputs: 0, outputs: 1};
 const MAP = {name: 0, tensor: 1};
 
 class Buffer_ {
-  /** @param {Uint8Array} bytes */
+  /** @param {Uint8Array<ArrayBuffer>} bytes */
   constructor(bytes) {
     this.bytes = bytes;
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);

@@ -73,7 +73,9 @@ class Read {
 class Write {
   /** @param {Coder} coder @param {Float32Array} y @param {Float32Array} z */
   constructor(coder, y, z) {
-    Object.assign(this, {coder, y, z});
+    this.coder = coder;
+    this.y = y;
+    this.z = z;
     this.writer = new Writer(coder.tables);
   }
 
@@ -207,7 +209,10 @@ class Walk {
    * @param {number} width
    */
   constructor(coder, code, height, width) {
-    Object.assign(this, {coder, code, height, width});
+    this.coder = coder;
+    this.code = code;
+    this.height = height;
+    this.width = width;
     this.machine = coder.machine;
     this.y = new Int32Array(height * width * coder.channels);
     this.yHat = new Float32Array(this.y.length);
