@@ -1,5 +1,6 @@
 """The codec in JavaScript: its own tests, what Python makes of the same, Chromium."""
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -183,6 +184,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 ELEMENT = """<!doctype html><title>Two pictures</title>
+<link rel="icon" href="page/icon.svg">
 <script type="module" src="src/element.js"></script>
 <tfc-image id="good" src="face_50.tfc" alt="a face"></tfc-image>
 <tfc-image id="bad" src="bad.tfc" alt="a torn one" width="99"></tfc-image>
@@ -194,7 +196,7 @@ ELEMENT = """<!doctype html><title>Two pictures</title>
 def site(models, tmp_path_factory):
     """Serves the page with the golden model beside it; gives its address and folder."""
     folder = tmp_path_factory.mktemp("site")
-    for name in "index.html", "page", "src":
+    for name in "index.html", "page", "src", "sw.js":
         (folder / name).symlink_to(WEB / name)
     (folder / "beside").mkdir()
     (folder / "beside" / "models").symlink_to(models / "model")
@@ -203,10 +205,17 @@ def site(models, tmp_path_factory):
         shutil.copy(GOLDEN / f"{name}.tfc", folder)
     (folder / "bad.tfc").write_bytes((GOLDEN / "face_50.tfc").read_bytes()[:900])
     (folder / "element.html").write_text(ELEMENT)
+    with served(folder) as server:
+        yield f"http://127.0.0.1:{server.server_port}/", folder
+
+
+@contextlib.contextmanager
+def served(folder):
+    """Serves a folder from a thread; gives the server."""
     handler = functools.partial(Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/", folder
+        yield server
         server.shutdown()
 
 
@@ -314,3 +323,23 @@ def test_an_element_reserves_its_size_and_says_what_is_wrong(site):
         page.wait("far.complete", 240)
         assert page.run("[far.offsetWidth, far.offsetHeight]") == [50, 50]
         assert complaints(page) == []
+
+
+@needs_chromium
+def test_the_page_works_without_a_network_once_it_was_seen(site):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(served(site[1]))
+        url = f"http://127.0.0.1:{server.server_port}/"
+        page = stack.enter_context(browser.opened(url))
+        page.wait("document.body.dataset.kept == 'yes'", 100)
+        page.choose("#file", GOLDEN / "face_50.tfc")
+        page.wait(DONE, 240)
+        server.shutdown()
+        server.server_close()
+        page.call("Page.reload", ignoreCache=False)
+        page.wait("document.readyState == 'complete' && !document.body.dataset.state")
+        page.choose("#file", GOLDEN / "prime_30.tfc")
+        page.wait(DONE, 240)
+        assert page.run("document.querySelector('#problem').innerText") == ""
+        found = pixels_of(page).astype(int)
+        assert np.abs(found - expected_of("prime_30")).max() <= 1

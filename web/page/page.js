@@ -215,3 +215,14 @@ if (linked) {
   const response = await fetch(linked);
   if (response.ok) opened(new File([await response.blob()], linked.split('/').pop()));
 }
+
+/** Has the page there without a network, once it has been seen with one. */
+async function keep() {
+  await navigator.serviceWorker.register('sw.js');
+  await navigator.serviceWorker.ready;
+  // What was fetched before the service worker was there.
+  const names = performance.getEntriesByType('resource').map(({name}) => name);
+  const own = names.filter((name) => name.startsWith(location.origin) && /\.(js|css|svg)$/.test(name));
+  await (await caches.open('tfcodec-page')).addAll([location.pathname, ...own]);
+}
+keep().then(() => { document.body.dataset.kept = 'yes'; }, () => {}); // Not over http.
