@@ -1,6 +1,7 @@
 """Writes the files of a model for a web page: see docs/web.md.
 
     python -m tfcodec.web_files MODEL DIR [--decode-only] [--no-realism]
+        [--encoder MODEL8]
 
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
 directory, named by the model's fingerprint, of `model.json` and gzip streams of the
@@ -31,7 +32,10 @@ FIELDS = ("name", "licence", "stride", "latents")
 
 
 def parts(
-    model: registry.Model, encode: bool = True, realism: bool = True
+    model: registry.Model,
+    encode: bool = True,
+    realism: bool = True,
+    encoder: registry.Model | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yields (name, bytes) of each file that a page may need.
 
@@ -39,21 +43,33 @@ def parts(
         model: one that has LiteRT files.
         encode: whether the page makes files, too.
         realism: whether it draws pictures with grain, where the model can.
+        encoder: the same model with weights of 8 bits, to take from it what makes
+            files, which matters less than what draws pictures.
 
     Raises:
-        ValueError: it has none, or they are damaged.
+        ValueError: it has none, they are damaged, or `encoder` is another model.
     """
-    if model.litert is None:
-        raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
-    source = litert_files.Files(model.litert, model.path)
+    source = _source(model)
     realism = realism and model.realistic
     numbers = source.numbers().items()
     archive = io.BytesIO()
     np.savez(archive, **{k: v for k, v in numbers if realism or "noise" not in k})
     yield "coder", archive.getvalue()
     more = [registry.REALISM] if realism else []
-    for name in [*DECODING, *(ENCODING if encode else ()), *more]:
+    for name in [*DECODING, *more]:
         yield name, source.network(name)
+    if encode:
+        if encoder and encoder.fingerprint != model.fingerprint:
+            raise ValueError(f"{encoder.path} is not the model {model.name}")
+        source = _source(encoder) if encoder else source
+        for name in ENCODING:
+            yield name, source.network(name)
+
+
+def _source(model):
+    if model.litert is None:
+        raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
+    return litert_files.Files(model.litert, model.path)
 
 
 def card(model: registry.Model, stored: dict[str, dict]) -> dict:
@@ -69,7 +85,7 @@ def card(model: registry.Model, stored: dict[str, dict]) -> dict:
 
 def write(
     model: registry.Model, target: pathlib.Path, encode: bool = True,
-    realism: bool = True,
+    realism: bool = True, encoder: registry.Model | None = None,
 ) -> pathlib.Path:  # fmt: skip
     """Writes a model's directory into `target`, in place of one that is there.
 
@@ -82,7 +98,7 @@ def write(
     directory = target / model.fingerprint.hex()
     directory.mkdir(parents=True, exist_ok=True)
     stored = {}
-    for name, data in parts(model, encode, realism):
+    for name, data in parts(model, encode, realism, encoder):
         packed = gzip.compress(data, 9, mtime=0)
         path = f"{name}.gz"
         with files.new_file(directory / path) as file:
@@ -123,11 +139,15 @@ def main(argv=None):
     parser.add_argument(
         "--no-realism", action="store_true", help="leave out what draws grain"
     )
+    parser.add_argument(
+        "--encoder", metavar="MODEL8", help="the same of 8 bits, to make files with"
+    )
     args = parser.parse_args(argv)
     try:
         made = write(
             registry.resolve(args.model), pathlib.Path(args.directory),
             encode=not args.decode_only, realism=not args.no_realism,
+            encoder=registry.resolve(args.encoder) if args.encoder else None,
         )  # fmt: skip
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
