@@ -27,7 +27,7 @@ function inWords(bytes) {
 function told({what, done, total}) {
   at('bar').value = done / total;
   at('doing').textContent = {
-    fetch: `fetching the model, once: ${inWords(done)} of ${inWords(total)}`,
+    fetch: `fetching the model, once: ${inWords(done)}`,
     decode: 'decoding',
     encode: 'encoding',
   }[what];
