@@ -6,17 +6,12 @@
  *
  * Latents count sixteenths; arrays are [rows, columns, channels].
  */
+import {LEVELS, Read, UNIT, Write, clip} from './actions.js';
 import {ModelError} from './errors.js';
 import {Board, Layer, Machine, Places} from './exact.js';
-import {Reader, Tables, Writer} from './rans.js';
-import {rounded} from './rounding.js';
+import {Tables} from './rans.js';
 
-const UNIT = 16; // a latent of 1, in sixteenths
-const LATENT_MAX = 8191;
-const Z_MAX = 127;
 const CONTEXT_MAX = 255;
-const SKIPPED = 6; // a latent whose table has an index up to this is not coded
-const LEVELS = 8; // magnitudes from this on share an entry of the quantiser's tables
 const Z_STRIDE = 4; // latents to one of z, each way
 
 // Neighbours, as steps (rows, columns), that a step of the first slice predicts from.
@@ -30,90 +25,8 @@ const BESIDE = [[0, 1], [1, 0], [1, 2], [2, 1]];
 /** @typedef {import('./exact.js').Array_} Array_ */
 /** @typedef {{y: Int32Array, yHat: Float32Array, height: number, width: number}} Latents */
 
-const clip = (value, most) => Math.max(-most, Math.min(most, value));
-
 /** A latent as an exact network sees it: in eighths, clipped. @param {number} y */
 const context = (y) => clip(y >> 1, CONTEXT_MAX);
-
-const finite = (value) => (Number.isFinite(value) ? value : 0);
-
-/** Reads what `Write` wrote. */
-class Read {
-  /** @param {Coder} coder @param {Uint8Array} string */
-  constructor(coder, string) {
-    this.coder = coder;
-    this.reader = new Reader(coder.tables, string);
-  }
-
-  /** @param {Uint16Array} rows of the tables, one for each number of z */
-  side(rows) {
-    return this.reader.read(rows, rows.length).map((value) => clip(value, Z_MAX));
-  }
-
-  /**
-   * @param {number} first channel of the slice
-   * @param {Places} places
-   * @param {Uint8Array} index of each latent's table, [places, channels]
-   * @returns {Int32Array} residuals, likewise
-   */
-  residual(first, places, index) {
-    const rows = new Uint16Array(index.length);
-    let count = 0;
-    for (const each of index) if (each > SKIPPED) rows[count++] = each + this.coder.zChannels;
-    const values = this.reader.read(rows, count);
-    const whole = new Int32Array(index.length);
-    for (let i = 0, next = 0; i < index.length; i++) {
-      if (index[i] > SKIPPED) whole[i] = clip(values[next++], LATENT_MAX);
-    }
-    return whole;
-  }
-}
-
-/** Codes latents: y [h, w, c] after the gain, and z [h / 4, w / 4, cz], floats. */
-class Write {
-  /** @param {Coder} coder @param {Float32Array} y @param {Float32Array} z */
-  constructor(coder, y, z) {
-    this.coder = coder;
-    this.y = y;
-    this.z = z;
-    this.writer = new Writer(coder.tables);
-  }
-
-  /** @param {Uint16Array} rows */
-  side(rows) {
-    const z = Int32Array.from(this.z, (value) => {
-      const whole = rounded(Math.abs(finite(value)));
-      return clip(value < 0 ? -whole : whole, Z_MAX);
-    });
-    this.writer.write(rows, z, z.length);
-    return z;
-  }
-
-  /**
-   * @param {number} first
-   * @param {Places} places
-   * @param {Uint8Array} index
-   * @param {Int32Array} mean of each latent, in sixteenths
-   */
-  residual(first, places, index, mean) {
-    const {coder, y} = this;
-    const own = index.length / places.count;
-    const rows = new Uint16Array(index.length);
-    const values = new Int32Array(index.length);
-    const whole = new Int32Array(index.length);
-    let count = 0;
-    for (let i = 0; i < index.length; i++) {
-      if (index[i] <= SKIPPED) continue;
-      const place = places.numbers[Math.floor(i / own)];
-      const value = finite(y[place * coder.channels + first + (i % own)]);
-      whole[i] = coder.quantised(Math.fround(value - mean[i] / UNIT), index[i]);
-      rows[count] = index[i] + coder.zChannels;
-      values[count++] = whole[i];
-    }
-    this.writer.write(rows, values, count);
-    return whole;
-  }
-}
 
 /** The coder of one model. */
 export class Coder {
@@ -183,20 +96,6 @@ export class Coder {
     const action = new Write(this, y, z);
     const latents = this.machine.scratch(() => new Walk(this, action, height, width).run());
     return {string: action.writer.finish(), latents};
-  }
-
-  /**
-   * The integer that a residual becomes.
-   *
-   * @param {number} residual
-   * @param {number} index of its table
-   */
-  quantised(residual, index) {
-    const magnitude = Math.abs(residual);
-    let whole = Math.min(rounded(magnitude), LATENT_MAX);
-    const extra = this.extra[index * (LEVELS + 1) + Math.min(whole, LEVELS)];
-    if (magnitude < Math.fround(whole - 0.5 + extra)) whole -= 1;
-    return whole > 0 ? (residual < 0 ? -whole : whole) : 0;
   }
 }
 
