@@ -14,7 +14,7 @@ TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images
     rans tracing layers transforms densities entropy losses model architectures
-    registry memory forks planes compression lanes blas walk litert_files
+    registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights export litert_export
@@ -29,7 +29,7 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images rans tracing
-    registry memory forks planes compression lanes blas walk litert_files
+    registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     contestants wasserstein workers evaluation summary report pillow_plugin

@@ -1,0 +1,158 @@
+"""Writes the files of a model for a web page: see docs/web.md.
+
+    python -m tfcodec.web_files MODEL DIR [--decode-only] [--no-realism]
+        [--encoder MODEL8]
+
+MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
+directory, named by the model's fingerprint, of `model.json` and gzip streams of the
+networks and of the coder's numbers; a page fetches what it needs, and checks it by the
+SHA-256 in `model.json`. `models.json` of DIR lists the models there: a page encodes
+with the first. Needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfcodec import files, litert_files, registry
+
+CARD, LIST = "model.json", "models.json"
+DECODING = ("synthesis",)
+ENCODING = ("analysis", "hyper_analysis")
+# What of a card a page needs.
+FIELDS = ("name", "licence", "stride", "latents")
+
+
+def parts(
+    model: registry.Model,
+    encode: bool = True,
+    realism: bool = True,
+    encoder: registry.Model | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, bytes) of each file that a page may need.
+
+    Args:
+        model: one that has LiteRT files.
+        encode: whether the page makes files, too.
+        realism: whether it draws pictures with grain, where the model can.
+        encoder: the same model with weights of 8 bits, to take from it what makes
+            files, which matters less than what draws pictures.
+
+    Raises:
+        ValueError: it has none, they are damaged, or `encoder` is another model.
+    """
+    source = _source(model)
+    realism = realism and model.realistic
+    numbers = source.numbers().items()
+    archive = io.BytesIO()
+    np.savez(archive, **{k: v for k, v in numbers if realism or "noise" not in k})
+    yield "coder", archive.getvalue()
+    more = [registry.REALISM] if realism else []
+    for name in [*DECODING, *more]:
+        yield name, source.network(name)
+    if encode:
+        if encoder and encoder.fingerprint != model.fingerprint:
+            raise ValueError(f"{encoder.path} is not the model {model.name}")
+        source = _source(encoder) if encoder else source
+        for name in ENCODING:
+            yield name, source.network(name)
+
+
+def _source(model):
+    if model.litert is None:
+        raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
+    return litert_files.Files(model.litert, model.path)
+
+
+def card(model: registry.Model, stored: dict[str, dict]) -> dict:
+    """Returns what `model.json` holds, given what it says of each file."""
+    found = {name: model.card[name] for name in FIELDS if name in model.card}
+    found["fingerprint"] = model.fingerprint.hex()
+    if registry.REALISM in stored:
+        about = model.card[registry.REALISM]
+        found["realism"] = {k: about[k] for k in ("reach", "default") if k in about}
+    found["files"] = stored
+    return found
+
+
+def write(
+    model: registry.Model, target: pathlib.Path, encode: bool = True,
+    realism: bool = True, encoder: registry.Model | None = None,
+) -> pathlib.Path:  # fmt: skip
+    """Writes a model's directory into `target`, in place of one that is there.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError, OSError: as `parts`; or it could not be written.
+    """
+    directory = target / model.fingerprint.hex()
+    directory.mkdir(parents=True, exist_ok=True)
+    stored = {}
+    for name, data in parts(model, encode, realism, encoder):
+        packed = gzip.compress(data, 9, mtime=0)
+        path = f"{name}.gz"
+        with files.new_file(directory / path) as file:
+            file.write(packed)
+        stored[name] = {
+            "path": path,
+            "size": len(packed),
+            "whole": len(data),
+            "sha256": hashlib.sha256(packed).hexdigest(),
+        }
+    _write_json(directory / CARD, card(model, stored))
+    _write_json(target / LIST, {"models": listed(target, directory.name)})
+    return directory
+
+
+def listed(target: pathlib.Path, first: str) -> list[str]:
+    """Returns the fingerprints of the models in a directory, one of them first."""
+    others = sorted(path.parent.name for path in target.glob(f"*/{CARD}"))
+    return [first, *(name for name in others if name != first)]
+
+
+def _write_json(path, value):
+    with files.new_file(path) as file:
+        file.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tfcodec.web_files",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="a model directory, or the name of a shipped one")
+    parser.add_argument("directory", help="beside the page: web/beside/models")
+    parser.add_argument(
+        "--decode-only", action="store_true", help="leave out what makes files"
+    )
+    parser.add_argument(
+        "--no-realism", action="store_true", help="leave out what draws grain"
+    )
+    parser.add_argument(
+        "--encoder", metavar="MODEL8", help="the same of 8 bits, to make files with"
+    )
+    args = parser.parse_args(argv)
+    try:
+        made = write(
+            registry.resolve(args.model), pathlib.Path(args.directory),
+            encode=not args.decode_only, realism=not args.no_realism,
+            encoder=registry.resolve(args.encoder) if args.encoder else None,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+    print(made)
+
+
+if __name__ == "__main__":
+    main()

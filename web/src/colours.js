@@ -1,0 +1,32 @@
+/** Colours of pictures that have an ICC profile, as those of the web, sRGB. */
+import {CHUNK, isGrey, unpack} from './container.js';
+import {CorruptStream} from './errors.js';
+import {png} from './png.js';
+import {inflated} from './zlib.js';
+
+/**
+ * A picture with its colours converted, by the browser: it does so to a PNG.
+ *
+ * @param {import('./decoder.js').Image} image
+ * @param {Uint8Array} data the file that the picture is of
+ * @param {import('./container.js').Limits} limits
+ * @returns {Promise<import('./decoder.js').Image>} the same one where there is no profile
+ * @throws {CorruptStream} the profile is damaged
+ */
+export async function managed(image, data, limits) {
+  const {header, chunks} = unpack(data, limits);
+  const profile = chunks.find((chunk) => chunk.type === CHUNK.ICC);
+  if (!profile) return image;
+  await inflated(profile.data, 'deflate', limits.metadata);
+  if (isGrey(header)) return image; // A profile of grey does not go with three colours.
+  const {width, height, rgba} = image;
+  const file = await png(rgba, height, width, 4, profile.data);
+  const bitmap = await createImageBitmap(new Blob([file], {type: 'image/png'}), {
+    premultiplyAlpha: 'none',
+  }).catch(() => { throw new CorruptStream('a damaged ICC profile'); });
+  const context = new OffscreenCanvas(width, height).getContext('2d', {willReadFrequently: true});
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const converted = context.getImageData(0, 0, width, height).data;
+  return {width, height, rgba: Uint8ClampedArray.from(converted)};
+}
