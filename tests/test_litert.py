@@ -174,7 +174,7 @@ def test_both_draw_the_same_pixels_to_one_level(both):
         assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
 
 
-@pytest.mark.parametrize("side, stride", [(32, 16), (16, 16), (4, 2)])
+@pytest.mark.parametrize(("side", "stride"), [(32, 16), (16, 16), (4, 2)])
 def test_blocks_and_phases_are_the_convolutions_they_stand_for(side, stride):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")

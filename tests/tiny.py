@@ -9,6 +9,7 @@ import resource
 import numpy as np
 
 OPTIONS = {
+    "cnn": {"n": 8, "m": 12, "layers": 3},
     "bls2017": {"n": 8},
     "bmshj2018-factorized": {"n": 8, "m": 12},
     "bmshj2018-hyperprior": {"n": 8, "m": 12},

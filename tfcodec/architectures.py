@@ -14,6 +14,21 @@ from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
 
 
+def cnn(lmbda, n=128, m=128, layers=4, kernel=5, pooled=False):
+    """A plain convolutional autoencoder, strided or pooled, and a factorised prior.
+
+    What compressive autoencoders have in common (Theis, Shi, Cunningham, Huszar 2017,
+    arXiv:1703.00395, and many since) without what each added: convolutions, ReLU, and
+    rounding to integers. Fewer layers suit small pictures: `layers=2` makes the stride
+    4, so that those of 28x28 and 32x32 pixels need no padding.
+    """
+    return CompressionModel(
+        t.analysis_cnn(n, m, layers, kernel, pooled), Factorized(m),
+        t.synthesis_cnn(n, layers, kernel, pooled),
+        channels=m, stride=2**layers, lmbda=lmbda,
+    )  # fmt: skip
+
+
 def bls2017(lmbda, n=128):
     """Three layers and a factorised prior. Balle et al. 2017, arXiv:1611.01704."""
     return CompressionModel(
@@ -125,6 +140,7 @@ def tfcodec(
 
 
 ARCHITECTURES = {
+    "cnn": cnn,
     "bls2017": bls2017,
     "bmshj2018-factorized": bmshj2018_factorized,
     "bmshj2018-hyperprior": bmshj2018_hyperprior,
@@ -132,6 +148,26 @@ ARCHITECTURES = {
     "ms2020": ms2020,
     "tfcodec": tfcodec,
 }
+
+
+def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
+    """Returns the architecture `name`, whose layers have no variables yet.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        lmbda: (lowest, highest), equal for a model of one rate.
+        **options: arguments of the builder, such as `n=128`.
+
+    Raises:
+        ValueError: unknown name or option.
+    """
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"no architecture {name!r}; there are {known}")
+    try:
+        return ARCHITECTURES[name](lmbda, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"architecture {name}: {error}") from None
 
 
 def build(
@@ -143,21 +179,13 @@ def build(
     """Returns the architecture `name` with its variables made.
 
     Args:
-        name: a key of `ARCHITECTURES`.
-        lmbda: (lowest, highest), equal for a model of one rate.
+        name, lmbda, **options: as of `assembled`.
         distortion: what to train it for, by default squared error.
-        **options: arguments of the builder, such as `n=128`.
 
     Raises:
         ValueError: unknown name or option.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"no architecture {name!r}; there are {known}")
-    try:
-        model = ARCHITECTURES[name](lmbda, **options)
-    except TypeError as error:
-        raise ValueError(f"architecture {name}: {error}") from None
+    model = assembled(name, lmbda, **options)
     model.distortion = distortion
     return model.initialise()
 

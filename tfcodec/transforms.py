@@ -66,6 +66,40 @@ def synthesis_bmshj2018(n):
     )  # fmt: skip
 
 
+def analysis_cnn(n, m, layers, kernel, pooled):
+    """Convolutions and ReLU alone: each layer halves height and width.
+
+    By its stride; or with `pooled` by taking the largest of 2x2 after it, as in the
+    first convolutional autoencoders (Masci, Meier, Ciresan, Schmidhuber 2011,
+    doi:10.1007/978-3-642-21735-7_7). The last convolution, to the m latents, has
+    neither.
+    """
+    relu, pool = tf.keras.layers.ReLU, tf.keras.layers.MaxPool2D
+    halved = (
+        (lambda: [conv(n, kernel), relu(), pool(2)])
+        if pooled
+        else (lambda: [down(n, kernel), relu()])
+    )
+    steps = [layer for _ in range(layers) for layer in halved()]
+    return stack(*steps, conv(m, kernel), name="analysis")
+
+
+def synthesis_cnn(n, layers, kernel, pooled):
+    """`analysis_cnn` mirrored.
+
+    Strided convolutions become transposed ones; what was pooled is repeated 2x2 before
+    each convolution.
+    """
+    relu, repeat = tf.keras.layers.ReLU, tf.keras.layers.UpSampling2D
+    doubled = (
+        (lambda channels: [repeat(2), conv(channels, kernel)])
+        if pooled
+        else (lambda channels: [up(channels, kernel)])
+    )
+    steps = [x for _ in range(layers - 1) for x in [*doubled(n), relu()]]
+    return stack(conv(n, kernel), relu(), *steps, *doubled(3), name="synthesis")
+
+
 def hyper_analysis(n, z_channels=None):
     """y [1/16] to z [1/64]. Minnen, Balle, Toderici 2018, arXiv:1809.02736."""
     return stack(
