@@ -10,7 +10,17 @@ pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
 from tests.test_data import made_set
-from tfcodec import codec, engine, litert_export, registry, training
+from tfcodec import (
+    architectures,
+    codec,
+    densities,
+    engine,
+    entropy,
+    litert_export,
+    registry,
+    training,
+    walk,
+)
 
 
 def trained(arch, run, **settings):
@@ -114,3 +124,67 @@ def test_a_patch_that_the_stride_does_not_divide_is_refused_with_the_stride():
         config(patch=28).check()
     with pytest.raises(ValueError, match="from 11 on"):
         config(patch=8, options='{"layers": 2}').check()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return str(tiny.images(tmp_path_factory.mktemp("images")))
+
+
+def test_predicted_integers_come_back_in_both_coders_and_planes_cost_nothing():
+    coder = entropy.Predicted(3, 2)
+    z = np.random.default_rng(0).integers(-2047, 2048, (1, 5, 7, 3)).astype("f4")
+    row, column = np.indices((5, 7))
+    z[0, ..., 0] = 3 * row - 2 * column + 40
+    residuals = coder.residuals(z, z)
+    np.testing.assert_array_equal(coder.restored(residuals), z)
+    assert not np.any(residuals[0, 1:, 1:, 0])
+    assert np.abs(residuals).max() <= densities.LATENT_MAX
+    np.testing.assert_array_equal(residuals[..., 2], z[..., 2])
+    tables = {"frequency": [4096] * 3, "size": [1] * 3, "offset": [0] * 3}
+    numbers = {f"tables/{k}": np.array(v) for k, v in tables.items()}
+    plain = walk.coder_of({**numbers, "predicted": np.array(2)})
+    np.testing.assert_array_equal(plain.residuals(z[0]), residuals[0])
+    np.testing.assert_array_equal(plain.restored(plain.residuals(z[0])), z[0])
+    # Forged residuals: the sums wrap, in both alike.
+    forged = np.full((1, 40, 50, 3), 65000, "f4")
+    np.testing.assert_array_equal(
+        coder.restored(forged)[0], plain.restored(forged[0].astype(np.int64))
+    )
+
+
+def test_a_perceptron_sees_its_own_block_alone_and_predicts_in_every_engine(
+    images, tmp_path
+):
+    options = json.dumps({"m": 12, "predict": True})
+    model = trained(
+        "mlp", tmp_path, options=options, patch=64, images=images, lmbda=0.0
+    )
+    assert model.reach == {"analysis": 0, "synthesis": 0}
+    check_files(model, [tiny.photograph(50, 70)])
+
+
+def test_l1_makes_zeros_which_the_card_counts(images, tmp_path):
+    shares = {}
+    for sparsity in (0, 20):
+        options = {"n": 8, "m": 8, "layers": 2, "sparsity": sparsity}
+        config = training.TrainConfig(
+            arch="sparse", options=json.dumps(options), images=images, patch=64,
+            steps=40, batch=2, warmup=1, learning_rate=3e-3, average=0.5, lmbda=0.01,
+            validation_images=1,
+        )  # fmt: skip
+        card = registry.Model.at(training.train(config, tmp_path / str(sparsity))).card
+        (row,) = card["training"]["figures"]
+        shares[sparsity] = row["zeros"]
+    assert shares[0] < 0.8
+    assert shares[20] > shares[0] + 0.1
+
+
+def test_options_that_no_network_has_are_refused():
+    for arch, options, words in (
+        ("sparse", {"sparsity": -1}, "at least 0"),
+        ("mlp", {"block": 7}, "4, 8 or 16"),
+        ("mlp", {"activation": "soft"}, "soft"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            architectures.assembled(arch, (0.01, 0.01), **options)

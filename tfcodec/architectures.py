@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tfcodec import transforms as t
 from tfcodec.densities import SCALES
-from tfcodec.entropy import PYRAMID, Conditional, Factorized
+from tfcodec.entropy import PYRAMID, Conditional, Factorized, Predicted
 from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
 
@@ -26,6 +26,44 @@ def cnn(lmbda, n=128, m=128, layers=4, kernel=5, pooled=False):
         t.analysis_cnn(n, m, layers, kernel, pooled), Factorized(m),
         t.synthesis_cnn(n, layers, kernel, pooled),
         channels=m, stride=2**layers, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def sparse(lmbda, sparsity=0.1, **options):
+    """`cnn` whose training penalises the magnitude of latents, so that many are zero.
+
+    As sparse coding does (Olshausen and Field 1996, doi:10.1038/381607a0), beside the
+    rate that a factorised prior asks for anyway; 0 is that alone. `sparsity` is the
+    model's attribute of that name. Logs and cards tell the share of zeros.
+    """
+    if not sparsity >= 0:
+        raise ValueError(f"sparsity must be at least 0, not {sparsity}")
+    model = cnn(lmbda, **options)
+    model.sparsity = sparsity
+    return model
+
+
+def mlp(lmbda, m=64, block=8, activation="tanh", predict=False):
+    """A perceptron with one hidden layer, for each block of the image by itself.
+
+    The hidden layer's m outputs are what is coded, and the output layer, which is
+    linear, makes a block of them: Cottrell, Munro and Zipser 1987 ("Image compression
+    by back propagation", ICS report 8702, University of California, San Diego), there
+    with 64 grey pixels and 16 hidden units.
+
+    With `predict` the means of each block's colours are coded beside these, as what is
+    left when blocks around have predicted them. What is predicted is integers
+    from integers, in the exact coder (`entropy.Predicted`), not pixels from decoded
+    pixels as in predictive coding of old: those are floating point, and an encoder and
+    a decoder on two machines would drift apart from block to block.
+    """
+    if block not in (4, 8, 16):
+        raise ValueError(f"block must be 4, 8 or 16, not {block}")
+    means = 3 if predict else 0
+    coder = Predicted(m + means, means) if predict else Factorized(m)
+    return CompressionModel(
+        t.analysis_mlp(m, block, activation, means), coder,
+        t.synthesis_mlp(block, means), channels=m + means, stride=block, lmbda=lmbda,
     )  # fmt: skip
 
 
@@ -140,7 +178,9 @@ def tfcodec(
 
 
 ARCHITECTURES = {
+    "mlp": mlp,
     "cnn": cnn,
+    "sparse": sparse,
     "bls2017": bls2017,
     "bmshj2018-factorized": bmshj2018_factorized,
     "bmshj2018-hyperprior": bmshj2018_hyperprior,

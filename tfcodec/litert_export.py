@@ -24,7 +24,7 @@ import tensorflow as tf
 from tfcodec import architectures, files, litert_files, registry, weights
 from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
-from tfcodec.layers import Noise, Sum
+from tfcodec.layers import Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
@@ -245,6 +245,8 @@ def lite(layer, x):
         for each in layer.layers:
             x = lite(each, x)
         return x
+    if isinstance(layer, Joined):
+        return tf.concat([lite(branch, x) for branch in layer.branches], -1)
     if isinstance(layer, Sum):
         return tf.add_n([lite(branch, x) for branch in layer.branches])
     if isinstance(layer, tf.keras.layers.Conv2DTranspose):

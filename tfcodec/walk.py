@@ -147,7 +147,8 @@ class Write:
     def side(self):
         limit = self.coder.side_limit
         z = np.clip(np.rint(finite(self.z)), -limit, limit)
-        self.writer.write(self.coder.side_rows(z.shape), z.reshape(-1))
+        residuals = self.coder.residuals(z).reshape(-1)
+        self.writer.write(self.coder.side_rows(z.shape), residuals)
         return z
 
     def residual(self, k, pick, index, mean):
@@ -169,6 +170,7 @@ class Read:
 
     def side(self):
         z = self.reader.read(self.coder.side_rows(self.shape)).reshape(self.shape)
+        z = self.coder.restored(z)
         limit = self.coder.side_limit
         return np.clip(z, -limit, limit).astype(exact_dtype())
 
@@ -203,9 +205,10 @@ class Factorized:
     """
 
     stride = 1  # latents to one of the side latents, which are y itself, each way
-    side_limit = LATENT_MAX
 
     def __init__(self, numbers):
+        self.predicted = int(numbers.get("predicted", 0))  # the first channels
+        self.side_limit = LATENT_MAX // 4 if self.predicted else LATENT_MAX
         self.tables = lanes.Tables(
             *(numbers[f"tables/{name}"] for name in ("frequency", "size", "offset"))
         )
@@ -234,6 +237,18 @@ class Factorized:
         y = code.side()[None]
         return (y * UNIT).astype(np.int32), y.astype(np.float32)
 
+    def residuals(self, z):
+        """Returns z less what its neighbours predict of it: see `entropy.Predicted`."""
+        count = self.predicted
+        known = np.pad(z[..., :count], ((1, 0), (1, 0), (0, 0)))
+        guess = known[1:, :-1] + known[:-1, 1:] - known[:-1, :-1]
+        return np.concatenate([z[..., :count] - guess, z[..., count:]], -1)
+
+    def restored(self, residuals):
+        """The inverse of `residuals`, of integers [h, w, c]."""
+        own = residuals[..., : self.predicted].cumsum(0).cumsum(1).astype(np.int32)
+        return np.concatenate([own, residuals[..., self.predicted :]], -1)
+
     def side_rows(self, shape):
         return np.tile(np.arange(self.z_channels), shape[0] * shape[1])
 
@@ -249,10 +264,10 @@ class Coder(Factorized):
     """
 
     stride = 4  # latents to one of z, each way
-    side_limit = Z_MAX
 
     def __init__(self, numbers):
         super().__init__(numbers)
+        self.side_limit = Z_MAX
         self.points = numbers["points"].astype(np.float32).ravel()
         self.extra = numbers["extra"].astype(np.float32).ravel()
         self.slices = [int(count) for count in numbers["slices"]]
