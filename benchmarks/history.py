@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import pathlib
+import sys
 import tempfile
 import time
 
@@ -172,10 +173,18 @@ def parse(argv):
 def main(argv=None) -> int:
     given = parse(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        chosen = variants(given)
+    except ValueError as error:
+        print(f"history: {error}", file=sys.stderr)
+        return 1
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # that functions are traced anew for each model
     cards = {}
     with tempfile.TemporaryDirectory() as folder:
         runs = pathlib.Path(given.run or folder)
-        for number, (name, (arch, options)) in enumerate(variants(given).items()):
+        for number, (name, (arch, options)) in enumerate(chosen.items()):
             print(f"{name} ...", flush=True)
             cards[name] = trained(arch, options, given, runs / f"{number:02d}-{arch}")
             print(table({name: cards[name]}).splitlines()[-1], flush=True)

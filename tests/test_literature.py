@@ -113,6 +113,9 @@ def test_grey_digits_of_28_pixels_train_and_code_without_padding(tmp_path):
     check_files(model, [grey, tiny.photograph(28, 28)])
     y = codec.load(model.path, "tensorflow").engine.analysis(tiny.photograph(28, 28))
     assert y.shape == (1, 7, 7, 8)
+    config = training.TrainConfig(arch="cnn", dataset=name, data_dir=folder)
+    with pytest.raises(ValueError, match="has 64 pixels a side .as many as --patch"):
+        training.datasets(config)
 
 
 def test_a_patch_that_the_stride_does_not_divide_is_refused_with_the_stride():

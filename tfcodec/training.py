@@ -35,8 +35,6 @@ from tfcodec.validation import Validation
 
 # Pixels a side: MS-SSIM, which every validation measures, has a window of 11.
 SMALLEST_PATCH = 11
-# Sides of validation crops are multiples of this, or of a patch that is smaller.
-CROP_MULTIPLE = 64
 
 
 def setting(default, help):
@@ -280,7 +278,8 @@ def strategy_for(replicas: int):
 
 def datasets(config: TrainConfig):
     """Returns (function of the first example's number -> training set, validation)."""
-    count, side = config.validation_images, min(config.patch, CROP_MULTIPLE)
+    count = config.validation_images
+    side = min(config.patch, data.VALIDATION_MULTIPLE)
     if config.dataset:
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
 
