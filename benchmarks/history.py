@@ -21,6 +21,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+
 # In order of time: name in the table -> (architecture, options with small widths).
 SMALL = {
     "mlp": ("mlp", {"m": 32}),
@@ -147,6 +149,60 @@ def plot(cards: dict[str, dict], path: str):
     figure.savefig(path)
 
 
+def nearest(contestant, image: np.ndarray, size: int) -> bytes:
+    """Returns the file of a codec, of those at its qualities, nearest in size."""
+    files = [contestant.codec.compress(image, q) for q in contestant.qualities]
+    return min(files, key=lambda data: abs(len(data) - size))
+
+
+def sheet(contestants, image: np.ndarray, size: int, columns: int = 4):
+    """Returns a picture by each codec beside the others, all in about as many bytes.
+
+    Args:
+        contestants: list of `contestants.Contestant`.
+        image: uint8 [height, width, 3]; it comes first.
+        size: bytes.
+        columns: pictures in a row.
+
+    Returns:
+        A Pillow image, with name, bytes and PSNR above each picture.
+    """
+    from PIL import Image, ImageDraw
+
+    from tfcodec import metrics
+
+    shown = [("original", image)]
+    for each in contestants:
+        data = nearest(each, image, size)
+        decoded = each.codec.decompress(data)
+        psnr = metrics.psnr(image, decoded)
+        path = pathlib.Path(each.name)
+        name = path.parent.name if path.name == "model" else each.name
+        shown.append((f"{name}: {len(data):,} bytes, {psnr:.1f} dB", decoded))
+    height, width = image.shape[0] + 14, image.shape[1] + 2
+    rows = -(-len(shown) // columns)
+    whole = Image.new("RGB", (width * columns, height * rows), "white")
+    draw = ImageDraw.Draw(whole)
+    for number, (words, pixels) in enumerate(shown):
+        left, top = number % columns * width, number // columns * height
+        draw.text((left + 1, top + 1), words, "black")
+        whole.paste(Image.fromarray(pixels), (left, top + 14))
+    return whole
+
+
+def draw_sheet(given, models: list[str]):
+    """Writes the sheet of the models trained and of the classical codecs."""
+    from tfcodec import contestants, files, images
+
+    path = files.find_images(given.images)[0]
+    image = images.read_rgb(path)[:256, :256]
+    names = [f"{model}:q=0:25:50:75:100" for model in models]
+    found, missing = contestants.contestants([*given.codecs.split(","), *names])
+    for reason in missing:
+        print(f"missing: {reason}", file=sys.stderr)
+    sheet(found, image, given.bytes).save(given.sheet)
+
+
 def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.history",
@@ -167,6 +223,15 @@ def parse(argv):
     parser.add_argument("--full", action="store_true", help="widths of the papers")
     parser.add_argument("--run", help="folder for the models, which are then kept")
     parser.add_argument("--plot", help="file for the curves, by matplotlib")
+    parser.add_argument(
+        "--sheet", help="file for the first image as each codec shows it, 256x256"
+    )
+    parser.add_argument("--bytes", type=int, default=6000, help="of each, on the sheet")
+    parser.add_argument(
+        "--codecs",
+        default="dictionary,jpeg,png,jpeg2000,webp,avif",
+        help="others on the sheet, as `compress.py eval` has them",
+    )
     return parser.parse_args(argv)
 
 
@@ -183,11 +248,15 @@ def main(argv=None) -> int:
     tf.get_logger().setLevel("ERROR")  # that functions are traced anew for each model
     cards = {}
     with tempfile.TemporaryDirectory() as folder:
-        runs = pathlib.Path(given.run or folder)
+        runs, models = pathlib.Path(given.run or folder), []
         for number, (name, (arch, options)) in enumerate(chosen.items()):
             print(f"{name} ...", flush=True)
-            cards[name] = trained(arch, options, given, runs / f"{number:02d}-{arch}")
+            run = runs / f"{number:02d}-{arch}"
+            cards[name] = trained(arch, options, given, run)
+            models.append(str(run / "model"))
             print(table({name: cards[name]}).splitlines()[-1], flush=True)
+        if given.sheet:
+            draw_sheet(given, models)
     print(f"\n{table(cards)}")
     if given.plot:
         plot(cards, given.plot)

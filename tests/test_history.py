@@ -1,8 +1,11 @@
 """The comparison of all architectures: what it trains, and the table it prints."""
 
+import numpy as np
 import pytest
 
 from benchmarks import history
+from tests.test_metrics import photo
+from tfcodec import contestants
 
 
 def card(zeros=None):
@@ -32,6 +35,18 @@ def test_the_plot_is_drawn_with_and_without_zeros(tmp_path):
         path = tmp_path / f"{name}.svg"
         history.plot(cards, str(path))
         assert path.stat().st_size > 1000
+
+
+def test_the_sheet_has_each_codec_at_the_size_nearest_to_that_asked_for(tmp_path):
+    image = photo(64, 96)
+    found, _ = contestants.contestants(["jpeg:q=5:50:95", "png"])
+    sizes = [len(found[0].codec.compress(image, q)) for q in (5, 50, 95)]
+    assert len(history.nearest(found[0], image, sizes[1] + 1)) == sizes[1]
+    whole = np.asarray(history.sheet(found, image, 10**6, columns=2))
+    assert whole.shape == (2 * (64 + 14), 2 * (96 + 2), 3)
+    np.testing.assert_array_equal(whole[14:78, :96], image)
+    np.testing.assert_array_equal(whole[92:156, :96], image)  # that of PNG
+    assert np.any(whole[14:78, 98:194] != image)
 
 
 def test_each_sparsity_is_a_row_and_full_widths_keep_the_kind():
