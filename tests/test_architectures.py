@@ -259,7 +259,7 @@ np.testing.assert_array_equal(decoded, np.load(folder / "a.npy"))
 
 
 def test_unknown_names_and_options_are_explained():
-    with pytest.raises(ValueError, match="there are bls2017"):
+    with pytest.raises(ValueError, match="there are mlp, cnn"):
         architectures.build("bls2018", (0.01, 0.01))
     with pytest.raises(ValueError, match="width"):
         architectures.build("bls2017", (0.01, 0.01), width=8)

@@ -20,7 +20,7 @@ TABLE = """
     data weights export litert_export
     optimizers checkpoints validation progress training
     captions critics adversarial realism
-    contestants wasserstein workers evaluation summary report pillow_plugin
+    dictionary contestants wasserstein workers evaluation summary report pillow_plugin
     photographs demo
     arguments batch commands cli
 """.split()
@@ -32,7 +32,7 @@ RUNNING = """
     registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    contestants wasserstein workers evaluation summary report pillow_plugin
+    dictionary contestants wasserstein workers evaluation summary report pillow_plugin
     photographs demo
     arguments batch commands cli
 """.split()

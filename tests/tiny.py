@@ -9,6 +9,9 @@ import resource
 import numpy as np
 
 OPTIONS = {
+    "mlp": {"m": 12, "predict": True},
+    "cnn": {"n": 8, "m": 12, "layers": 3},
+    "sparse": {"n": 8, "m": 12, "layers": 2, "pooled": True, "sparsity": 0.05},
     "bls2017": {"n": 8},
     "bmshj2018-factorized": {"n": 8, "m": 12},
     "bmshj2018-hyperprior": {"n": 8, "m": 12},

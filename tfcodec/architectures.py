@@ -9,9 +9,62 @@ from __future__ import annotations
 
 from tfcodec import transforms as t
 from tfcodec.densities import SCALES
-from tfcodec.entropy import PYRAMID, Conditional, Factorized
+from tfcodec.entropy import PYRAMID, Conditional, Factorized, Predicted
 from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
+
+
+def cnn(lmbda, n=128, m=128, layers=4, kernel=5, pooled=False):
+    """A plain convolutional autoencoder, strided or pooled, and a factorised prior.
+
+    What compressive autoencoders have in common (Theis, Shi, Cunningham, Huszar 2017,
+    arXiv:1703.00395, and many since) without what each added: convolutions, ReLU, and
+    rounding to integers. Fewer layers suit small pictures: `layers=2` makes the stride
+    4, so that those of 28x28 and 32x32 pixels need no padding.
+    """
+    return CompressionModel(
+        t.analysis_cnn(n, m, layers, kernel, pooled), Factorized(m),
+        t.synthesis_cnn(n, layers, kernel, pooled),
+        channels=m, stride=2**layers, lmbda=lmbda,
+    )  # fmt: skip
+
+
+def sparse(lmbda, sparsity=0.1, **options):
+    """`cnn` whose training penalises the magnitude of latents, so that many are zero.
+
+    As sparse coding does (Olshausen and Field 1996, doi:10.1038/381607a0), beside the
+    rate that a factorised prior asks for anyway; 0 is that alone. `sparsity` is the
+    model's attribute of that name. Logs and cards tell the share of zeros.
+    """
+    if not sparsity >= 0:
+        raise ValueError(f"sparsity must be at least 0, not {sparsity}")
+    model = cnn(lmbda, **options)
+    model.sparsity = sparsity
+    return model
+
+
+def mlp(lmbda, m=64, block=8, activation="tanh", predict=False):
+    """A perceptron with one hidden layer, for each block of the image by itself.
+
+    The hidden layer's m outputs are what is coded, and the output layer, which is
+    linear, makes a block of them: Cottrell, Munro and Zipser 1987 ("Image compression
+    by back propagation", ICS report 8702, University of California, San Diego), there
+    with 64 grey pixels and 16 hidden units.
+
+    With `predict` the means of each block's colours are coded beside these, as what is
+    left when blocks around have predicted them. What is predicted is integers
+    from integers, in the exact coder (`entropy.Predicted`), not pixels from decoded
+    pixels as in predictive coding of old: those are floating point, and an encoder and
+    a decoder on two machines would drift apart from block to block.
+    """
+    if block not in (4, 8, 16):
+        raise ValueError(f"block must be 4, 8 or 16, not {block}")
+    means = 3 if predict else 0
+    coder = Predicted(m + means, means) if predict else Factorized(m)
+    return CompressionModel(
+        t.analysis_mlp(m, block, activation, means), coder,
+        t.synthesis_mlp(block, means), channels=m + means, stride=block, lmbda=lmbda,
+    )  # fmt: skip
 
 
 def bls2017(lmbda, n=128):
@@ -125,6 +178,9 @@ def tfcodec(
 
 
 ARCHITECTURES = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "sparse": sparse,
     "bls2017": bls2017,
     "bmshj2018-factorized": bmshj2018_factorized,
     "bmshj2018-hyperprior": bmshj2018_hyperprior,
@@ -132,6 +188,26 @@ ARCHITECTURES = {
     "ms2020": ms2020,
     "tfcodec": tfcodec,
 }
+
+
+def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
+    """Returns the architecture `name`, whose layers have no variables yet.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+        lmbda: (lowest, highest), equal for a model of one rate.
+        **options: arguments of the builder, such as `n=128`.
+
+    Raises:
+        ValueError: unknown name or option.
+    """
+    if name not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"no architecture {name!r}; there are {known}")
+    try:
+        return ARCHITECTURES[name](lmbda, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"architecture {name}: {error}") from None
 
 
 def build(
@@ -143,21 +219,13 @@ def build(
     """Returns the architecture `name` with its variables made.
 
     Args:
-        name: a key of `ARCHITECTURES`.
-        lmbda: (lowest, highest), equal for a model of one rate.
+        name, lmbda, **options: as of `assembled`.
         distortion: what to train it for, by default squared error.
-        **options: arguments of the builder, such as `n=128`.
 
     Raises:
         ValueError: unknown name or option.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"no architecture {name!r}; there are {known}")
-    try:
-        model = ARCHITECTURES[name](lmbda, **options)
-    except TypeError as error:
-        raise ValueError(f"architecture {name}: {error}") from None
+    model = assembled(name, lmbda, **options)
     model.distortion = distortion
     return model.initialise()
 

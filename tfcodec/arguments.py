@@ -392,7 +392,8 @@ def add_eval(commands) -> None:
         "(option: effort=0..9), jpeg, jpeg-444, jpeg2000 (q is its compression ratio), "
         "webp, avif and avif-444 (speed=0..10, by default 6, and "
         "tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by default 7), heic, png, "
-        "webp-lossless; and the qualities to try (default: %(default)s, each over a "
+        "webp-lossless, dictionary (or dictionary:ATOMS.npy; with scikit-learn); and "
+        "the qualities to try (default: %(default)s, each over a "
         "sweep of its own). Rivals at their best: avif:speed=0:tune=ssimulacra2, "
         "jxl:effort=9",
     )

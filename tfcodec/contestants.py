@@ -10,7 +10,7 @@ import json
 
 import numpy as np
 
-from tfcodec import __version__, classical, engine, registry
+from tfcodec import __version__, classical, dictionary, engine, registry
 
 SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # qualities tried by default
 
@@ -125,22 +125,26 @@ def contestant(text: str) -> Contestant:
     """Reads `NAME`, `NAME:q=10:30:50`, `NAME:effort=3:q=10:30`,
     `NAME:realism=0`, `avif:speed=0:q=10`.
 
-    NAME is one of `classical.CODECS`, a shipped model or a model directory. Options
-    come before the qualities.
+    NAME is one of `classical.CODECS`, `dictionary` (see that module), a shipped model
+    or a model directory. Options come before the qualities.
 
     Raises:
         classical.Missing: a codec that is not installed.
         ValueError: no such codec, or no such quality.
     """
     name, colon, listed = text.partition(":q=")
-    if name.split(":")[0] in classical.CODECS:
+    family = name.split(":")[0]
+    if family in classical.CODECS:
         codec = classical.find(name)
+    elif family == dictionary.NAME:
+        codec = dictionary.find(name)
     else:
         try:
             codec = Ours(name)
         except ValueError as error:
             raise ValueError(
-                f"{error}; other codecs are: {', '.join(classical.CODECS)}"
+                f"{error}; other codecs are: "
+                f"{', '.join((*classical.CODECS, dictionary.NAME))}"
             ) from None
     if not colon:
         return Contestant(codec, codec.sweep)

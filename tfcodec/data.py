@@ -27,6 +27,8 @@ from tfcodec.pixels import Unfit, rgb_of
 # One file in this many is held out where no validation set is named.
 HOLD_OUT = 50
 VALIDATION_SIDE = 256
+# Sides of validation crops are multiples of this, or of a patch that is smaller.
+VALIDATION_MULTIPLE = 64
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 # A folder is taken to be gone, or beyond use, when so many files in a row fail.
 TRIES = 20
@@ -198,7 +200,10 @@ def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
         if min(image.size) >= side
     }
     if not crops:
-        raise ValueError("no image to validate on could be read")
+        raise ValueError(
+            f"no image to validate on could be read that has {side} pixels a side "
+            f"(as many as --patch, and at most {VALIDATION_MULTIPLE})"
+        )
 
     def examples():
         for number, pixels in crops.items():

@@ -89,6 +89,14 @@ def rounded(value, limit):
     return tf.clip_by_value(tf.round(value), -limit, limit)
 
 
+def finite(value):
+    return tf.where(tf.math.is_finite(value), value, 0.0)
+
+
+def flat_int(value):
+    return tf.cast(tf.reshape(value, [-1]), tf.int32)
+
+
 class Quantiser:
     """How a residual, a latent less its mean, becomes an integer and a value again.
 

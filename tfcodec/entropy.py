@@ -29,7 +29,9 @@ from tfcodec.densities import (
     Z_MAX,
     Density,
     Quantiser,
+    finite,
     fitted,
+    flat_int,
     normal_bits,
     normal_histogram,
     normal_quantiser,
@@ -68,9 +70,10 @@ class Estimate:
         z = self.side_values
         whole = rounded(z, self.coder.limit)
         coded = whole if self.seeds is None else z + uniform_noise(z, self.seeds, 0)
-        nats = self.coder.prior.log_prob(coded)
+        decoded = straight_through(whole, z)
+        nats = self.coder.prior.log_prob(self.coder.residuals(coded, decoded))
         self.bits += sum_bits(nats / -math.log(2))
-        return straight_through(whole, z)
+        return decoded
 
     def slice(self, k, index, mean, where=1.0):
         y = self.slices[k]
@@ -115,7 +118,8 @@ class Write:
 
     def side(self):
         z = rounded(finite(self.side_values), self.coder.limit)
-        self.writer.write(self.coder.side_rows(tf.shape(z)), flat_int(z))
+        residuals = flat_int(self.coder.residuals(z, z))
+        self.writer.write(self.coder.side_rows(tf.shape(z)), residuals)
         return z
 
     def slice(self, k, index, mean, where=1.0):
@@ -135,7 +139,7 @@ class Read:
 
     def side(self):
         z = self.reader.read(self.coder.side_rows(self.shape))
-        z = tf.reshape(tf.cast(z, tf.float32), self.shape)
+        z = self.coder.restored(tf.reshape(tf.cast(z, tf.float32), self.shape))
         return tf.clip_by_value(z, -self.coder.limit, self.coder.limit)
 
     def slice(self, k, index, mean, where=1.0):
@@ -146,14 +150,6 @@ class Read:
         return tf.cast(residual, tf.float32) * UNIT + mean
 
 
-def finite(value):
-    return tf.where(tf.math.is_finite(value), value, 0.0)
-
-
-def flat_int(value):
-    return tf.cast(tf.reshape(value, [-1]), tf.int32)
-
-
 class Coder(tf.keras.layers.Layer):
     """What every coder has: rate, write and read, each an action on its one walk.
 
@@ -162,6 +158,7 @@ class Coder(tf.keras.layers.Layer):
 
     stride = 1  # of the side latents against y
     quantiser = None  # of latents with a table of their own each
+    predicted = 0  # channels, the first ones, that neighbours predict
 
     def refine(self, y, known, quantiser):
         """Returns y_hat [b, h, w, c], what the synthesis takes; y in sixteenths."""
@@ -228,6 +225,14 @@ class Factorized(Coder):
         """Visits the latents; returns y in sixteenths, and what `refine` needs."""
         return code.side() * UNIT, None
 
+    def residuals(self, z, decoded):
+        """Returns what of z is coded, given z as decoded: all of it."""
+        return z
+
+    def restored(self, residuals):
+        """The inverse of `residuals` of integers."""
+        return residuals
+
     def side_rows(self, shape):
         """Rows of the tables, one per channel, for latents of `shape`, flat."""
         return tf.reshape(tf.broadcast_to(tf.range(self.channels), shape), [-1])
@@ -243,6 +248,34 @@ class Factorized(Coder):
             offset_heuristic=False,
         )  # fmt: skip
         return rows_of(model)
+
+
+class Predicted(Factorized):
+    """A factorised prior, of what remains when neighbours have predicted some latents.
+
+    The guess of a latent of the first `predicted` channels is what lies to its left
+    plus what is above less what is between, of those inside the image (predictor 4 of
+    lossless JPEG, ITU-T T.81, table H.1). All are integers, so that it is the same on
+    every machine; and its inverse is running sums over rows and columns, without a
+    loop over latents.
+    """
+
+    def __init__(self, channels: int, predicted: int, **kwargs):
+        # Four latents make a residual, which then is no larger than others are.
+        super().__init__(channels, LATENT_MAX // 4, **kwargs)
+        self.predicted = predicted
+
+    def residuals(self, z, decoded):
+        known = tf.pad(decoded[..., : self.predicted], [[0, 0], [1, 0], [1, 0], [0, 0]])
+        guess = known[:, 1:, :-1] + known[:, :-1, 1:] - known[:, :-1, :-1]
+        own, rest = z[..., : self.predicted], z[..., self.predicted :]
+        return tf.concat([own - guess, rest], -1)
+
+    def restored(self, residuals):
+        own, rest = residuals[..., : self.predicted], residuals[..., self.predicted :]
+        # In int32, so that forged files have the same sums everywhere, too.
+        sums = tf.cumsum(tf.cumsum(tf.cast(own, tf.int32), 1), 2)
+        return tf.concat([tf.cast(sums, tf.float32), rest], -1)
 
 
 class Conditional(Coder):

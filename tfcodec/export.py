@@ -181,6 +181,8 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
         "tables/size": tables.size[:-1],
         "tables/offset": tables.offset[:-1],
     }
+    if model.coder.predicted:
+        numbers["predicted"] = np.array(model.coder.predicted)
     if model.coder.quantiser:
         numbers["points"] = model.coder.quantiser.shift
     for name, layers in model.coder.exact_networks().items():

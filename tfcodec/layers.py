@@ -181,6 +181,15 @@ class Sum(tf.keras.layers.Layer):
         return tf.add_n([tf.cast(branch(x), tf.float32) for branch in self.branches])
 
 
+class Joined(Sum):
+    """Joins, in float32, the channels of what several networks make of one input."""
+
+    def call(self, x):
+        return tf.concat(
+            [tf.cast(branch(x), tf.float32) for branch in self.branches], -1
+        )
+
+
 def cosines(shape, dtype=None):
     """Initial kernel [side, side, 3, n]: an orthonormal cosine transform of blocks.
 

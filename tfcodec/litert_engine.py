@@ -96,8 +96,8 @@ class LiteRTEngine:
         return numbers
 
     @functools.cached_property
-    def coder(self) -> walk.Coder:
-        return walk.Coder(self.numbers)
+    def coder(self) -> walk.Factorized:
+        return walk.coder_of(self.numbers)
 
     def network(self, name: str) -> Network:
         """Returns a network, loaded when it is first asked for.
@@ -115,10 +115,14 @@ class LiteRTEngine:
         return self.network("analysis")(image=np.ascontiguousarray(image[None]))["y"]
 
     def encode(self, y: np.ndarray, quality: np.float32):
-        found = self.network("hyper_analysis")(
+        hyperprior = isinstance(self.coder, walk.Coder)
+        if self.model.single_rate and not hyperprior:
+            return self.coder.encode(y[0])
+        found = self.network("hyper_analysis" if hyperprior else "gain")(
             y=np.ascontiguousarray(y), quality=np.float32(quality)
         )
-        return self.coder.encode(found["y"][0], found["z"][0])
+        z = found["z"][0] if hyperprior else None
+        return self.coder.encode(found["y"][0], z)
 
     def decode(self, string: bytes, size: tuple[int, int]):
         height, width = (side // self.model.latent_stride for side in size)

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tfcodec import architectures, files, litert_files, registry, weights
 from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
-from tfcodec.layers import Noise, Sum
+from tfcodec.layers import Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
@@ -49,7 +49,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         The directory.
 
     Raises:
-        Unsuited: its coder has more than slices with exact networks.
+        Unsuited: its coder has networks that are not exact.
         ValueError: there is no such model, or `int8` and no `target`.
         OSError: `target` could not be written.
     """
@@ -58,10 +58,10 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         raise ValueError("weights of 8 bits need a directory of their own")
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
-    if not isinstance(model.coder, Conditional) or model.coder.residual_nets:
+    if getattr(model.coder, "residual_nets", None):
         raise Unsuited(
             f"no LiteRT files for the architecture {source.card['architecture']}: its "
-            f"coder is another than of slices with exact networks alone"
+            f"coder has networks of floating point"
         )
     loaded = tf.saved_model.load(str(source.path))
     numbers = coder_numbers(loaded, model)
@@ -137,6 +137,8 @@ def coder_numbers(loaded, model) -> dict[str, np.ndarray]:
         model: the same, rebuilt, for the parts of its coder.
     """
     numbers = {name: value.numpy() for name, value in loaded.decoder.items()}
+    if not isinstance(model.coder, Conditional):
+        return numbers
     numbers["extra"] = quantiser_starts(loaded, numbers["points"])
     numbers["slices"] = np.array(model.coder.slices)
     numbers["support"] = np.array(model.coder.support)
@@ -172,6 +174,9 @@ def networks(model) -> dict:
         x = (tf.cast(image, tf.float32) - CENTRE) / SCALE
         return {"y": lite(model.analysis, x)}
 
+    def gain(y, quality):
+        return {"y": model.scaled_latents(y, quality[None])}
+
     def hyper_analysis(y, quality):
         y = model.scaled_latents(y, quality[None])
         seen = tf.abs(y) if model.coder.magnitudes else y
@@ -184,17 +189,16 @@ def networks(model) -> dict:
     image = tf.TensorSpec([1, None, None, 3], tf.uint8, "image")
     latents = [1, None, None, model.channels]
     quality = tf.TensorSpec([], tf.float32, "quality")
-    return {
+    y, y_hat = (tf.TensorSpec(latents, tf.float32, name) for name in ("y", "y_hat"))
+    found = {
         "analysis": (analysis, [image]),
-        "hyper_analysis": (
-            hyper_analysis,
-            [tf.TensorSpec(latents, tf.float32, "y"), quality],
-        ),
-        "synthesis": (
-            synthesis,
-            [tf.TensorSpec(latents, tf.float32, "y_hat"), quality],
-        ),
+        "synthesis": (synthesis, [y_hat, quality]),
     }
+    if isinstance(model.coder, Conditional):
+        found["hyper_analysis"] = hyper_analysis, [y, quality]
+    elif model.variable_rate:
+        found["gain"] = gain, [y, quality]
+    return found
 
 
 def realistic_network(model, second):
@@ -241,6 +245,8 @@ def lite(layer, x):
         for each in layer.layers:
             x = lite(each, x)
         return x
+    if isinstance(layer, Joined):
+        return tf.concat([lite(branch, x) for branch in layer.branches], -1)
     if isinstance(layer, Sum):
         return tf.add_n([lite(branch, x) for branch in layer.branches])
     if isinstance(layer, tf.keras.layers.Conv2DTranspose):

@@ -38,9 +38,13 @@ class CompressionModel(tf.keras.Model):
     Attributes:
         distortion: what the model is trained for, `losses.Distortion`; squared error
             unless set to another before a graph is made of a method.
+        sparsity: in training, bits that each unit of a latent's magnitude costs beside
+            its own (an L1 penalty, of latents after the gain), or None. As latents are
+            rounded, it cannot be escaped by smaller ones before a larger synthesis.
     """
 
     distortion = losses.Distortion()
+    sparsity: float | None = None
 
     def __init__(
         self, analysis, coder, synthesis, *, channels, stride, lmbda, anchors=8
@@ -79,18 +83,36 @@ class CompressionModel(tf.keras.Model):
         y_hat = self.unscaled_latents(y_hat, quality)
         return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
 
-    def evaluate_images(self, inputs, training=False):
-        """Returns (x_hat [b, h, w, 3], bpp [b], distortion [b]) of `call`'s inputs."""
+    def outcome(self, inputs, training=False) -> dict:
+        """Returns what becomes of `call`'s inputs, by name.
+
+        `x_hat` [b, h, w, 3]; of each image, [b], `bpp`, `distortion` and `cost`, what
+        training minimises the mean of; with a sparsity `zeros`, too, the share of its
+        latents that are coded as zero.
+        """
         x = tf.cast(inputs["image"], tf.float32)
         quality = inputs["quality"]
         y = self.scaled_latents(self.analyse(x), quality)
         y_hat, bits = self.coder(y, seeds=inputs["seed"] if training else None)
         x_hat = self.synthesise(y_hat, quality)
         pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        return x_hat, bits / pixels, self.distortion(x, x_hat)
+        bpp, distortion = bits / pixels, self.distortion(x, x_hat)
+        found = {"x_hat": x_hat, "bpp": bpp, "distortion": distortion}
+        rate = bpp
+        if self.sparsity is not None:
+            magnitude = tf.reduce_sum(tf.abs(y), [1, 2, 3]) / pixels
+            rate += self.sparsity * magnitude
+            zeros = tf.cast(tf.equal(y_hat, 0.0), tf.float32)
+            found["zeros"] = tf.reduce_mean(zeros, [1, 2, 3])
+        return {**found, "cost": self.cost(rate, distortion, quality)}
+
+    def evaluate_images(self, inputs, training=False):
+        """Returns (x_hat [b, h, w, 3], bpp [b], distortion [b]) of `call`'s inputs."""
+        found = self.outcome(inputs, training)
+        return found["x_hat"], found["bpp"], found["distortion"]
 
     def cost(self, bpp, distortion, quality):
-        """What training minimises the mean of, [b]; all arguments are [b], too."""
+        """Rate and distortion in one, [b]; all arguments are [b], too."""
         lmbda = self.lmbda_at(quality)
         return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
 
@@ -106,13 +128,15 @@ class CompressionModel(tf.keras.Model):
                 in training also `seed`, int32 [b, 2].
             training: whether noise stands in for rounding in the rate.
         """
-        x_hat, bpp, distortion = self.evaluate_images(inputs, training)
-        cost = self.cost(bpp, distortion, inputs["quality"])
-        self.add_loss(tf.reduce_mean(cost))
+        found = self.outcome(inputs, training)
+        x_hat = found["x_hat"]
+        self.add_loss(tf.reduce_mean(found["cost"]))
         mse = losses.mse(tf.cast(inputs["image"], tf.float32), x_hat)
-        self.add_metric(bpp, name="bpp")
+        self.add_metric(found["bpp"], name="bpp")
         self.add_metric(losses.psnr(mse), name="psnr")
-        self.add_metric(distortion, name="distortion")
+        self.add_metric(found["distortion"], name="distortion")
+        if "zeros" in found:
+            self.add_metric(found["zeros"], name="zeros")
         return x_hat
 
     def improve(self, x, y, quality, damping):

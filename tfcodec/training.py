@@ -33,17 +33,28 @@ from tfcodec.optimizers import inner_optimizer
 from tfcodec.progress import Progress
 from tfcodec.validation import Validation
 
+# Pixels a side: MS-SSIM, which every validation measures, has a window of 11.
+SMALLEST_PATCH = 11
+
 
 def setting(default, help):
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-def check_patches(config):
-    """Raises ValueError unless a config names images, and patches that fit."""
+def check_patches(config, stride: int = 64):
+    """Raises ValueError unless a config names images, and patches that fit.
+
+    Args:
+        config: a dataclass of settings.
+        stride: pixels; what sides of patches must be multiples of.
+    """
     if bool(config.images) == bool(config.dataset):
         raise ValueError("give --images or --dataset, one of them")
-    if config.patch % 64 or config.patch <= 0:
-        raise ValueError(f"--patch must be a multiple of 64, not {config.patch}")
+    if config.patch % stride or config.patch < SMALLEST_PATCH:
+        raise ValueError(
+            f"--patch must be a multiple of {stride}, from {SMALLEST_PATCH} on, not "
+            f"{config.patch}"
+        )
 
 
 def check_counts(config, *names, steps):
@@ -86,7 +97,11 @@ class TrainConfig:
         "fits tables and exports.",
     )
     batch: int = setting(8, "Patches a step.")
-    patch: int = setting(256, "Side of a patch in pixels, a multiple of 64.")
+    patch: int = setting(
+        256,
+        "Side of a patch in pixels, a multiple of the architecture's stride: 64, or 16 "
+        "without a hyperprior; of cnn 2 to the power of its layers.",
+    )
     init: str = setting(
         "",
         "What to go on from, weights alone: a shipped model's name, a model "
@@ -118,23 +133,24 @@ class TrainConfig:
 
     def check(self):
         """Raises ValueError, in words for the command line."""
-        check_patches(self)
         low, high = self.lmbda_range()
         if not 0 < low <= high:
             raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
+        options = self.builder_options()
+        stride = architectures.assembled(self.arch, (low, high), **options).stride
+        check_patches(self, stride)
         check_counts(self, "batch", "log_steps", "validate_steps", steps=not self.init)
         losses.Distortion.parse(self.distortion)
-        self.builder_options()
         self.began_from()
         if self.record and not weights.is_arrays(self.init):
             raise ValueError("--record says how the arrays of --init were made")
         if weights.is_arrays(self.init) and not os.path.isfile(self.init):
             raise ValueError(f"--init={self.init}: no such file")
         start = self.start()
-        options = [self.builder_options(), start.card["options"] if start else {}]
+        both = [options, start.card["options"] if start else {}]
         # A model may have residual blocks that the one it begins from has not.
         blocks = ("blocks", "synthesis_blocks")
-        rest = [{k: v for k, v in x.items() if k not in blocks} for x in options]
+        rest = [{k: v for k, v in x.items() if k not in blocks} for x in both]
         if start and (
             start.card["architecture"] != self.arch
             or rest[0] != rest[1]
@@ -262,7 +278,8 @@ def strategy_for(replicas: int):
 
 def datasets(config: TrainConfig):
     """Returns (function of the first example's number -> training set, validation)."""
-    count, side = config.validation_images, 64
+    count = config.validation_images
+    side = min(config.patch, data.VALIDATION_MULTIPLE)
     if config.dataset:
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
 

@@ -16,6 +16,7 @@ from tfcodec.layers import (
     Block,
     DepthToSpace,
     ExactConv,
+    Joined,
     Noise,
     SecondPass,
     SpaceToDepth,
@@ -64,6 +65,79 @@ def synthesis_bmshj2018(n):
         up(n, 5), igdn(), up(n, 5), igdn(), up(n, 5), igdn(), up(3, 5),
         name="synthesis",
     )  # fmt: skip
+
+
+def analysis_cnn(n, m, layers, kernel, pooled):
+    """Convolutions and ReLU alone: each layer halves height and width.
+
+    By its stride; or with `pooled` by taking the largest of 2x2 after it, as in the
+    first convolutional autoencoders (Masci, Meier, Ciresan, Schmidhuber 2011,
+    doi:10.1007/978-3-642-21735-7_7). The last convolution, to the m latents, has
+    neither.
+    """
+    relu, pool = tf.keras.layers.ReLU, tf.keras.layers.MaxPool2D
+    halved = (
+        (lambda: [conv(n, kernel), relu(), pool(2)])
+        if pooled
+        else (lambda: [down(n, kernel), relu()])
+    )
+    steps = [layer for _ in range(layers) for layer in halved()]
+    return stack(*steps, conv(m, kernel), name="analysis")
+
+
+def synthesis_cnn(n, layers, kernel, pooled):
+    """`analysis_cnn` mirrored.
+
+    Strided convolutions become transposed ones; what was pooled is repeated 2x2 before
+    each convolution.
+    """
+    relu, repeat = tf.keras.layers.ReLU, tf.keras.layers.UpSampling2D
+    doubled = (
+        (lambda channels: [repeat(2), conv(channels, kernel)])
+        if pooled
+        else (lambda channels: [up(channels, kernel)])
+    )
+    steps = [x for _ in range(layers - 1) for x in [*doubled(n), relu()]]
+    return stack(conv(n, kernel), relu(), *steps, *doubled(3), name="synthesis")
+
+
+def analysis_mlp(m, block, activation, means):
+    """A dense layer from the pixels of a block to m hidden units, scaled to integers.
+
+    Args:
+        m: hidden units of a block.
+        block: side in pixels.
+        activation: of the hidden units, `tanh` or `sigmoid`.
+        means: colours whose mean comes before the hidden units, 0 or 3.
+    """
+    small = tf.keras.initializers.VarianceScaling(0.01)  # units start unsaturated
+    units = stack(
+        SpaceToDepth(block),
+        conv(m, 1, activation=activation, kernel_initializer=small),
+        # What a unit's range of one is worth, in steps of the quantiser: learned.
+        tf.keras.layers.DepthwiseConv2D(
+            1, use_bias=False, depthwise_initializer=tf.constant_initializer(16.0)
+        ),
+        name="units",
+    )
+    if not means:
+        return stack(units, name="analysis")
+    linear = conv(
+        means, block, block, use_bias=False, kernel_initializer=cosines,
+        dtype=tf.float32,
+    )  # fmt: skip
+    return stack(Joined(linear, units), name="analysis")
+
+
+def synthesis_mlp(block, means):
+    """A dense layer without an activation: all of a block's latents to its pixels."""
+
+    def means_first(shape, dtype=None):
+        rest = tf.keras.initializers.GlorotUniform()((*shape[:3], shape[3] - means))
+        return tf.concat([cosines((*shape[:3], means)), rest], -1)
+
+    start = means_first if means else "glorot_uniform"
+    return stack(up(3, block, block, kernel_initializer=start), name="synthesis")
 
 
 def hyper_analysis(n, z_channels=None):

@@ -9,7 +9,9 @@ from tfcodec import data, losses, ssimulacra2
 from tfcodec.tracing import traced
 
 # Digits that a card gives of each figure.
-DIGITS = {"bpp": 4, "psnr": 3, "distortion": 4, "ms_ssim": 5, "ssimulacra2": 2}
+DIGITS = {
+    "bpp": 4, "psnr": 3, "distortion": 4, "zeros": 4, "ms_ssim": 5, "ssimulacra2": 2,
+}  # fmt: skip
 
 
 class Validation:
@@ -26,14 +28,14 @@ class Validation:
         self.measure = traced(self._measure, [crops.element_spec])
 
     def _measure(self, inputs):
-        x_hat, bpp, distortion = self.model.evaluate_images(inputs)
+        found = self.model.outcome(inputs)
+        x_hat, cost = found.pop("x_hat"), found.pop("cost")
         x = tf.cast(inputs["image"], tf.float32)
         decoded = tf.clip_by_value(tf.round(x_hat), 0, 255)  # as in an image file
         return {
-            "loss": self.model.cost(bpp, distortion, inputs["quality"]),
-            "bpp": bpp,
+            "loss": cost,
+            **found,
             "psnr": losses.psnr(losses.mse(x, x_hat)),
-            "distortion": distortion,
             "ms_ssim": losses.ms_ssim(x, decoded),
             "ssimulacra2": ssimulacra2.distance(x, decoded),
         }
@@ -42,7 +44,8 @@ class Validation:
         """Returns means over the crops, one for each of `data.VALIDATION_QUALITIES`.
 
         `loss`, estimated `bpp`, `psnr` (the mean of decibels), `distortion` (that which
-        the model is trained for), `ms_ssim` and `ssimulacra2` (the mean of scores).
+        the model is trained for), `ms_ssim` and `ssimulacra2` (the mean of scores); of
+        a model with a sparsity `zeros`, the share of latents that are zero.
         """
         results = []
         for inputs in self.crops:
@@ -60,6 +63,10 @@ class Validation:
         qualities = data.VALIDATION_QUALITIES if variable else [None]
         return [
             {"quality": quality if quality is None else round(100 * quality)}
-            | {k: round(float(figures[k][i]), digits) for k, digits in DIGITS.items()}
+            | {
+                k: round(float(figures[k][i]), digits)
+                for k, digits in DIGITS.items()
+                if k in figures
+            }
             for i, quality in enumerate(qualities)
         ]

@@ -138,16 +138,17 @@ def neighbours(y, places, distance, around):
 
 
 class Write:
-    """Codes latents: y [h, w, c] after the gain, and z [h / 4, w / 4, cz], floats."""
+    """Codes latents: z [h / 4, w / 4, cz], and slices of y [h, w, c] after the gain."""
 
-    def __init__(self, coder, z, y):
-        self.coder, self.z = coder, z
-        self.parts = np.split(y, np.cumsum(coder.slices)[:-1], -1)
+    def __init__(self, coder, z, parts=()):
+        self.coder, self.z, self.parts = coder, z, parts
         self.writer = lanes.Writer(coder.tables)
 
     def side(self):
-        z = np.clip(np.rint(finite(self.z)), -Z_MAX, Z_MAX)
-        self.writer.write(self.coder.side_rows(z.shape), z.reshape(-1))
+        limit = self.coder.side_limit
+        z = np.clip(np.rint(finite(self.z)), -limit, limit)
+        residuals = self.coder.residuals(z).reshape(-1)
+        self.writer.write(self.coder.side_rows(z.shape), residuals)
         return z
 
     def residual(self, k, pick, index, mean):
@@ -169,7 +170,9 @@ class Read:
 
     def side(self):
         z = self.reader.read(self.coder.side_rows(self.shape)).reshape(self.shape)
-        return np.clip(z, -Z_MAX, Z_MAX).astype(exact_dtype())
+        z = self.coder.restored(z)
+        limit = self.coder.side_limit
+        return np.clip(z, -limit, limit).astype(exact_dtype())
 
     def residual(self, k, pick, index, mean):
         coded = index > SKIPPED
@@ -183,8 +186,75 @@ def finite(value):
     return np.where(np.isfinite(value), value, value.dtype.type(0))
 
 
-class Coder:
-    """The coder of one model.
+def coder_of(numbers) -> Factorized:
+    """Returns the coder of one model, by which numbers it has.
+
+    Args:
+        numbers: arrays by name, as docs/format.md has them; and those of the encoder
+            that the coder's class names.
+    """
+    kind = Coder if "hyper_synthesis/0/kernel" in numbers else Factorized
+    return kind(numbers)
+
+
+class Factorized:
+    """The coder of a model without a hyperprior: a row of the tables per channel.
+
+    Args:
+        numbers: arrays by name, as docs/format.md has them.
+    """
+
+    stride = 1  # latents to one of the side latents, which are y itself, each way
+
+    def __init__(self, numbers):
+        self.predicted = int(numbers.get("predicted", 0))  # the first channels
+        self.side_limit = LATENT_MAX // 4 if self.predicted else LATENT_MAX
+        self.tables = lanes.Tables(
+            *(numbers[f"tables/{name}"] for name in ("frequency", "size", "offset"))
+        )
+        self.z_channels = len(self.tables.size) - 1  # without the row that pads
+
+    def encode(self, y: np.ndarray, z: None = None):
+        """As `Coder.encode`; there is no z."""
+        action = Write(self, y)
+        y, y_hat = self.walk(action)
+        return action.writer.finish(), y, y_hat
+
+    def decode(self, string: bytes, height: int, width: int):
+        """Returns (y, y_hat) as `encode` does, of [height, width] latents.
+
+        Raises:
+            CorruptStream: no encoder wrote the string.
+        """
+        shape = (height // self.stride, width // self.stride, self.z_channels)
+        action = Read(self, string, shape)
+        y, y_hat = self.walk(action)
+        action.reader.finish()
+        return y, y_hat
+
+    def walk(self, code):
+        """Visits the latents in coding order; returns (y, y_hat), with a batch axis."""
+        y = code.side()[None]
+        return (y * UNIT).astype(np.int32), y.astype(np.float32)
+
+    def residuals(self, z):
+        """Returns z less what its neighbours predict of it: see `entropy.Predicted`."""
+        count = self.predicted
+        known = np.pad(z[..., :count], ((1, 0), (1, 0), (0, 0)))
+        guess = known[1:, :-1] + known[:-1, 1:] - known[:-1, :-1]
+        return np.concatenate([z[..., :count] - guess, z[..., count:]], -1)
+
+    def restored(self, residuals):
+        """The inverse of `residuals`, of integers [h, w, c]."""
+        own = residuals[..., : self.predicted].cumsum(0).cumsum(1).astype(np.int32)
+        return np.concatenate([own, residuals[..., self.predicted :]], -1)
+
+    def side_rows(self, shape):
+        return np.tile(np.arange(self.z_channels), shape[0] * shape[1])
+
+
+class Coder(Factorized):
+    """The coder of a model with a hyperprior.
 
     Args:
         numbers: arrays by name, as docs/format.md has them; and of the encoder
@@ -196,9 +266,8 @@ class Coder:
     stride = 4  # latents to one of z, each way
 
     def __init__(self, numbers):
-        self.tables = lanes.Tables(
-            *(numbers[f"tables/{name}"] for name in ("frequency", "size", "offset"))
-        )
+        super().__init__(numbers)
+        self.side_limit = Z_MAX
         self.points = numbers["points"].astype(np.float32).ravel()
         self.extra = numbers["extra"].astype(np.float32).ravel()
         self.slices = [int(count) for count in numbers["slices"]]
@@ -218,21 +287,10 @@ class Coder:
         Returns:
             (string, y in sixteenths int32 [1, h, w, c], y_hat float32 likewise).
         """
-        action = Write(self, z.astype(exact_dtype()), y.astype(exact_dtype()))
+        parts = np.split(y.astype(exact_dtype()), np.cumsum(self.slices)[:-1], -1)
+        action = Write(self, z.astype(exact_dtype()), parts)
         y, y_hat = self.walk(action)
         return action.writer.finish(), y, y_hat
-
-    def decode(self, string: bytes, height: int, width: int):
-        """Returns (y, y_hat) as `encode` does, of [height, width] latents.
-
-        Raises:
-            CorruptStream: no encoder wrote the string.
-        """
-        shape = (height // self.stride, width // self.stride, self.z_channels)
-        action = Read(self, string, shape)
-        y, y_hat = self.walk(action)
-        action.reader.finish()
-        return y, y_hat
 
     @blas.one_thread
     def walk(self, code):
@@ -325,9 +383,6 @@ class Coder:
             index, mean = self.parameters(f"step/{step}", seen[None], 0)
             code_at(places, index[0], guess + mean[0])
         return y, y_hat
-
-    def side_rows(self, shape):
-        return np.tile(np.arange(self.z_channels), shape[0] * shape[1])
 
     def scale_rows(self, index):
         """Rows of the tables for the normal distributions of `index`."""

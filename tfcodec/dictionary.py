@@ -1,0 +1,356 @@
+"""Sparse coding over a dictionary: blocks as sums of a few atoms each.
+
+What came between cosine transforms and networks: more atoms than a block has pixels, of
+which a pursuit takes as few as a block needs (Aharon, Elad and Bruckstein 2006, K-SVD,
+doi:10.1109/TSP.2006.881199; as a codec Bryt and Elad 2008,
+doi:10.1016/j.jvcir.2008.03.001). It stands behind the two methods of every codec, for
+comparisons: `dictionary` has cosines of fractional frequencies for atoms, and
+`dictionary:FILE.npy` those of a file, which
+
+    python -m tfcodec.dictionary PHOTOGRAPHS... FILE.npy
+
+learns. Writing files and learning take scikit-learn; reading them takes NumPy alone. A
+file opens with the atoms that it was made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import pathlib
+import struct
+import warnings
+import zlib
+
+import numpy as np
+
+from tfcodec import tiling
+from tfcodec.bitstream import CorruptStream
+from tfcodec.classical import Missing
+
+NAME = "dictionary"
+SIDE = 8  # of a block, in pixels
+SWEEP = (10, 20, 30, 40, 50, 60, 70, 80)
+# Squared error that a pursuit leaves in a pixel, in squared steps of the quantiser.
+LEFT = 0.2
+COARSER = 2.0  # steps of the two differences of colour against that of luma
+# Magic, CRC-32 of the atoms, width, height, quality.
+HEADER = struct.Struct("<4sIHHH")
+MAGIC, QUALITIES = b"tfd1", 100  # parts of a quality of 1 that a file can tell apart
+# RGB to luma and two differences of colour, as JPEG has them (JFIF 1.02).
+YCC = np.array(
+    [
+        [0.299, 0.587, 0.114],
+        [-0.168736, -0.331264, 0.5],
+        [0.5, -0.418688, -0.081312],
+    ]
+)
+
+
+def cosine_atoms(count: int = 16) -> np.ndarray:
+    """Returns atoms [count^2 - 1, 64]: products of `count` cosines each way.
+
+    Their frequencies are closer than those of an orthogonal transform, whose `count`
+    is 8. Each has a mean of zero and a norm of one; a constant is not among them.
+    """
+    phase = np.pi / count * np.arange(count)[:, None] * (np.arange(SIDE) + 0.5)
+    lines = np.cos(phase)
+    lines[1:] -= lines[1:].mean(1, keepdims=True)
+    atoms = np.einsum("ax,by->abxy", lines, lines).reshape(count**2, -1)[1:]
+    return normalised(atoms)
+
+
+def normalised(atoms: np.ndarray) -> np.ndarray:
+    """Returns atoms with means of zero and norms of one, float32."""
+    atoms = atoms - atoms.mean(1, keepdims=True)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    return (atoms / np.maximum(norms, 1e-9)).astype(np.float32)
+
+
+def blocks_of(planes: np.ndarray) -> np.ndarray:
+    """[h, w, c], sides multiples of 8, to blocks [c, h / 8, w / 8, 64]."""
+    height, width, count = planes.shape
+    parts = planes.reshape(height // SIDE, SIDE, width // SIDE, SIDE, count)
+    return parts.transpose(4, 0, 2, 1, 3).reshape(
+        count, height // SIDE, width // SIDE, SIDE**2
+    )
+
+
+def planes_of(blocks: np.ndarray) -> np.ndarray:
+    """The inverse of `blocks_of`."""
+    count, rows, columns, _ = blocks.shape
+    parts = blocks.reshape(count, rows, columns, SIDE, SIDE)
+    return parts.transpose(1, 3, 2, 4, 0).reshape(rows * SIDE, columns * SIDE, count)
+
+
+def pursued(blocks: np.ndarray, atoms: np.ndarray, left: float) -> np.ndarray:
+    """Returns coefficients [n, atoms] of blocks [n, 64] by orthogonal matching pursuit.
+
+    Pati, Rezaiifar and Krishnaprasad 1993, doi:10.1109/ACSSC.1993.342465. It ends where
+    the squared error of a block is at most `left`.
+    """
+    from sklearn.linear_model import orthogonal_mp_gram
+
+    energy = (blocks**2).sum(1)
+    found = np.zeros((len(blocks), len(atoms)))
+    some = energy > left
+    if some.any():
+        with warnings.catch_warnings():
+            # Where atoms depend on each other, it ends early, and says so.
+            warnings.simplefilter("ignore")
+            coefficients = orthogonal_mp_gram(
+                atoms @ atoms.T, atoms @ blocks[some].T, tol=left,
+                norms_squared=energy[some],
+            )  # fmt: skip
+        found[some] = coefficients.reshape(len(atoms), -1).T
+    return found
+
+
+def learned(blocks: np.ndarray, count: int = 255, rounds: int = 4) -> np.ndarray:
+    """Returns `count` atoms in which blocks [n, 64] are sparse.
+
+    Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009,
+    doi:10.1145/1553374.1553463), from cosines on.
+
+    Args:
+        blocks: in levels of 0 to 255.
+        count: at most 255 atoms.
+        rounds: times that it goes through all blocks.
+    """
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
+    blocks = (blocks - blocks.mean(1, keepdims=True)) / 25.5
+    blocks = blocks[(blocks**2).sum(1) > 1]  # flat ones teach nothing
+    if not len(blocks):
+        raise ValueError("no block that is not flat, to learn from")
+    learning = MiniBatchDictionaryLearning(
+        count, alpha=0.5, max_iter=rounds, batch_size=256, random_state=0,
+        fit_algorithm="cd", dict_init=cosine_atoms()[:count].astype(np.float64),
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged
+        return normalised(learning.fit(blocks).components_)
+
+
+class Dictionary:
+    """The codec, behind `compress` and `decompress`.
+
+    Args:
+        name: what a user calls it.
+        atoms: [at most 255, 64], float32.
+    """
+
+    sweep = SWEEP
+
+    def __init__(self, name: str, atoms: np.ndarray):
+        self.name, self.atoms = name, atoms
+        self.identity = zlib.crc32(np.ascontiguousarray(atoms, "<f4").tobytes())
+        self.settings = {"atoms": f"{len(atoms)}, {self.identity:08x}"}
+
+    @property
+    def version(self) -> str:
+        return f"scikit-learn {importlib.metadata.version('scikit-learn')}"
+
+    def check(self, quality: float | None) -> float:
+        """Returns a quality as `compress` takes it.
+
+        Raises:
+            ValueError: it is not from 0 to 100.
+        """
+        if quality is None or not 0 <= quality <= 100:
+            raise ValueError(
+                f"quality of {self.name} must be from 0 to 100, not {quality}"
+            )
+        return int(quality) if quality == int(quality) else quality
+
+    def compress(self, image: np.ndarray, quality: float) -> bytes:
+        """Returns a whole file of uint8 [height, width, 3]; sides up to 65535."""
+        part = round(self.check(quality) * QUALITIES)
+        height, width = image.shape[:2]
+        planes = tiling.pad(image, SIDE) @ YCC.T
+        blocks, body = blocks_of(planes), []
+        for own, step in zip(blocks, steps_of(part / QUALITIES)):
+            # Eight times a mean is a coefficient of norm one, as those of atoms are.
+            means = np.rint(own.mean(-1) * SIDE / step).astype(np.int64)
+            body.append(packed(bytes_of(np.diff(np.diff(means, 1, 0, 0), 1, 1, 0))))
+            rest = (own - own.mean(-1, keepdims=True)).reshape(-1, SIDE**2)
+            atoms = self.atoms.astype(np.float64)
+            found = pursued(rest, atoms, LEFT * step**2 * SIDE**2)
+            body += streams_of(np.rint(found / step).astype(np.int64))
+        header = HEADER.pack(MAGIC, self.identity, width, height, part)
+        whole = b"".join([header, *body])
+        return whole + struct.pack("<I", zlib.crc32(whole))
+
+    def decompress(self, data: bytes) -> np.ndarray:
+        """Returns uint8 [height, width, 3] of a file.
+
+        Raises:
+            CorruptStream: it is damaged, or of other atoms.
+        """
+        if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
+            raise CorruptStream("not a file of a dictionary")
+        _, identity, width, height, part = HEADER.unpack_from(data)
+        if identity != self.identity:
+            raise CorruptStream("a file of another dictionary")
+        checksum = int.from_bytes(data[-4:], "little")
+        if zlib.crc32(data[:-4]) != checksum or not width * height:
+            raise CorruptStream("damaged: the checksum is another")
+        rows, columns = (x // SIDE for x in tiling.padded_size(height, width, SIDE))
+        reader, planes = Reader(data[HEADER.size : -4]), []
+        for step in steps_of(part / QUALITIES):
+            means = numbers_of(reader.take(2 * rows * columns)).reshape(rows, columns)
+            own = self._sums(reader, rows * columns) * step
+            own = own.reshape(rows, columns, -1)
+            means = means.cumsum(0).cumsum(1) * step / SIDE
+            planes.append(own + means[..., None])
+        reader.end()
+        pixels = planes_of(np.stack(planes)) @ np.linalg.inv(YCC).T
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+        return tiling.crop(pixels, height, width)
+
+    def _sums(self, reader, count):
+        """Returns what atoms add up to in blocks [count, 64], in steps."""
+        counts = np.frombuffer(reader.take(count), np.uint8).astype(np.int64)
+        gaps = np.frombuffer(reader.take(counts.sum()), np.uint8).astype(np.int64)
+        amounts = numbers_of(reader.take(2 * counts.sum()))
+        block = np.arange(count).repeat(counts)
+        # Of each block the gaps before its atoms, one after the other.
+        ends = (gaps + 1).cumsum()
+        before = np.concatenate([[0], ends])[counts.cumsum() - counts]
+        atom = ends - before[block] - 1
+        if atom.max(initial=0) >= len(self.atoms):
+            raise CorruptStream("damaged blocks")
+        sums = np.zeros((count, SIDE**2))
+        np.add.at(sums, block, amounts[:, None] * self.atoms[atom].astype(np.float64))
+        return sums
+
+
+def steps_of(quality: float) -> list[float]:
+    """Returns the quantiser's step for luma and for each difference of colour."""
+    step = 96.0 * 2.0 ** (-quality / 18)
+    return [step, COARSER * step, COARSER * step]
+
+
+def streams_of(whole: np.ndarray) -> list[bytes]:
+    """Returns what coefficients [n, atoms], integers, are packed as.
+
+    How many of each block are not zero; how many atoms are skipped before each of
+    them; and their values.
+    """
+    block, atom = np.nonzero(whole)
+    counts = np.bincount(block, minlength=len(whole))
+    first = np.append(True, block[1:] != block[:-1])[: len(block)]
+    gaps = np.where(first, atom, np.append(0, np.diff(atom) - 1)[: len(atom)])
+    small = [x.astype(np.uint8).tobytes() for x in (counts, gaps)]
+    return [packed(part) for part in (*small, bytes_of(whole[block, atom]))]
+
+
+def bytes_of(whole: np.ndarray) -> bytes:
+    """Integers of 16 bits as bytes: of all the low ones, then of all the high ones.
+
+    Signs are the lowest bits, so that high bytes of small numbers are zero.
+    """
+    whole = np.clip(whole.ravel(), -(2**15), 2**15 - 1)
+    folded = np.where(whole < 0, -2 * whole - 1, 2 * whole)
+    return np.concatenate([folded & 255, folded >> 8]).astype(np.uint8).tobytes()
+
+
+def numbers_of(data: bytes) -> np.ndarray:
+    """The inverse of `bytes_of`, flat."""
+    low, high = np.frombuffer(data, np.uint8).reshape(2, -1).astype(np.int64)
+    folded = low + 256 * high
+    return np.where(folded & 1, -(folded + 1) // 2, folded // 2)
+
+
+def packed(data: bytes) -> bytes:
+    """Returns bytes deflated, after the length of that in four bytes."""
+    small = zlib.compress(data, 9)
+    return struct.pack("<I", len(small)) + small
+
+
+class Reader:
+    """Takes what `packed` made from the front; sizes are known before.
+
+    Raises:
+        CorruptStream: here and from each method: it is damaged.
+    """
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def take(self, size: int) -> bytes:
+        """Returns the next part, which is so many bytes when it is inflated."""
+        length = int.from_bytes(self.data[:4], "little")
+        part, self.data = self.data[4 : 4 + length], self.data[4 + length :]
+        inflating = zlib.decompressobj()
+        try:
+            found = inflating.decompress(part, int(size) + 1)
+        except zlib.error as error:
+            raise CorruptStream(f"damaged blocks: {error}") from None
+        if len(part) != length or len(found) != size or not inflating.eof:
+            raise CorruptStream("damaged blocks: another length")
+        return found
+
+    def end(self):
+        if self.data:
+            raise CorruptStream("the file goes on after its blocks")
+
+
+def need_scikit_learn():
+    """Raises Missing, with what to install, where there is no scikit-learn."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise Missing(
+            f"{NAME}: scikit-learn is not installed; pip install scikit-learn"
+        )
+
+
+def find(text: str) -> Dictionary:
+    """Returns the codec that `dictionary` or `dictionary:FILE.npy` names.
+
+    Raises:
+        Missing: scikit-learn is not installed.
+        ValueError: the file cannot be read, or holds no atoms.
+    """
+    need_scikit_learn()
+    path = text.partition(":")[2]
+    if not path:
+        return Dictionary(text, cosine_atoms())
+    try:
+        atoms = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read atoms from {path}: {error}") from None
+    sound = isinstance(atoms, np.ndarray) and atoms.dtype == np.float32
+    if not sound or atoms.shape[1:] != (SIDE**2,) or not 0 < len(atoms) < 256:
+        raise ValueError(f"{path} holds no atoms: float32, at most 255 times {SIDE**2}")
+    return Dictionary(text, atoms)
+
+
+def main(argv=None):
+    from tfcodec import files, images
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tfcodec.dictionary",
+        description="Learns the atoms of the codec dictionary:FILE.npy.",
+    )
+    parser.add_argument("images", nargs="+", help="folders, globs or photographs")
+    parser.add_argument("file", help="where the atoms go, FILE.npy")
+    parser.add_argument(
+        "--blocks", type=int, default=20_000, help="blocks of 8x8 pixels to learn from"
+    )
+    args = parser.parse_args(argv)
+    try:
+        need_scikit_learn()
+        paths = files.find_images(args.images)
+        each, rng, blocks = -(-args.blocks // len(paths)), np.random.default_rng(0), []
+        for path in paths:
+            planes = tiling.pad(images.read_rgb(path), SIDE) @ YCC.T
+            own = blocks_of(planes)[0].reshape(-1, SIDE**2)
+            blocks.append(rng.permutation(own)[:each])
+        np.save(pathlib.Path(args.file), learned(np.concatenate(blocks)))
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
