@@ -74,14 +74,11 @@ class Run:
         program: a `programs.Program`.
         args: of `parser`.
         say: prints a line of the log.
+        device: what computes, the module `jax_step`.
     """
 
-    def __init__(self, program, args, say):
-        import jax
-
-        from tfcodec import jax_step
-
-        self.jax, self.step, self.args, self.say = jax, jax_step, args, say
+    def __init__(self, program, args, say, device):
+        self.device, self.args, self.say = device, args, say
         self.program, self.run = program, pathlib.Path(args.run)
         self.record = programs.record_of(self.run) or {}
         old = self.run / programs.STATE if self.record else None
@@ -90,19 +87,18 @@ class Run:
         self.draws = self.record.get("draws", 0)
         self.seconds = self.record.get("seconds", 0.0)
         self.skipped = self.record.get("skipped", 0)
-        self.state = jax.device_put(host)
-        self.snapshot = jax_step.copied(self.state)
+        self.state = device.put(host)
+        self.snapshot = device.copied(self.state)
         self.iterations = int(host["iterations"])
         self.schedule, self.pace = self._schedule()
-        self.images = 0
-        self.stopped = False
+        self.progress, self.images, self.stopped = 0.0, 0, False
         batch, patch = program.input_shape("images")[:2]
         self.patch, self.megapixels = patch, batch * patch**2 / 1e6
         self.side = args.tile or patch * 11 // 8
         if self.side < patch:
             raise ValueError(f"--tile must be at least {patch}, a patch")
-        most = args.gigabytes * 1e9 / (3 * self.side**2) // jax_step.CHUNK
-        self.chunks = jax_step.Chunks(self.side, max(1, int(most)), args.seed)
+        most = args.gigabytes * 1e9 / (3 * self.side**2) // device.CHUNK
+        self.chunks = device.Chunks(self.side, max(1, int(most)), args.seed)
 
     def _schedule(self):
         """Returns (`programs.Schedule`, what tells the progress)."""
@@ -122,7 +118,7 @@ class Run:
 
     def compile(self):
         began = time.monotonic()
-        self.advance = self.step.compiled(
+        self.advance = self.device.compiled(
             self.program, self.state, self.side, self.args.tf32
         )
         self.say(f"compiled in {time.monotonic() - began:.1f} s")
@@ -131,60 +127,59 @@ class Run:
         """Trains to the end of the schedule, or until `stopped`; saves the state.
 
         Raises:
-            FloatingPointError: the loss exploded again and again; what was saved last
-                is good.
+            FloatingPointError: the loss exploded again and again; what is saved is
+                from before.
             ValueError: there are no images.
         """
         self.chunks.put(*reader.take(wait=True))
-        if isinstance(self.pace, programs.Clock):
-            # From the first step on; to its end, a deadline has compiling in it.
-            self.pace.__post_init__()
-        self.began = self.saved = self.snapped = time.monotonic()
+        self.pace.begin()
+        self.saved = self.snapped = time.monotonic()
         self._begin_window()
-        number, self.first_draw = 0, self.draws
+        try:
+            self._steps(reader)
+            self._end_window(reader)
+            self.snapshot = self.state
+        finally:
+            self.save()
+
+    def _steps(self, reader):
+        number = 0
         while not self.stopped:
             if number % LOOK == 0 and (block := reader.take(wait=False)):
                 self.chunks.put(*block)
             self.progress = self.pace.progress(self.iterations)
-            if self.progress >= getattr(self.pace, "last", 1.0):
-                if self._end_window(reader) or isinstance(self.pace, programs.Clock):
+            if self.progress >= self.pace.last:
+                self._end_window(reader)
+                # Not yet, if some steps did not count.
+                if self.pace.progress(self.iterations) >= self.pace.last:
                     break
-                continue  # Some were not finite, or the loss had exploded.
+                continue
             self._one_step()
             number += 1
             if number % AHEAD == 0:
-                self.jax.block_until_ready(self.sums["good"])
+                self.device.wait(self.sums)
             if self.steps == self.args.log_steps:
                 self._end_window(reader)
-        self._end_window(reader)
-        self.snapshot = self.state
-        self.save()
 
     def _begin_window(self):
-        self.sums, self.steps = self.step.no_sums(self.program), 0
+        self.sums, self.steps = self.device.no_sums(self.program), 0
         self.window = time.monotonic()
-        self.expected = self.iterations
 
     def _one_step(self):
-        rate = self.schedule.rate(self.iterations, self.progress) * self.watch.scale
-        key = self.jax.random.key(self.args.seed)
+        rate = self.schedule.rate(self.iterations, self.progress)
+        self.rate = rate * self.watch.scale
         self.state, self.sums = self.advance(
-            self.state, self.sums, *self.chunks.choose(), key, np.int32(self.draws),
-            np.float32(rate),
+            self.state, self.sums, *self.chunks.choose(), np.int32(self.args.seed),
+            np.int32(self.draws), np.float32(self.rate),
         )  # fmt: skip
-        self.rate = rate
         self.draws += 1
         self.iterations += 1
         self.steps += 1
 
-    def _end_window(self, reader) -> bool:
-        """Reads the sums, logs, returns to the snapshot or makes one; saves, if due.
-
-        Returns:
-            Whether all steps since the last time counted.
-        """
+    def _end_window(self, reader) -> None:
+        """Reads the sums, logs, returns to the snapshot or makes one; saves, if due."""
         if not self.steps:
-            return True
+            return
         sums = {name: float(value) for name, value in self.sums.items()}
         good, steps = int(sums.pop("good")), self.steps
         means = {name: value / max(1, good) for name, value in sums.items()}
@@ -193,19 +188,18 @@ class Run:
         self._log(means, steps, steps - good, reader)
         exploded = self.watch.exploded(means["loss"] if good else np.nan, good, steps)
         if exploded:
-            self.state = self.step.copied(self.snapshot)
+            self.state = self.device.copied(self.snapshot)
             self.iterations = int(self.state["iterations"])
             self.say(
                 f"the loss exploded: back to the snapshot of step {self.iterations}, "
                 f"at {self.watch.scale:.3g} of the learning rate"
             )
         elif time.monotonic() - self.snapped >= self.args.snapshot_seconds:
-            self.snapshot = self.step.copied(self.state)
+            self.snapshot = self.device.copied(self.state)
             self.snapped = time.monotonic()
             if self.snapped - self.saved >= 60 * self.args.save_minutes:
                 self.save()
         self._begin_window()
-        return good == steps and not exploded
 
     def _log(self, means, steps, bad, reader):
         speed = steps * self.megapixels / max(1e-9, time.monotonic() - self.window)
@@ -225,9 +219,8 @@ class Run:
         arrays = {k: np.asarray(v) for k, v in self.snapshot.items()}
         changed = {x["name"] for x in self.program.manifest["arguments"]
                    if x["output"] is not None}  # fmt: skip
-        device = self.jax.devices()[0]
         self.record = {
-            "device": device.device_kind, "jax": self.jax.__version__,
+            "device": self.device.name(), "jax": self.device.VERSION,
             "steps": int(arrays["iterations"]), "skipped": self.skipped,
             "seconds": round(self.seconds, 1), "progress": round(self.progress, 6),
             "scale": self.watch.scale, "draws": self.draws,
@@ -252,8 +245,10 @@ def train(args) -> None:
     os.environ["JAX_ENABLE_X64"] = "1"
     # A generator that is quick on accelerators.
     os.environ.setdefault("JAX_DEFAULT_PRNG_IMPL", "rbg")
-    run = Run(program, args, say)
-    say(f"{run.jax.devices()[0].device_kind}, from step {run.iterations}")
+    from tfcodec import jax_step
+
+    run = Run(program, args, say, jax_step)
+    say(f"{jax_step.name()}, from step {run.iterations}")
 
     def stop(*_):
         run.stopped = True

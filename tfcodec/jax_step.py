@@ -27,6 +27,7 @@ except ImportError as error:
 from tfcodec.programs import Program
 from tfcodec.tiles import BLOCK
 
+VERSION = jax.__version__
 # Tiles of one array on the device; a batch is drawn from one array.
 CHUNK = 16 * BLOCK
 
@@ -149,16 +150,17 @@ def compiled(program: Program, state, side: int, tf32: bool = False):
     """Compiles a whole step of training, over a chunk of tiles of `side` pixels.
 
     Returns:
-        A function of (state, sums, tiles, extents, count, key, number, rate) that
+        A function of (state, sums, tiles, extents, count, seed, number, rate) that
         returns the next state and sums, and may use the memory of those it was given.
         `sums` are the metrics summed over the steps that counted, by name, and `good`,
-        the number of those; `key` with `number`, int32, decides the batch.
+        the number of those; `seed` and `number`, int32, decide the batch.
     """
     batch, patch = program.input_shape("images")[:2]
     step = finite_or_before(function_of(program, tf32))
 
-    def advance(state, sums, tiles, extents, count, key, number, rate):
-        picks, noise = jax.random.split(jax.random.fold_in(key, number))
+    def advance(state, sums, tiles, extents, count, seed, number, rate):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        picks, noise = jax.random.split(key)
         images, quality = draw(picks, tiles, extents, count, batch, patch)
         seed = jax.random.randint(noise, (2,), 0, 2**31 - 1, jnp.int32)
         inputs = {
@@ -180,7 +182,7 @@ def compiled(program: Program, state, side: int, tf32: bool = False):
             no_sums(program),
             shape((CHUNK, side, side, 3), jnp.uint8),
             shape((CHUNK, 2), jnp.int32),
-            number, jax.random.key(0), number, rate,
+            number, number, number, rate,
         )
         .compile()
     )  # fmt: skip
@@ -230,3 +232,14 @@ class Chunks:
 
 
 copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+put = jax.device_put
+
+
+def wait(values) -> None:
+    """Returns when the device has computed them."""
+    jax.block_until_ready(values)
+
+
+def name() -> str:
+    """What kind of device computes."""
+    return jax.devices()[0].device_kind

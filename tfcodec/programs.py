@@ -229,6 +229,10 @@ class Steps:
     """How far a training of a number of steps is, 0 to 1."""
 
     steps: int
+    last = 1.0
+
+    def begin(self) -> None:
+        """The first step is about to be taken."""
 
     def progress(self, iterations: int) -> float:
         return iterations / max(1, self.steps)
@@ -252,7 +256,8 @@ class Clock:
     last: float = 1.0
     now: object = time.time
 
-    def __post_init__(self):
+    def begin(self) -> None:
+        """The first step is about to be taken: the minutes count from here on."""
         self.began = self.now()
 
     def ending(self) -> float:
