@@ -1,5 +1,6 @@
 """Programs run by JAX, in a Python of its own: TFCODEC_JAX_PYTHON names it."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -167,6 +168,11 @@ pace = programs.Steps(settings.pop("steps"))
 schedule = programs.Schedule(**settings)
 step = jax.jit(jax_step.finite_or_before(jax_step.function_of(program)))
 state, losses = program.state(), []
+for tf32 in (False, True):
+    function = jax.jit(jax_step.function_of(program, tf32))
+    inputs = {name: batches[name][0] for name in ("images", "quality", "seed")}
+    text = function.lower(state, {**inputs, "learning_rate": np.float32(0)}).as_text()
+    assert ("HIGHEST" in text) != tf32
 for number in range(len(batches["seed"])):
     inputs = {name: batches[name][number] for name in ("images", "quality", "seed")}
     rate = schedule.rate(number, pace.progress(number))
@@ -197,22 +203,52 @@ def jax_python(*arguments):
     return done.stdout
 
 
-def config_of(arch, images, **settings):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A function of an architecture: (settings of a training, its `Program`)."""
+    pytest.importorskip("tensorflow_compression")
     from tfcodec import training
 
-    return training.TrainConfig(**tiny.flags(arch, images=str(images), **settings))
+    images, found = tiny.images(tmp_path_factory.mktemp("images")), {}
+
+    def of(arch):
+        if arch not in found:
+            flags = tiny.flags(arch, images=str(images), steps=STEPS)
+            config = training.TrainConfig(**flags)
+            folder = tmp_path_factory.mktemp("program") / arch
+            training.write_program(config, folder)
+            found[arch] = config, programs.Program.at(folder)
+        return found[arch]
+
+    return of
+
+
+def test_a_program_makes_its_noise_without_a_loop_and_replaces_its_state(exported):
+    config, program = exported("bls2017")
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+    module = hlo_pb2.HloModuleProto.FromString(program.step())
+    opcodes = {i.opcode for c in module.computations for i in c.instructions}
+    assert "convolution" in opcodes
+    assert "while" not in opcodes
+    state = {x["name"]: x["output"] for x in program.manifest["arguments"]}
+    changed = [output for output in state.values() if output is not None]
+    count = len([name for name in state if name.startswith("weights/")])
+    assert len(changed) == len(set(changed)) == 4 * count + 2
+    assert program.manifest["config"] == vars(config)
+    assert program.input_shape("images") == [4, 64, 64, 3]
+    assert any(array.any() for array in program.state().values())
 
 
 @needs_jax
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["bls2017", "tfcodec"])
-def test_twenty_steps_by_jax_are_those_of_keras(arch, tmp_path):
-    tf = pytest.importorskip("tensorflow")
-    pytest.importorskip("tensorflow_compression")
+def test_twenty_steps_by_jax_are_those_of_keras(arch, exported, tmp_path):
+    config, program = exported(arch)
+    import tensorflow as tf
+
     from tfcodec import training, xla_program
 
-    config = config_of(arch, "x", steps=STEPS)
-    training.write_program(config, tmp_path / "program")
     random = np.random.default_rng(0)
     photograph = tiny.photograph(512, 512)
     corners = random.integers(0, 512 - 64, [STEPS, 4, 2])
@@ -225,7 +261,7 @@ def test_twenty_steps_by_jax_are_those_of_keras(arch, tmp_path):
     }
     np.savez(tmp_path / "batches.npz", **batches)
     jax_python(
-        "-c", STEPS_BY_JAX, str(tmp_path / "program"), str(tmp_path / "batches.npz"),
+        "-c", STEPS_BY_JAX, str(program.directory), str(tmp_path / "batches.npz"),
         str(tmp_path / "jax.npz"),
     )  # fmt: skip
 
@@ -264,26 +300,26 @@ def test_twenty_steps_by_jax_are_those_of_keras(arch, tmp_path):
 
 @needs_jax
 @pytest.mark.slow
-def test_train_py_goes_on_from_what_jax_trained_and_exports(tmp_path):
-    pytest.importorskip("tensorflow_compression")
+def test_train_py_goes_on_from_what_jax_trained_and_exports(exported, tmp_path):
+    config, program = exported("bls2017")
     from tfcodec import registry, training
 
-    images, run = tiny.images(tmp_path / "images"), tmp_path / "run"
-    config = config_of("bls2017", images, steps=12)
-    training.write_program(config, tmp_path / "program")
+    run = tmp_path / "run"
     log = jax_python(
-        "-m", "tfcodec.accelerate", str(tmp_path / "program"), "--images", str(images),
-        "--run", str(run), "--log_steps", "4", "--jobs", "1", "--gigabytes", "0.01",
+        "-m", "tfcodec.accelerate", str(program.directory), "--images", config.images,
+        "--run", str(run), "--steps", "12", "--log_steps", "4", "--jobs", "1",
+        "--gigabytes", "0.01",
     )  # fmt: skip
     assert "step 12 at" in log
-    exported = training.train(config, run)
-    card = registry.Model.at(exported).card
+    # All was trained there: here are no steps left to take.
+    model = training.train(dataclasses.replace(config, steps=1), run)
+    card = registry.Model.at(model).card
     assert card["training"]["steps"] == 12
     record = card["training"]["accelerator"]
     assert (record["steps"], record["device"]) == (12, "cpu")
-    assert str(tmp_path) not in json.dumps(card)
+    assert config.images not in json.dumps(card)
     # The averages are what is exported, and what --init takes.
-    init = config_of("bls2017", images, steps=0, init=str(run / programs.WEIGHTS))
+    init = dataclasses.replace(config, steps=0, init=str(run / programs.WEIGHTS))
     arrays = programs.read_arrays(run / programs.STATE)
     averages = [arrays[k] for k in sorted(arrays) if k.startswith("average/")]
     for variable, average in zip(training.build(init).trainable_variables, averages):

@@ -250,8 +250,9 @@ def train(args) -> None:
     run = Run(program, args, say, jax_step)
     say(f"{jax_step.name()}, from step {run.iterations}")
 
-    def stop(*_):
+    def stop(number, _):
         run.stopped = True
+        signal.signal(number, signal.SIG_DFL)  # A second one ends it at once.
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

@@ -27,6 +27,7 @@ except ImportError as error:
 from tfcodec.programs import Program
 from tfcodec.tiles import BLOCK
 
+PRODUCTS = {f"stablehlo.{name}" for name in ("convolution", "dot", "dot_general")}
 VERSION = jax.__version__
 # Tiles of one array on the device; a batch is drawn from one array.
 CHUNK = 16 * BLOCK
@@ -37,8 +38,7 @@ def _products(operation):
     for region in operation.regions:
         for block in region:
             for inner in block.operations:
-                name = inner.operation.name
-                if name in ("stablehlo.convolution", "stablehlo.dot_general"):
+                if inner.operation.name in PRODUCTS:
                     yield inner.operation
                 yield from _products(inner.operation)
 

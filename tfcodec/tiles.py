@@ -155,7 +155,7 @@ class Reader:
         try:
             if self.pool:
                 return self._search(self.pool)
-            with workers.processes(["tiles"], max(2, self.jobs)) as pools:
+            with workers.processes(["tiles"], self.jobs) as pools:
                 self._search(pools["tiles"])
         except Exception as error:  # Told by whoever waits for tiles.
             self.error = error

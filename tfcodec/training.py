@@ -376,7 +376,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
     with reading():
-        count = min(config.steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
+        steps = int(inner_optimizer(model).iterations)
+        count = min(steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
     record = {
         **history(config, model, checkpoints),
