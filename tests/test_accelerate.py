@@ -145,6 +145,14 @@ def test_a_training_by_the_clock_ends_by_it(program, tmp_path):
     _, state, _ = ran(program, tmp_path / "run", lambda number: 10.0, *flags)
     assert state["iterations"] > 0
     assert programs.record_of(tmp_path / "run")["progress"] == 1
+    with pytest.raises(ValueError, match="--from 0 begins it anew"):
+        ran(program, tmp_path / "run", lambda number: 10.0, *flags)
+
+
+def test_a_run_of_train_py_is_not_begun_anew_by_mistake(program, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has checkpoints of train.py"):
+        ran(program, tmp_path / "run", lambda number: 10.0)
 
 
 def test_it_imports_neither_tensorflow_nor_jax_before_it_runs():
@@ -278,7 +286,9 @@ def test_twenty_steps_by_jax_are_those_of_keras(arch, exported, tmp_path):
         callbacks=[tf.keras.callbacks.LambdaCallback(on_batch_end=ended)],
     )  # fmt: skip
     found = programs.read_arrays(tmp_path / "jax.npz")
-    np.testing.assert_allclose(found.pop("losses"), losses, rtol=2e-3)
+    apart = np.abs(found.pop("losses") / losses - 1).max()
+    print(f"{arch}: losses {apart:.2e} apart")
+    assert apart < 1e-3
     expected = {k: v.numpy() for k, v in xla_program.variables_of(model).items()}
     assert found.keys() == expected.keys()
     assert found["iterations"] == expected["iterations"] == STEPS

@@ -81,6 +81,11 @@ class Run:
         self.device, self.args, self.say = device, args, say
         self.program, self.run = program, pathlib.Path(args.run)
         self.record = programs.record_of(self.run) or {}
+        if not self.record and (self.run / "checkpoints").exists():
+            raise ValueError(
+                f"{self.run} has checkpoints of train.py, from which no program goes "
+                "on: give another --run, and --init to train.py --xla_program"
+            )
         old = self.run / programs.STATE if self.record else None
         host = program.state(old)
         self.watch = programs.Watch(self.record.get("scale", 1.0))
@@ -110,6 +115,11 @@ class Run:
             first = self.args.first
             if first is None:
                 first = self.record.get("progress", 0.0)
+            if first >= self.args.last:
+                raise ValueError(
+                    f"{self.run} is at {first} of its schedule, which this run is to "
+                    f"follow to {self.args.last}: --from 0 begins it anew"
+                )
             minutes = self.args.minutes or 10**6
             pace = programs.Clock(minutes, self.args.deadline, first, self.args.last)
         else:
