@@ -231,6 +231,7 @@ def exported(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_a_program_makes_its_noise_without_a_loop_and_replaces_its_state(exported):
     config, program = exported("bls2017")
     from tensorflow.compiler.xla.service import hlo_pb2
