@@ -5,8 +5,9 @@ import pytest
 # Those that take longest, longest first: what begins last should be short, or one of
 # two processes waits for the other. xdist would begin with those of most tests.
 LONGEST = (
-    "training", "accelerate", "architectures", "realism", "notebooks", "serving", "codec", "golden",
-    "evaluation", "shipped", "faults", "demo", "layers", "manners", "cli", "entropy",
+    "training", "accelerate", "architectures", "realism", "notebooks", "serving",
+    "codec", "golden", "evaluation", "shipped", "faults", "demo", "layers", "manners",
+    "cli", "entropy",
 )  # fmt: skip
 RANK = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
 
