@@ -2,6 +2,7 @@
 
     python train.py --images=photos/ --run=runs/mine
     python train.py --dataset=clic --arch=mbt2018-mean --lmbda=0.01 --run=runs/mean
+    python train.py --xla_program=build/step --images=photos/ --precision=mixed_bfloat16
     python train.py --realism --init=runs/mine/model --images=photos/ --run=runs/grain
 
 The run directory holds everything; the same command again goes on where it stopped.
@@ -39,7 +40,13 @@ DEFINE = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
 }
-RUN = flags.DEFINE_string("run", None, "Run directory.", required=True)
+RUN = flags.DEFINE_string("run", None, "Run directory.")
+PROGRAM = flags.DEFINE_string(
+    "xla_program",
+    None,
+    "In place of --run: write the training step to this folder, as a program for "
+    "python -m tfcodec.accelerate, and train nothing.",
+)
 SERVE = flags.DEFINE_string(
     "serve", "", "At the end write here, too, what TensorFlow Serving loads."
 )
@@ -88,8 +95,16 @@ def config_of():
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"not a flag: {argv[1]}")
+    if bool(RUN.value) == bool(PROGRAM.value):
+        raise app.UsageError("give --run or --xla_program, one of them")
+    if PROGRAM.value and (REALISM.value or SERVE.value):
+        raise app.UsageError("--xla_program goes with neither --realism nor --serve")
     train = realism.train if REALISM.value else training.train
     try:
+        if PROGRAM.value:
+            written = training.write_program(config_of(), PROGRAM.value)
+            console.say(console.shown(written), sys.stdout)
+            return
         exported = train(config_of(), RUN.value)
         try:
             litert_export.export(exported)

@@ -93,11 +93,11 @@ def test_examples_vary_in_crop_quality_and_noise(folder):
 
 def test_held_out_images_are_never_trained_on():
     paths = [pathlib.Path(f"a/{n}.png") for n in range(1000)]
-    training, validation = data.hold_out(paths)
+    training, validation = files.hold_out(paths)
     assert set(training) | set(validation) == set(paths)
     assert not set(training) & set(validation)
     assert 5 < len(validation) < 50
-    again, _ = data.hold_out(paths[::2])  # Removing files moves none across.
+    again, _ = files.hold_out(paths[::2])  # Removing files moves none across.
     assert not set(again) & set(validation)
 
 
@@ -155,7 +155,7 @@ def test_training_sees_a_picture_upright_as_compressing_does(tmp_path):
 
 def test_the_only_image_is_not_held_out_without_a_word(tmp_path):
     with pytest.raises(ValueError, match="only.png is the only image.*--validation"):
-        data.hold_out([tmp_path / "only.png"])
+        files.hold_out([tmp_path / "only.png"])
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_a_training_that_fails_ends(tmp_path):
 
 def test_a_name_that_is_no_text_is_held_out_or_not_like_any_other():
     names = [pathlib.Path(os.fsdecode(b"caf\xe9%d.png" % k)) for k in range(200)]
-    kept, held = data.hold_out(names)
+    kept, held = files.hold_out(names)
     assert sorted(kept + held) == sorted(names)
     assert 0 < len(held) < 20
 

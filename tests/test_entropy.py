@@ -43,6 +43,15 @@ def test_noise_of_an_image_does_not_depend_on_its_batch():
     assert np.any(other.numpy() != whole.numpy())
 
 
+def test_one_seed_gives_each_image_of_a_batch_noise_of_its_own():
+    noise = densities.uniform_noise(tf.zeros([3, 8, 8, 2]), tf.constant([1, 2]), 1)
+    assert noise.shape == [3, 8, 8, 2]
+    assert float(tf.reduce_max(tf.abs(noise))) <= 0.5
+    assert np.any(noise[0].numpy() != noise[1].numpy())
+    other = densities.uniform_noise(tf.zeros([3, 8, 8, 2]), tf.constant([1, 2]), 2)
+    assert np.any(other.numpy() != noise.numpy())
+
+
 def test_tables_are_those_of_tfc_and_code_as_well_as_its_range_coder():
     model = densities.scale_model()
     rows = densities.rows_of(model)

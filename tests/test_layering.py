@@ -18,9 +18,10 @@ TABLE = """
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights export litert_export
-    optimizers checkpoints validation progress training
+    workers programs tiles jax_step accelerate
+    optimizers checkpoints validation progress xla_program training
     captions critics adversarial realism
-    dictionary contestants wasserstein workers evaluation summary report pillow_plugin
+    dictionary contestants wasserstein evaluation summary report pillow_plugin
     photographs demo
     arguments batch commands cli
 """.split()
@@ -33,7 +34,7 @@ RUNNING = """
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation summary report pillow_plugin
-    photographs demo
+    photographs demo programs tiles jax_step accelerate
     arguments batch commands cli
 """.split()
 
@@ -43,7 +44,7 @@ QUICK = """
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
     planes compression lanes blas walk litert_files tensorflow_engine litert_engine
     engine codec pipelines
-    pillow_plugin arguments batch commands cli
+    pillow_plugin programs arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.

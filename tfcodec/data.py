@@ -10,8 +10,6 @@ from __future__ import annotations
 import atexit
 import difflib
 import gc
-import hashlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +22,6 @@ from PIL import Image
 from tfcodec import images
 from tfcodec.pixels import Unfit, rgb_of
 
-# One file in this many is held out where no validation set is named.
-HOLD_OUT = 50
 VALIDATION_SIDE = 256
 # Sides of validation crops are multiples of this, or of a patch that is smaller.
 VALIDATION_MULTIPLE = 64
@@ -78,27 +74,6 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
             f"{len(paths)}{first}"
         )
     return good
-
-
-def hold_out(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Splits into (training, validation) by a hash of the file name: for good.
-
-    Raises:
-        ValueError: there is one alone, of which nothing would be left to train on.
-    """
-    if len(paths) == 1:
-        raise ValueError(
-            f"{paths[0]} is the only image, and one is held out for validation: give "
-            "more images, or others to validate on (--validation)"
-        )
-
-    def held(path):
-        digest = hashlib.sha256(os.fsencode(path.name)).digest()
-        return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
-
-    validation = [p for p in paths if held(p)] or list(paths[:1])
-    kept = set(validation)
-    return [p for p in paths if p not in kept], validation
 
 
 def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:

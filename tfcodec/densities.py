@@ -72,11 +72,17 @@ def sum_bits(bits):
 
 
 def uniform_noise(value, seeds, salt):
-    """Noise in +-1/2 of the shape of `value`, [b, ...], from `seeds`, int32 [b, 2].
+    """Noise in +-1/2 of the shape of `value`, [b, ...], from `seeds`, int32.
 
-    A seed for each image, so that a step is the same however a batch is divided, and
-    the same again after an interruption.
+    Seeds [b, 2], one for each image, so that a step is the same however a batch is
+    divided, and the same again after an interruption. Or one seed [2] for the batch,
+    whose noise one operation makes: where each operation is a launch on a device,
+    one for each image takes longer than the networks.
     """
+    if seeds.shape.rank == 1:
+        return tf.random.stateless_uniform(
+            tf.shape(value), seeds + [0, salt], -0.5, 0.5, alg="philox"
+        )
 
     def one(seed):
         return tf.random.stateless_uniform(tf.shape(value)[1:], seed, -0.5, 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import io
 import os
 import pathlib
@@ -22,6 +23,8 @@ SUFFIXES = set(
 # What stands beside images and is not missed: what they were compressed to.
 BESIDE = {".tfc"}
 MOST_NAMED = 6  # suffixes in a sentence
+# One file in this many is held out where no validation set is named.
+HOLD_OUT = 50
 
 
 def find_images(
@@ -140,6 +143,29 @@ def _files(folder):
             ]
             yield from (pathlib.Path(here, name) for name in files)
         todo += links
+
+
+def hold_out(
+    paths: Sequence[pathlib.Path],
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Splits into (training, validation) by a hash of the file name: for good.
+
+    Raises:
+        ValueError: there is one alone, of which nothing would be left to train on.
+    """
+    if len(paths) == 1:
+        raise ValueError(
+            f"{paths[0]} is the only image, and one is held out for validation: give "
+            "more images, or others to validate on (--validation)"
+        )
+
+    def held(path):
+        digest = hashlib.sha256(os.fsencode(path.name)).digest()
+        return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
+
+    validation = [p for p in paths if held(p)] or list(paths[:1])
+    kept = set(validation)
+    return [p for p in paths if p not in kept], validation
 
 
 # Files and folders that this process has begun, and that are of no use to anyone yet.

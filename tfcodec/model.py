@@ -125,7 +125,7 @@ class CompressionModel(tf.keras.Model):
 
         Args:
             inputs: dict of `image`, uint8 [b, h, w, 3]; `quality`, float32 [b], 0 to 1;
-                in training also `seed`, int32 [b, 2].
+                in training also `seed`, int32 [b, 2], or [2] for the whole batch.
             training: whether noise stands in for rounding in the rate.
         """
         found = self.outcome(inputs, training)

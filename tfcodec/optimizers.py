@@ -79,6 +79,15 @@ class Adam(tf.keras.optimizers.Adam):
     def finalize_variable_values(self, var_list):
         pass
 
+    def slots(self, variables) -> dict[str, list]:
+        """Returns the weights and what is kept of each, lists in the same order."""
+        return {
+            "weights": list(variables),
+            "momentum": self._momentums,
+            "velocity": self._velocities,
+            "average": self._model_variables_moving_average,
+        }
+
     def swap_averages(self, variables):
         """Exchanges the weights with their moving averages."""
         for variable, average in zip(variables, self._model_variables_moving_average):
@@ -87,15 +96,17 @@ class Adam(tf.keras.optimizers.Adam):
             average.assign(value)
 
 
-def averaging(config, **moments) -> Adam:
+def averaging(config, schedule=None, **moments) -> Adam:
     """Returns the optimizer that a config's rate, clip and average ask for.
 
     Args:
         config: has `learning_rate`, `warmup`, `hold`, `steps`, `clip` and `average`.
+        schedule: another one than that of the config.
         **moments: `beta_1` and `beta_2`, where not those of Keras.
     """
     return Adam(
-        Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
+        schedule
+        or Schedule(config.learning_rate, config.warmup, config.hold, config.steps),
         global_clipnorm=config.clip,
         use_ema=True,
         ema_momentum=config.average,

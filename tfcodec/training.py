@@ -25,8 +25,10 @@ from tfcodec import (
     files,
     losses,
     optimizers,
+    programs,
     registry,
     weights,
+    xla_program,
 )
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.optimizers import inner_optimizer
@@ -195,11 +197,6 @@ class TrainConfig:
         return options
 
 
-# What may differ when a training resumes: it changes nothing that has been.
-MAY_CHANGE = {
-    "steps", "replicas", "name", "note", "log_steps", "validate_steps",
-    "checkpoint_minutes",
-}  # fmt: skip
 # Batches that the tables of a trained model are fitted to.
 CALIBRATION_STEPS = 200
 # What a model card leaves out, as it says more of a computer than of a model.
@@ -215,25 +212,8 @@ def prepare_directory(config, directory: pathlib.Path):
         ValueError: the directory is of a training with other settings.
         OSError: it cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
-        new = dataclasses.asdict(config)
-        # What a setting was before there was a flag for it is now its default.
-        old = {**dataclasses.asdict(type(config)()), **old}
-        changed = [k for k in new if old.get(k) != new[k]]
-        changed = [k for k in changed if k not in MAY_CHANGE]
-        if changed:
-            raise ValueError(
-                f"{directory} is a training with other settings: "
-                + ", ".join(f"{k}={old.get(k)!r}, not {new[k]!r}" for k in changed)
-            )
-    with files.new_file(path) as file:
-        file.write(json.dumps(dataclasses.asdict(config), indent=1).encode() + b"\n")
+    defaults = dataclasses.asdict(type(config)())
+    programs.keep_settings(dataclasses.asdict(config), directory, defaults)
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
@@ -250,14 +230,19 @@ def network(config: TrainConfig, precision: str) -> tf.keras.Model:
     return model
 
 
-def build(config: TrainConfig) -> tf.keras.Model:
-    """Returns the compiled model, with optimizer state made. Call it under a scope."""
+def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
+    """Returns the compiled model, with optimizer state made. Call it under a scope.
+
+    Args:
+        config: the settings.
+        schedule: of the learning rate, another one than that of the config.
+    """
     model = network(config, config.precision)
     if weights.is_arrays(config.init):
         weights.load_arrays(model, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
-    optimizer = optimizers.averaging(config)
+    optimizer = optimizers.averaging(config, schedule)
     optimizer.build(model.trainable_variables)
     if config.precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
@@ -293,7 +278,7 @@ def datasets(config: TrainConfig):
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
-            paths, held_paths = data.hold_out(paths)
+            paths, held_paths = files.hold_out(paths)
         paths = data.usable(paths, config.patch)
         logging.info("training on %d images", len(paths))
 
@@ -341,6 +326,9 @@ def fit(model, config, directory, checkpoints, training, validation):
     """
     if checkpoints.restore():
         logging.info("resumed from %s", checkpoints.latest)
+    if accelerated := xla_program.resume(model, directory):
+        logging.info("goes on from what an accelerator trained: %s", accelerated)
+        checkpoints.seconds.assign(accelerated["seconds"])
     step = int(inner_optimizer(model).iterations)
     if step < config.steps:
         progress = Progress(config, directory, checkpoints, validation)
@@ -405,7 +393,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
     with reading():
-        count = min(config.steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
+        steps = int(inner_optimizer(model).iterations)
+        count = min(steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
     record = {
         **history(config, model, checkpoints),
@@ -413,7 +402,23 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
     }
     if config.init:
         record["began_from"] = config.began_from()
+    if accelerated := programs.record_of(directory):
+        record["accelerator"] = accelerated
     options = config.builder_options()
     return export.export(
         whole, directory / "model", config.arch, options, record, config.name
     )
+
+
+def write_program(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
+    """Writes the training step as a program for `accelerate`; returns its folder.
+
+    Raises:
+        ValueError: bad settings, or a precision that the program has not.
+        OSError: something could not be read or written.
+    """
+    config.check()
+    if config.precision == "mixed_float16":
+        raise ValueError("--xla_program has no mixed_float16: use mixed_bfloat16")
+    given = xla_program.Given()
+    return xla_program.write(build(config, given), given, config, directory)

@@ -1,0 +1,223 @@
+"""Image files to tiles, by all cores, and those of new files as they come.
+
+A tile is uint8 [side, side, 3] with the size of what of it is picture, int32 [2] (rows,
+columns): pictures smaller than a tile fill its upper left corner. Patches are cropped
+from tiles, at random, on the device that trains.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import pathlib
+import queue
+import threading
+
+import numpy as np
+from PIL import Image
+
+from tfcodec import files, images, workers
+
+# Tiles are handed over so many at once.
+BLOCK = 64
+# An image is cut at each of these sizes: reduction removes traces of JPEG.
+SCALES = (1.0, 0.75, 0.5)
+
+
+def starts(extent: int, side: int, stride: int) -> list[int]:
+    """Where tiles of `side` begin that together cover 0 to `extent`, in pixels."""
+    last = max(0, extent - side)
+    return sorted({*range(0, last, stride), last})
+
+
+def cut(pixels: np.ndarray, side: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts uint8 [h, w, 3] to tiles: (uint8 [n, side, side, 3], int32 [n, 2])."""
+    height, width, _ = pixels.shape
+    corners = [(r, c) for r in starts(height, side, stride)
+               for c in starts(width, side, stride)]  # fmt: skip
+    tiles = np.zeros([len(corners), side, side, 3], np.uint8)
+    for tile, (row, column) in zip(tiles, corners):
+        part = pixels[row : row + side, column : column + side]
+        tile[: part.shape[0], : part.shape[1]] = part
+    extent = [min(side, height), min(side, width)]
+    return tiles, np.tile(np.int32(extent), (len(corners), 1))
+
+
+def stride_of(side: int, patch: int) -> int:
+    """How far apart tiles begin: two thirds of the room of a patch less than `side`."""
+    return side - (side - patch) * 2 // 3
+
+
+def tiles_of(path, side: int, patch: int, scales=SCALES):
+    """Returns the tiles of a file, as `cut` has them, and a line of what went wrong.
+
+    A scale at which the image is smaller than a patch is left out.
+    """
+    parts = [(np.zeros([0, side, side, 3], np.uint8), np.zeros([0, 2], np.int32))]
+    failure = ""
+    try:
+        pixels = images.read_rgb(path)
+        whole = Image.fromarray(pixels)
+        for scale in scales:
+            size = [round(extent * scale) for extent in whole.size]
+            if min(size) < patch:
+                continue
+            if scale != 1:
+                pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
+            parts.append(cut(pixels, side, stride_of(side, patch)))
+    except Exception as error:  # Of a damaged file Pillow raises of any kind.
+        failure = str(error) if str(path) in str(error) else f"{path}: {error}"
+    return tuple(np.concatenate(x) for x in zip(*parts)), failure
+
+
+class Finder:
+    """Finds the files of folders and globs that are new, or have changed, each time.
+
+    A file that is still being written changes again, and is then found again.
+
+    Args:
+        patterns: folders, files and globs.
+        hold_out: whether to leave out the files that `train.py` validates on.
+    """
+
+    def __init__(self, patterns, hold_out: bool):
+        self.patterns, self.hold_out, self.seen = patterns, hold_out, {}
+        self.held = None
+
+    def _present(self) -> list[pathlib.Path]:
+        found = set()
+        for pattern in self.patterns:  # A folder may be there only later.
+            try:
+                found.update(files.find_images([pattern]))
+            except (ValueError, OSError) as error:
+                logging.debug("%s", error)
+        paths = sorted(found)
+        if not self.hold_out or len(paths) < 2:
+            return paths
+        kept, held = files.hold_out(paths)
+        if self.held is None:  # What is held out at first stays so.
+            self.held = set(held)
+        return [path for path in kept if path not in self.held]
+
+    def new(self) -> list[pathlib.Path]:
+        """Returns what is new since the last call, sorted."""
+        result = []
+        for path in self._present():
+            try:
+                status = os.stat(path)
+            except OSError:  # Gone since.
+                continue
+            stamp = status.st_size, status.st_mtime_ns
+            if self.seen.get(path) != stamp:
+                self.seen[path] = stamp
+                result.append(path)
+        return result
+
+
+class Reader:
+    """Reads images to blocks of tiles in the background, new files as they come.
+
+    Used as a context. `blocks` is a queue of (tiles, extents) with `BLOCK` rows each,
+    the last of a search filled up with copies.
+
+    Args:
+        finder: a `Finder`.
+        side, patch, scales: as of `tiles_of`.
+        jobs: processes.
+        seconds: between searches for new files.
+        pool: an executor, by default of processes.
+
+    Attributes:
+        files, tiles, failed: counts so far.
+        searched: event, set once the first search is through.
+    """
+
+    def __init__(
+        self, finder, side, patch, scales=SCALES, jobs=1, seconds=20.0, pool=None
+    ):
+        self.finder, self.shape = finder, (side, patch, scales)
+        self.jobs, self.seconds, self.pool = jobs, seconds, pool
+        self.blocks, self.error = queue.Queue(8), None
+        self.files = self.tiles = self.failed = 0
+        self.searched, self.stopped = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True, name="tiles")
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        self.thread.join(timeout=10)
+
+    def _run(self):
+        try:
+            if self.pool:
+                return self._search(self.pool)
+            with workers.processes(["tiles"], self.jobs) as pools:
+                self._search(pools["tiles"])
+        except Exception as error:  # Told by whoever waits for tiles.
+            self.error = error
+        finally:
+            self.searched.set()
+
+    def _search(self, pool):
+        while not self.stopped.is_set():
+            self._read(pool, self.finder.new())
+            self.searched.set()
+            self.stopped.wait(self.seconds)
+
+    def _read(self, pool, paths):
+        """Reads files, a few ahead, and hands over full blocks."""
+        running, kept, paths = collections.deque(), None, collections.deque(paths)
+        while (running or paths) and not self.stopped.is_set():
+            while paths and len(running) < 2 * self.jobs:
+                running.append(pool.submit(tiles_of, paths.popleft(), *self.shape))
+            parts, failure = running.popleft().result()
+            if failure:
+                self.failed += 1
+                logging.warning("left out: %s", failure)
+            self.files += not failure
+            self.tiles += len(parts[0])
+            if kept:
+                parts = tuple(np.concatenate(x) for x in zip(kept, parts))
+            whole = len(parts[0]) // BLOCK * BLOCK
+            for at in range(0, whole, BLOCK):
+                self._hand_over(tuple(x[at : at + BLOCK] for x in parts))
+            kept = tuple(x[whole:] for x in parts)
+        if kept and len(kept[0]):
+            again = np.arange(BLOCK) % len(kept[0])
+            self._hand_over(tuple(x[again] for x in kept))
+
+    def _hand_over(self, block):
+        while not self.stopped.is_set():
+            try:
+                return self.blocks.put(block, timeout=0.5)
+            except queue.Full:
+                pass
+
+    def take(self, wait: bool):
+        """Returns a block, or None if none is ready.
+
+        Args:
+            wait: for one, as long as the first search goes on.
+
+        Raises:
+            ValueError: there is not one tile.
+        """
+        while True:
+            if self.error:
+                raise self.error
+            over = self.searched.is_set()
+            try:
+                return self.blocks.get(wait, 0.2)
+            except queue.Empty:
+                if not wait:
+                    return None
+                if over:
+                    patterns = ", ".join(map(str, self.finder.patterns))
+                    raise ValueError(
+                        f"{patterns}: no readable image of at least {self.shape[1]} "
+                        "pixels a side"
+                    ) from None
