@@ -80,9 +80,11 @@ def uniform_noise(value, seeds, salt):
     one for each image takes longer than the networks.
     """
     if seeds.shape.rank == 1:
-        return tf.random.stateless_uniform(
-            tf.shape(value), seeds + [0, salt], -0.5, 0.5, alg="philox"
+        # As integers, which XLA and TensorFlow make alike; their floats are others.
+        whole = tf.random.stateless_uniform(
+            tf.shape(value), seeds + [0, salt], None, None, tf.int32, alg="philox"
         )
+        return tf.cast(whole, tf.float32) * 2.0**-32
 
     def one(seed):
         return tf.random.stateless_uniform(tf.shape(value)[1:], seed, -0.5, 0.5)
