@@ -20,7 +20,7 @@ uvicorn = pytest.importorskip("uvicorn", reason="Uvicorn is not installed")
 
 import tfcodec
 from tests import browser
-from tfcodec import cli, demo, images, metrics, photographs, registry
+from tfcodec import cli, codec, demo, images, metrics, photographs, registry
 
 if not registry.models():
     pytest.skip("no shipped model in this checkout", allow_module_level=True)
@@ -300,7 +300,8 @@ def test_the_page_in_a_browser(port, tmp_path):
         page.run("document.querySelector('#quality').focus()")
         for _ in range(3):
             page.press("ArrowRight", 39)
-        page.wait(f"{done} && figures.tfcodec.quality === 53")
+        quality = codec.DEFAULT_QUALITY + 3
+        page.wait(f"{done} && figures.tfcodec.quality === {quality}")
         assert page.run("figures.tfcodec.bytes") > sizes[0]
         kilobytes = page.run("+document.querySelector('#size').value")
         assert kilobytes == pytest.approx(
@@ -310,7 +311,7 @@ def test_the_page_in_a_browser(port, tmp_path):
         page.run("size = document.querySelector('#size'); size.value = 2;"
                  "size.dispatchEvent(new Event('change'))")  # fmt: skip
         page.wait(f"{done} && figures.tfcodec.bytes <= 2000")
-        assert page.run("+document.querySelector('#quality').value") < 53
+        assert page.run("+document.querySelector('#quality').value") < quality
 
         page.run("document.querySelector('#row-avif').click()")
         page.wait("document.querySelector('.name.right').textContent.includes('AVIF')")
