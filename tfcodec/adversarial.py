@@ -194,6 +194,11 @@ def unit_distance(a, b):
     )
 
 
+def luma_and_colours(x):
+    """Pixels [b, h, w, 3] as luma and two colour differences, sixteenths of a level."""
+    return tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
+
+
 def deviations(x):
     """Local deviations of two high-pass bands, a list of [b, h, w, 3].
 
@@ -202,7 +207,7 @@ def deviations(x):
     they are what Wasserstein distortion compares (Qiu et al. 2024, arXiv:2310.03629),
     here of pixels.
     """
-    x = tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
+    x = luma_and_colours(x)
     high = high_pass(x)
     half = tf.nn.avg_pool2d(x - high, 2, 2, "VALID")
 
@@ -227,8 +232,8 @@ def correlations(x):
     Returns:
         float32 [b, rows, columns, offsets], in sixteenths of a level.
     """
-    x = tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
-    band, edge = high_pass(x)[..., :1], max(max(map(abs, each)) for each in OFFSETS)
+    band = high_pass(luma_and_colours(x))[..., :1]
+    edge = max(max(map(abs, each)) for each in OFFSETS)
     moved = [tf.roll(band, [-dy, -dx], [1, 2]) for dy, dx in ((0, 0), *OFFSETS)]
     products = band * tf.concat(moved, -1)
     # Without the border, where a moved band comes round from the other side.

@@ -17,6 +17,7 @@ moving average, in the same order; `iterations`; `rate`, the last learning rate;
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -128,9 +129,16 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         ValueError: it is not there, or damaged.
     """
+    with _opened(path) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Opens what `write_arrays` wrote; ValueError if that, or reading, fails."""
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            yield stored
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read a state from {path}: {error}") from None
 
@@ -159,11 +167,8 @@ def record_of(run: str | os.PathLike) -> dict | None:
     path = pathlib.Path(run) / STATE
     if not path.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return json.loads(str(stored[RECORD]))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot read a state from {path}: {error}") from None
+    with _opened(path) as stored:
+        return json.loads(str(stored[RECORD]))
 
 
 def keep_settings(settings: dict, directory: pathlib.Path, defaults: dict) -> None:
