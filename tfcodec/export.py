@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
 
@@ -250,10 +250,7 @@ def simplified(graph, kept):
         ["pruning", "constfold", "dependency", "common_subgraph_elimination"]
     )
     rewrite.min_graph_nodes = -1
-    whole = tf.Graph()
-    with whole.as_default():
-        tf.graph_util.import_graph_def(graph, name="")
-        meta = tf.compat.v1.train.export_meta_graph(graph_def=whole.as_graph_def())
+    meta = meta_graph_pb2.MetaGraphDef(graph_def=graph)
     nodes = meta.collection_def["train_op"].node_list
     nodes.value.extend(tensor.name for tensor in kept)
     simple = tf_optimizer.OptimizeGraph(config, meta)
