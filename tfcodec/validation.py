@@ -14,6 +14,24 @@ DIGITS = {
 }  # fmt: skip
 
 
+@traced(input_signature=[tf.TensorSpec([None, None, None, 3])] * 2)
+def compared(x, x_hat):
+    """What a reconstruction is worth, by name: `psnr`, `ms_ssim`, `ssimulacra2`, [b].
+
+    The last is a distance, of which `ssimulacra2.score_of` makes the score. A graph of
+    its own, made once for all models: it is larger than that of a small one.
+
+    Args:
+        x, x_hat: pixels [b, h, w, 3], float32, those of `x_hat` not clipped.
+    """
+    decoded = tf.clip_by_value(tf.round(x_hat), 0, 255)  # as in an image file
+    return {
+        "psnr": losses.psnr(losses.mse(x, x_hat)),
+        "ms_ssim": losses.ms_ssim(x, decoded),
+        "ssimulacra2": ssimulacra2.distance(x, decoded),
+    }
+
+
 class Validation:
     """Figures of a model on validation crops, as often as asked for.
 
@@ -25,20 +43,13 @@ class Validation:
     def __init__(self, model, crops):
         self.model, self.crops = model, crops
         # One graph, for crops of all sizes.
-        self.measure = traced(self._measure, [crops.element_spec])
+        self.outcome = traced(model.outcome, [crops.element_spec])
 
-    def _measure(self, inputs):
-        found = self.model.outcome(inputs)
+    def _measured(self, inputs):
+        found = dict(self.outcome(inputs))
         x_hat, cost = found.pop("x_hat"), found.pop("cost")
         x = tf.cast(inputs["image"], tf.float32)
-        decoded = tf.clip_by_value(tf.round(x_hat), 0, 255)  # as in an image file
-        return {
-            "loss": cost,
-            **found,
-            "psnr": losses.psnr(losses.mse(x, x_hat)),
-            "ms_ssim": losses.ms_ssim(x, decoded),
-            "ssimulacra2": ssimulacra2.distance(x, decoded),
-        }
+        return {"loss": cost, **found, **compared(x, x_hat)}
 
     def figures(self) -> dict[str, np.ndarray]:
         """Returns means over the crops, one for each of `data.VALIDATION_QUALITIES`.
@@ -49,7 +60,7 @@ class Validation:
         """
         results = []
         for inputs in self.crops:
-            values = {key: v.numpy() for key, v in self.measure(inputs).items()}
+            values = {key: v.numpy() for key, v in self._measured(inputs).items()}
             values["ssimulacra2"] = ssimulacra2.score_of(values["ssimulacra2"])
             results.append(values)
         return {key: np.mean([r[key] for r in results], 0) for key in results[0]}
