@@ -20,6 +20,7 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tfcodec import architectures, files, litert_files, registry, weights
 from tfcodec.densities import LEVELS, SCALES
@@ -63,8 +64,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             f"no LiteRT files for the architecture {source.card['architecture']}: its "
             f"coder has networks of floating point"
         )
-    loaded = tf.saved_model.load(str(source.path))
-    numbers = coder_numbers(loaded, model)
+    numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
     made = {name: converted(*part, int8) for name, part in networks(model).items()}
     if source.realism:
@@ -120,32 +120,32 @@ def check_whole(found: litert_files.Files, networks, numbers):
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
     own = architectures.from_card(source.card).synthesis
-    found = [v.shape for v in tf.saved_model.load(str(source.realism)).weights]
+    found = weights.held(source.realism, "weights")
     # Of each place with noise: gate [channels, n], its bias [n], projection.
-    beyond = found[len(own.trainable_variables) :]
-    second = RealisticSynthesis(own, [int(shape[1]) for shape in beyond[::3]])
+    gates = range(len(own.trainable_variables), len(found), 3)
+    second = RealisticSynthesis(own, [found[k].shape[1] for k in gates])
     second(tf.zeros([1, 4, 4, model.channels]), tf.zeros([2], tf.int32))
     weights.load_plain(second, source.realism)
     return second
 
 
-def coder_numbers(loaded, model) -> dict[str, np.ndarray]:
+def coder_numbers(directory, model) -> dict[str, np.ndarray]:
     """Returns what `walk.Coder` takes, each array in a small type that holds it.
 
     Args:
-        loaded: the SavedModel.
+        directory: the SavedModel.
         model: the same, rebuilt, for the parts of its coder.
     """
-    numbers = {name: value.numpy() for name, value in loaded.decoder.items()}
+    numbers = weights.held(directory, "decoder")
     if not isinstance(model.coder, Conditional):
         return numbers
-    numbers["extra"] = quantiser_starts(loaded, numbers["points"])
+    numbers["extra"] = quantiser_starts(directory, numbers["points"])
     numbers["slices"] = np.array(model.coder.slices)
     numbers["support"] = np.array(model.coder.support)
     return numbers
 
 
-def quantiser_starts(loaded, points) -> np.ndarray:
+def quantiser_starts(directory, points) -> np.ndarray:
     """Returns `Quantiser.extra` of an exported model: a constant of its encoder.
 
     The only other of its size and type is that of the points.
@@ -153,11 +153,10 @@ def quantiser_starts(loaded, points) -> np.ndarray:
     Raises:
         ValueError: there is not one.
     """
-    graph = loaded.signatures["encode"].graph.as_graph_def()
-    bodies = [graph.node, *(f.node_def for f in graph.library.function)]
     found = {}
-    for node in (node for body in bodies for node in body if node.op == "Const"):
-        if node.attr["dtype"].type == tf.float32.as_datatype_enum:
+    for node in operations(directory, "encode"):
+        is_constant = node.op == "Const"
+        if is_constant and node.attr["dtype"].type == tf.float32.as_datatype_enum:
             value = tf.make_ndarray(node.attr["value"].tensor)
             if value.size == SCALES * (LEVELS + 1):
                 found[value.tobytes()] = value.reshape(SCALES, LEVELS + 1)
@@ -165,6 +164,20 @@ def quantiser_starts(loaded, points) -> np.ndarray:
     if len(found) != 1:
         raise ValueError(f"{len(found)} tables of the quantiser in the model, not one")
     return next(iter(found.values()))
+
+
+def operations(directory, signature: str):
+    """Yields the NodeDefs of what a signature of a SavedModel runs."""
+    content = pathlib.Path(directory, "saved_model.pb").read_bytes()
+    (meta,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
+    outputs = meta.signature_def[signature].outputs.values()
+    names = {output.name.split(":")[0] for output in outputs}
+    bodies = [[node for node in meta.graph_def.node if node.name in names]]
+    for body in bodies:
+        yield from body
+        called = {value.func.name for node in body for value in node.attr.values()}
+        bodies += [library.pop(name) for name in called & library.keys()]
 
 
 def networks(model) -> dict:

@@ -18,6 +18,7 @@ import zipfile
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tfcodec.layers import Block, SecondPass
 
@@ -29,6 +30,40 @@ def is_arrays(path) -> bool:
     return str(path).endswith(ARRAYS)
 
 
+def held(directory, attribute: str) -> dict:
+    """Returns the variables of a list or dictionary that a SavedModel has, as arrays.
+
+    Args:
+        directory: the SavedModel.
+        attribute: of what was saved, such as `weights`.
+
+    Returns:
+        {number or key: array}, empty without such an attribute. They are read from the
+        checkpoint inside: `tf.saved_model.load` makes the functions too, which takes
+        seconds.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(f"{directory}/variables/variables")
+        text = reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+        nodes = trackable_object_graph_pb2.TrackableObjectGraph.FromString(text).nodes
+
+        def children(node):
+            return {child.local_name: nodes[child.node_id] for child in node.children}
+
+        holder = children(nodes[0]).get(attribute)
+        return {
+            int(name) if name.isdigit() else name: reader.get_tensor(
+                node.attributes[0].checkpoint_key
+            )
+            for name, node in (children(holder) if holder is not None else {}).items()
+        }
+    except tf.errors.OpError as error:
+        raise ValueError(f"cannot read {directory}: {error.message}") from None
+
+
 def load_model(model, directory):
     """Gives `model` the weights of an exported model of the same architecture.
 
@@ -38,8 +73,8 @@ def load_model(model, directory):
     Raises:
         ValueError: the architectures differ, or the model has no weights to train.
     """
-    found = getattr(tf.saved_model.load(str(directory)), "weights", None)
-    if found is None:
+    found = [array for _, array in sorted(held(directory, "weights").items())]
+    if not found:
         raise ValueError(f"{directory} holds no weights to go on from")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
     variables, own = model.trainable_variables, _own_channels(model)
@@ -51,10 +86,10 @@ def load_model(model, directory):
     parts, arrays = iter(found), []
     for variable in variables:
         count = 2 if variable.ref() in own else 1
-        pieces = [part.numpy() for part in itertools.islice(parts, count)]
+        pieces = list(itertools.islice(parts, count))
         with contextlib.suppress(ValueError):  # Other shapes: `_assign` says so.
             arrays += [np.concatenate(pieces, 2)] if count == 2 else pieces
-    arrays += [part.numpy() for part in parts]
+    arrays += parts
     _assign(variables, arrays, scales, directory)
 
 
@@ -64,8 +99,8 @@ def load_plain(network, directory):
     Raises:
         ValueError: it is another network.
     """
-    found = tf.saved_model.load(str(directory)).weights
-    arrays, variables = [v.numpy() for v in found], network.trainable_variables
+    arrays = [array for _, array in sorted(held(directory, "weights").items())]
+    variables = network.trainable_variables
     _assign(variables, arrays, [1.0] * len(variables), directory)
 
 
