@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import resource
 
@@ -43,11 +44,17 @@ def flags(arch, **settings):
     }  # fmt: skip
 
 
-def photograph(height, width):
-    """uint8 [height, width, 3] of a photograph that scikit-image ships."""
+@functools.lru_cache(None)
+def astronaut():
+    """uint8 [512, 512, 3] of a photograph that scikit-image ships."""
     from skimage import data
 
-    pixels = data.astronaut()
+    return data.astronaut()
+
+
+def photograph(height, width):
+    """uint8 [height, width, 3] of copies of a photograph, side by side."""
+    pixels = astronaut()
     repeats = (-(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
     return np.ascontiguousarray(np.tile(pixels, repeats)[:height, :width])
 
