@@ -10,9 +10,9 @@ gc.set_threshold(50_000)
 # Those that take longest, longest first: what begins last should be short, or one of
 # two processes waits for the other. xdist would begin with those of most tests.
 LONGEST = (
-    "training", "accelerate", "architectures", "notebooks", "realism", "serving",
-    "golden", "codec", "evaluation", "shipped", "faults", "demo", "layers", "manners",
-    "cli", "entropy",
+    "training", "architectures", "accelerate", "notebooks", "realism", "literature",
+    "serving", "golden", "evaluation", "codec", "litert", "shipped", "faults", "demo",
+    "layers", "manners", "cli", "entropy",
 )  # fmt: skip
 RANK = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
 

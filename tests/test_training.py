@@ -170,11 +170,9 @@ def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_
     shallow = training.build(settings([0, 0]))
     for variable in shallow.trainable_variables:  # As training would: nothing is zero.
         variable.assign_add(0.01 * tf.random.stateless_normal(variable.shape, (1, 2)))
-    start, graphs = tmp_path / "start", shallow.graphs
-    # What a training begins from are weights: two functions are enough of a model.
-    shallow.graphs = lambda tables: {
-        name: graphs(tables)[name] for name in ("decode", "synthesis")
-    }
+    start = tmp_path / "start"
+    # What a training begins from are weights.
+    shallow.graphs = tiny.decoder_alone(shallow)
     export.export(
         shallow, start, "tfcodec", json.loads(settings([0, 0]).options), {"note": ""}
     )
@@ -453,14 +451,14 @@ def test_export_refuses_ops_that_a_stock_server_lacks(images, monkeypatch):
     import tensorflow_compression as tfc
 
     model = training.build(config_of(images, "bls2017"))
-    graphs = model.graphs
+    stock = tiny.decoder_alone(model)
 
     def with_foreign(tables):
         def coded(string):
             handle = tfc.create_range_decoder(string[None], tf.constant([-12, 0, 4096]))
             return {"a": tf.strings.as_string(tf.zeros([1])), "b": handle}
 
-        return {**graphs(tables), "bad": (coded, [tf.TensorSpec([], tf.string, "s")])}
+        return {**stock(tables), "bad": (coded, [tf.TensorSpec([], tf.string, "s")])}
 
     monkeypatch.setattr(model, "graphs", with_foreign)
     with pytest.raises(ValueError, match="CreateRangeDecoder"):

@@ -71,6 +71,18 @@ def images(folder):
     return folder
 
 
+def decoder_alone(model):
+    """Two of the graphs that a model is exported with: to make the rest takes long.
+
+    Returns:
+        What to put in place of `model.graphs`: its functions `decode` and `synthesis`.
+    """
+    graphs = model.graphs
+    return lambda tables: {
+        name: graphs(tables)[name] for name in ("decode", "synthesis")
+    }
+
+
 @contextlib.contextmanager
 def unoptimised():
     """Graphs run as they were made: to simplify one costs more than a few steps do."""
