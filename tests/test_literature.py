@@ -26,7 +26,8 @@ from tfcodec import (
 def trained(arch, run, **settings):
     """The exported model of a training of a few steps, with its LiteRT files."""
     settings = {"steps": 3, "batch": 4, "lmbda": 0.01, **settings}
-    exported = training.train(training.TrainConfig(arch=arch, **settings), run)
+    with tiny.unoptimised():
+        exported = training.train(training.TrainConfig(arch=arch, **settings), run)
     litert_export.export(exported)
     return registry.Model.at(exported)
 
@@ -167,6 +168,7 @@ def test_a_perceptron_sees_its_own_block_alone_and_predicts_in_every_engine(
     check_files(model, [tiny.photograph(50, 70)])
 
 
+@tiny.unoptimised()
 def test_l1_makes_zeros_which_the_card_counts(images, tmp_path):
     shares = {}
     for sparsity in (0, 20):
