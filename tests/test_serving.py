@@ -32,6 +32,7 @@ from tfcodec import (
     predict,
     registry,
     serving,
+    tracing,
 )
 
 MODEL = fuzz.GOLDEN / "model"
@@ -88,8 +89,13 @@ def exported(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(exported):
-    return tf.saved_model.load(str(exported)).signatures
+def loaded(exported):
+    return tf.saved_model.load(str(exported))
+
+
+@pytest.fixture(scope="module")
+def served(loaded):
+    return loaded.signatures
 
 
 def call(served, name, **inputs):
@@ -126,8 +132,7 @@ def test_operations_are_those_of_a_stock_server(exported):
     assert not used & {"PyFunc", "EagerPyFunc", "NumpyFunction", "XlaLaunch"}
 
 
-def test_dense_functions_compile_and_agree(exported):
-    loaded = tf.saved_model.load(str(exported))
+def test_dense_functions_compile_and_agree(loaded):
     assert len(loaded.buckets) == 2 * len(serving.BUCKETS)
     images = np.stack([image_of("face_100"), image_of("face_0")] * 2)
     images = np.pad(images, [(0, 0), (0, 56), (0, 56), (0, 0)], "reflect")
@@ -218,7 +223,7 @@ def bomb():
 @pytest.fixture(scope="module")
 def decode_png():
     signature = [tf.TensorSpec([], tf.string)]
-    return tf.function(graph_images.decode_png, input_signature=signature)
+    return tracing.traced(graph_images.decode_png, input_signature=signature)
 
 
 @pytest.mark.parametrize("transparent", [False, True])
@@ -289,7 +294,7 @@ def test_limits_inside_the_graph(limits, words):
     model = registry.Model.at(MODEL)
     given = bitstream.Limits(**{**vars(fuzz.LIMITS), **limits})
 
-    @tf.function
+    @tracing.traced
     def error(data):
         return graph_files.parse(data, model.fingerprint, model.stride, given).error
 
