@@ -3,6 +3,7 @@
     python train.py --images=photos/ --run=runs/mine
     python train.py --dataset=clic --arch=mbt2018-mean --lmbda=0.01 --run=runs/mean
     python train.py --xla_program=build/step --images=photos/ --precision=mixed_bfloat16
+    python train.py --strategy=mirrored --images=photos/ --run=runs/mine
     python train.py --realism --init=runs/mine/model --images=photos/ --run=runs/grain
 
 The run directory holds everything; the same command again goes on where it stopped.
@@ -106,6 +107,8 @@ def main(argv):
             console.say(console.shown(written), sys.stdout)
             return
         exported = train(config_of(), RUN.value)
+        if exported is None:  # Another worker's to write.
+            return
         try:
             litert_export.export(exported)
         except litert_export.Unsuited as error:

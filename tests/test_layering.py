@@ -19,7 +19,7 @@ TABLE = """
     graph_files graph_images graph_codec serving
     data weights export litert_export
     workers programs tiles jax_step accelerate
-    optimizers checkpoints validation progress xla_program training
+    strategies optimizers checkpoints validation progress xla_program training
     captions critics adversarial realism
     dictionary contestants wasserstein evaluation summary report pillow_plugin
     photographs demo

@@ -246,47 +246,6 @@ def test_arrays_of_another_architecture_are_refused_in_words(images, tmp_path):
         config_of(images, arch, steps=0).check()
 
 
-REPLICAS = """
-import sys
-import numpy as np
-import tensorflow as tf
-cpu, = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests import test_training, tiny
-from tfcodec import training
-tiny.unoptimised().__enter__()
-for clip in (1.0, 1e9):
-    states = []
-    for replicas in (1, 2):
-        config = test_training.config_of(
-            sys.argv[1], "bls2017", steps=1, replicas=replicas, warmup=0,
-            clip=clip)
-        strategy = training.strategy_for(replicas)
-        with strategy.scope():
-            model = training.build(config)
-        assert strategy.num_replicas_in_sync == replicas
-        data, _ = training.datasets(config)
-        model.fit(data(0), steps_per_epoch=1, verbose=0)
-        # Averages and moments: the first moment is a tenth of the gradient, as clipped.
-        states.append([v.numpy() for v in model.optimizer.variables])
-    assert len(states[0]) > 50
-    for one, two in zip(*states):
-        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
-"""
-
-
-def test_step_on_two_replicas_is_the_step_on_one(images):
-    environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS, images],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @tiny.unoptimised()
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(whole, tmp_path):
     good, once = whole

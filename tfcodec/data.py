@@ -8,6 +8,7 @@ training that resumes at example `i` goes on as if it had not stopped.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import difflib
 import gc
 import sys
@@ -98,6 +99,46 @@ def centre_crop(image: Image.Image, multiple: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which examples of each batch a worker reads, where several train one model.
+
+    Worker 0 reads the first examples of a batch, worker 1 those after them, and so on,
+    so that together they see the batches that one worker alone would see.
+
+    Args:
+        worker: number of the worker, from 0 on.
+        workers: how many there are.
+        replicas: of the model, on each worker; each takes a batch of its own, an equal
+            part of the worker's.
+    """
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+    def batch(self, batch: int) -> int:
+        """Examples that one replica takes of a batch of that many."""
+        return batch // (self.workers * self.replicas)
+
+    def of(self, examples: tf.data.Dataset, batch: int, first: int) -> tf.data.Dataset:
+        """Leaves out of examples, numbered from `first` on, those of other workers.
+
+        The number is what an example is, or its first part.
+        """
+        if self.workers == 1:
+            return examples
+        own = batch // self.workers
+
+        def mine(number, *_):
+            return tf.equal((number - first) % batch // own, self.worker)
+
+        return examples.filter(mine)
+
+
+WHOLE = Share()
+
+
 def _labels(rng):
     return np.float32(rng.random()), rng.integers(0, 2**31 - 1, 2, dtype=np.int32)
 
@@ -119,14 +160,19 @@ def _dataset(indexes, function, side, batch):
 
 
 def training_set(
-    paths: Sequence[Path], side: int, batch: int, seed: int, first: int = 0
+    paths: Sequence[Path],
+    side: int,
+    batch: int,
+    seed: int,
+    first: int = 0,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Endless batches of random crops of files, from example number `first` on.
 
     Yields dicts of `image` uint8 [batch, side, side, 3], `quality` float32 [batch],
-    0 to 1, `seed` int32 [batch, 2]. A file that fails to decode is replaced by the
-    next one of the epoch, and named once in the log; after `TRIES` in a row there is a
-    ValueError, which names the last.
+    0 to 1, `seed` int32 [batch, 2]; of a `share`, the parts of such batches. A file
+    that fails to decode is replaced by the next one of the epoch, and named once in the
+    log; after `TRIES` in a row there is a ValueError, which names the last.
     """
     failed: set[str] = set()
     orders: dict[int, np.ndarray] = {}
@@ -156,8 +202,8 @@ def training_set(
                     logging.warning("left out: %s", failure)
         raise ValueError(f"{tries} images in a row are unreadable, the last: {failure}")
 
-    numbers = tf.data.Dataset.range(first, 2**62)
-    return _dataset(numbers, load, side, batch)
+    numbers = share.of(tf.data.Dataset.range(first, 2**62), batch, first)
+    return _dataset(numbers, load, side, share.batch(batch))
 
 
 def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
@@ -273,7 +319,12 @@ def tfds_sets(name: str, data_dir: str | None, count: int):
 
 
 def tfds_training_set(
-    pictures: Callable, side: int, batch: int, seed: int, first: int = 0
+    pictures: Callable,
+    side: int,
+    batch: int,
+    seed: int,
+    first: int = 0,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """`training_set` over TFDS images; to resume, the images before are read again."""
 
@@ -287,4 +338,5 @@ def tfds_training_set(
         return tf.reduce_min(tf.shape(pixels)[:2]) >= side
 
     numbered = pictures(seed).filter(large).enumerate().skip(first)
-    return _dataset(numbered, load, side, batch)
+    numbered = share.of(numbered, batch, first)
+    return _dataset(numbered, load, side, share.batch(batch))

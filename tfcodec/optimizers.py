@@ -117,3 +117,7 @@ def averaging(config, schedule=None, **moments) -> Adam:
 
 def inner_optimizer(model) -> Adam:
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def steps_taken(model) -> int:
+    return int(inner_optimizer(model).iterations.numpy())

@@ -42,8 +42,8 @@ EXPLODED, SLOWER, MOST_RETURNS = 2.0, 0.7, 10
 
 # What may differ when a training resumes: it changes nothing that has been.
 MAY_CHANGE = {
-    "steps", "replicas", "name", "note", "log_steps", "validate_steps",
-    "checkpoint_minutes",
+    "steps", "strategy", "replicas", "tpu", "name", "note", "log_steps",
+    "validate_steps", "checkpoint_minutes",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from absl import logging
 
 from tfcodec import files
-from tfcodec.optimizers import inner_optimizer
+from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.validation import Validation
 
 
@@ -58,7 +58,47 @@ class Events:
         self.write(step=step, summary=tf.compat.v1.Summary(value=[value]))
 
 
-class Progress(tf.keras.callbacks.Callback):
+class Guard(tf.keras.callbacks.Callback):
+    """Counts steps, and stops at a loss that is not finite.
+
+    Of several workers all but the first do no more than this between steps: the loss is
+    that of all of them, so they stop at the same step.
+
+    Attributes:
+        step: number of steps taken, those before a training was resumed included.
+    """
+
+    kept = "that of the last checkpoint"  # the last good state, in words
+
+    def on_train_begin(self, logs=None):
+        self.step = steps_taken(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if not math.isfinite(logs["loss"]):
+            self.model.stop_training = True
+            self.fail("the loss")
+        self.reset_metrics()
+
+    def reset_metrics(self):
+        """Has metrics begin anew: means over many steps would where a training does.
+
+        The method of Keras asks all other workers for each variable.
+        """
+        local = self.model.distribute_strategy.experimental_local_results
+        for metric in self.model.metrics:
+            for variable in metric.variables:
+                for own in local(variable):
+                    own.assign(tf.zeros_like(own))
+
+    def fail(self, what):
+        raise FloatingPointError(
+            f"step {self.step}: {what} is not finite; the last good state is "
+            f"{self.kept}"
+        )
+
+
+class Progress(Guard):
     """Logs, checkpoints, validates; stops at a loss that is not finite."""
 
     def __init__(self, config, directory, checkpoints, crops):
@@ -67,20 +107,19 @@ class Progress(tf.keras.callbacks.Callback):
         self.checkpoints = checkpoints
         self.events = Events(directory / "logs")
 
+    @property
+    def kept(self):
+        return self.checkpoints.latest or "the start"
+
     def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
         self.prepare_validation()
-        self.step = int(inner_optimizer(self.model).iterations)
         self.began, self.first = time.time(), self.step
         self.saved = time.time()
         self.sums = json.loads(self.checkpoints.sums.numpy())
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        if not math.isfinite(logs["loss"]):
-            self.model.stop_training = True
-            self.fail("the loss")
-        # Means of Keras would begin anew where a training does.
-        self.model.reset_metrics()
+        super().on_train_batch_end(batch, logs)
         for key, value in {"steps": 1, **logs}.items():
             self.sums[key] = self.sums.get(key, 0) + float(value)
         if self.step % self.config.log_steps == 0:
@@ -96,12 +135,6 @@ class Progress(tf.keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.save()
-
-    def fail(self, what):
-        raise FloatingPointError(
-            f"step {self.step}: {what} is not finite; the last good state is "
-            f"{self.checkpoints.latest or 'the start'}"
-        )
 
     def save(self):
         """Writes a checkpoint, unless a weight is not finite."""
@@ -128,7 +161,7 @@ class Progress(tf.keras.callbacks.Callback):
         scalars = {f"{key}/{name}": value for key, value in values.items()}
         if name == "train":  # The learning rate is a variable that the schedule sets.
             rate = inner_optimizer(self.model).learning_rate
-            scalars["learning_rate"] = float(rate)
+            scalars["learning_rate"] = float(rate.numpy())
         self.events.scalars(self.step, scalars)
         text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
         if _on_a_terminal():
@@ -146,7 +179,8 @@ class Progress(tf.keras.callbacks.Callback):
         figures = self.validation.figures().items()
         self.record("validation", {k: float(v.mean()) for k, v in figures})
         for number, batch in enumerate(self.crops.take(3)):
-            x_hat = tf.clip_by_value(self.model(batch), 0, 255)
+            x_hat = self.model.outcome(batch)["x_hat"]
+            x_hat = tf.clip_by_value(x_hat, 0, 255)
             row = tf.concat([batch["image"][:1], tf.cast(x_hat, tf.uint8)], 0)
             row = tf.concat(tf.unstack(row), 1)
             self.events.image(self.step, f"reconstruction/{number}", row)
@@ -160,4 +194,3 @@ class Progress(tf.keras.callbacks.Callback):
             self.show_validation()
         finally:
             optimizer.swap_averages(variables)
-            self.model.reset_metrics()

@@ -283,7 +283,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     checkpoints = Checkpoints(directory, player)
     if checkpoints.restore():
         logging.info("resumed from %s", checkpoints.latest)
-    step = int(player.optimizer.iterations)
+    step = optimizers.steps_taken(player)
     if step < config.steps:
         player.fit(
             batches(config, arrays, step),

@@ -51,6 +51,28 @@ def clean_up() -> None:
     threading.Thread(target=wait, daemon=True, name="signals").start()
 
 
+@contextlib.contextmanager
+def at_once():
+    """Lets signals end this process in a call during which no Python runs at all.
+
+    Nothing is cleaned up then, so no file is to be unfinished. After the call they do
+    what they did before, even if it has changed that, too.
+    """
+    numbers = [getattr(signal, x) for x in (*ENDING, "SIGINT") if hasattr(signal, x)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # The handlers are not this thread's to change.
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # Those that the parent process has chosen to ignore stay ignored.
+    before = {number: x for number, x in handlers.items() if callable(x)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _end(number, _=None):
     files.remove_unfinished()
     signal.signal(number, signal.SIG_DFL)

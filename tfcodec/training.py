@@ -27,12 +27,13 @@ from tfcodec import (
     optimizers,
     programs,
     registry,
+    strategies,
     weights,
     xla_program,
 )
 from tfcodec.checkpoints import Checkpoints
-from tfcodec.optimizers import inner_optimizer
-from tfcodec.progress import Progress
+from tfcodec.optimizers import inner_optimizer, steps_taken
+from tfcodec.progress import Guard, Progress
 from tfcodec.validation import Validation
 
 # Pixels a side: MS-SSIM, which every validation measures, has a window of 11.
@@ -120,7 +121,15 @@ class TrainConfig:
     precision: str = setting(
         "float32", "Of transforms; or mixed_bfloat16, mixed_float16."
     )
-    replicas: int = setting(1, "Devices to train on in step; 0 for every GPU.")
+    strategy: str = setting(
+        "none",
+        "Where to train in step: mirrored, on devices of this machine; multi_worker, "
+        "on machines that TF_CONFIG names; tpu; or none, on one device.",
+    )
+    replicas: int = setting(0, "Devices of --strategy=mirrored; 0 for every GPU.")
+    tpu: str = setting(
+        "local", "TPU of --strategy=tpu: local, its name or address in Google's cloud."
+    )
     name: str = setting("", "Name of the model; by default that of the architecture.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(0, "Seed of initial weights, data order and noise.")
@@ -202,6 +211,7 @@ CALIBRATION_STEPS = 200
 # What a model card leaves out, as it says more of a computer than of a model.
 PRIVATE = {
     "images", "validation", "data_dir", "init", "second", "record", "name", "note",
+    "tpu",
 }  # fmt: skip
 
 
@@ -247,55 +257,44 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
     if config.precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
     model.compile(optimizer)
+    # Of metrics each replica has the mean over all; Keras would add these up.
+    model.distribute_reduction_method = "first"
     return model
 
 
-def strategy_for(replicas: int):
-    """Returns the default strategy, or a mirrored one over several devices."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if replicas == 1 or (replicas == 0 and len(gpus) <= 1):
-        return tf.distribute.get_strategy()
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    if replicas > len(devices):
-        raise ValueError(f"--replicas={replicas}, but there are {len(devices)} devices")
-    return tf.distribute.MirroredStrategy([d.name for d in devices[: replicas or None]])
+def datasets(config: TrainConfig, validating: bool = True):
+    """Returns (function that returns a training set, validation set).
 
-
-def datasets(config: TrainConfig):
-    """Returns (function of the first example's number -> training set, validation)."""
+    The function takes the first example's number, and a `data.Share` if it is to return
+    a part of each batch. Unless `validating`, there is no validation set.
+    """
     count = config.validation_images
     side = min(config.patch, data.VALIDATION_MULTIPLE)
     if config.dataset:
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
-
-        def training(first):
-            return data.tfds_training_set(
-                images, config.patch, config.batch, config.seed, first
-            )
-
-        if not config.validation:
-            return training, data.validation_set(held, side)
+        read, paths = data.tfds_training_set, ()
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
             paths, held_paths = files.hold_out(paths)
-        paths = data.usable(paths, config.patch)
+        images = paths = data.usable(paths, config.patch)
+        read = data.training_set
         logging.info("training on %d images", len(paths))
 
-        def training(first):
-            return data.training_set(
-                paths, config.patch, config.batch, config.seed, first
-            )
+    def training(first, share=data.WHOLE):
+        return read(images, config.patch, config.batch, config.seed, first, share)
 
     if config.validation:
         held_paths = files.find_images(
             files.patterns_of(config.validation), logging.warning
         )
-        both = set(held_paths) & set(paths if config.images else ())
-        if both:
+        if both := set(held_paths) & set(paths):
             raise ValueError(f"{len(both)} images to validate on are trained on too")
-    held_paths = data.usable(held_paths, side)
-    return training, data.validation_set(data.open_images(held_paths, count), side)
+    if not validating:
+        return training, None
+    if config.validation or config.images:
+        held = data.open_images(data.usable(held_paths, side), count)
+    return training, data.validation_set(held, side)
 
 
 @contextlib.contextmanager
@@ -314,27 +313,43 @@ def reading():
         raise ValueError(f"data: {words[1]}" if tfds else words[1]) from error
 
 
-def fit(model, config, directory, checkpoints, training, validation):
-    """Trains a model up to `config.steps`, and leaves it with its averaged weights.
+def resume(model, directory, checkpoints):
+    """Gives a model the state that was last kept in the directory of its run, if any.
 
-    Args:
-        model: compiled, as `build` returns it.
-        config: the `TrainConfig`.
-        directory: of the run.
-        checkpoints: of the model; it goes on from the last one.
-        training, validation: as `datasets` returns them.
+    Raises:
+        ValueError: what is there is damaged, or of another model.
     """
     if checkpoints.restore():
         logging.info("resumed from %s", checkpoints.latest)
     if accelerated := xla_program.resume(model, directory):
         logging.info("goes on from what an accelerator trained: %s", accelerated)
         checkpoints.seconds.assign(accelerated["seconds"])
-    step = int(inner_optimizer(model).iterations)
+
+
+def fit(model, config, directory, checkpoints, training, validation):
+    """Trains a model up to `config.steps`, and leaves it with its averaged weights.
+
+    Args:
+        model: compiled, as `build` returns it under the scope of a strategy.
+        config: the `TrainConfig`.
+        directory: of the run.
+        checkpoints: of the model; it goes on from the last one.
+        training, validation: as `datasets` returns them.
+    """
+    strategy = model.distribute_strategy
+    chief = strategies.is_chief(strategy)
+    if chief:
+        resume(model, directory, checkpoints)
+    strategies.follow_chief(strategy, [*model.variables, *model.optimizer.variables])
+    step = steps_taken(model)
     if step < config.steps:
-        progress = Progress(config, directory, checkpoints, validation)
+        progress = Guard()
+        if chief:
+            progress = Progress(config, directory, checkpoints, validation)
+        first = step * config.batch
         with reading():
             model.fit(
-                training(step * config.batch),
+                strategies.distributed(strategy, lambda share: training(first, share)),
                 steps_per_epoch=config.steps - step,
                 verbose=0,
                 callbacks=[progress],
@@ -343,12 +358,12 @@ def fit(model, config, directory, checkpoints, training, validation):
         inner_optimizer(model).swap_averages(model.trainable_variables)
 
 
-def in_full_precision(model, config: TrainConfig) -> tf.keras.Model:
-    """Returns a trained model as it is exported: half precision is for training alone.
+def for_export(model, config: TrainConfig) -> tf.keras.Model:
+    """Returns a trained model as it is exported: in full precision, on one device.
 
-    That is the model itself, unless it was trained in mixed precision.
+    That is the model itself, unless it was trained otherwise.
     """
-    if config.precision == "float32":
+    if config.precision == "float32" and config.strategy == "none":
         return model
     whole = network(config, "float32")
     for variable, trained in zip(whole.trainable_variables, model.trainable_variables):
@@ -362,38 +377,57 @@ def history(config: TrainConfig, model, checkpoints) -> dict:
     return {
         "note": config.note,
         "settings": {k: v for k, v in settings if k not in PRIVATE},
-        "steps": int(inner_optimizer(model).iterations),
+        "steps": steps_taken(model),
         "hours": round(float(checkpoints.seconds) / 3600, 2),
     }
 
 
-def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
+def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | None:
     """Trains until `config.steps`, from the last checkpoint if there is one, exports.
 
     Returns:
-        The exported model's directory, `directory/model`.
+        The exported model's directory, `directory/model`; None on a worker that is not
+        the first, which alone writes.
 
     Raises:
         ValueError: bad settings, no images (any more), or a directory with other
             settings or of which every checkpoint is damaged.
-        OSError: something could not be read or written; the last checkpoint is kept.
+        OSError: something could not be read or written, or another worker is lost; the
+            last checkpoint is kept.
         FloatingPointError: the loss stopped being finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
+    # The first thing: TensorFlow takes no other machines once it has begun.
+    strategy = strategies.make(config.strategy, config.replicas, config.tpu)
+    strategies.check_batch(strategy, config.batch)
     config.check()
-    training, validation = datasets(config)
-    prepare_directory(config, directory)
-    with strategy_for(config.replicas).scope():
-        model = build(config)
-    for part, cost in model.kmac_per_pixel().items():
-        logging.info("%s: %.2f kMAC per pixel", part, cost)
-    checkpoints = Checkpoints(directory, model)
-    fit(model, config, directory, checkpoints, training, validation)
-    whole = in_full_precision(model, config)
+    chief = strategies.is_chief(strategy)
+    training, validation = datasets(config, chief)
+    if chief:
+        prepare_directory(config, directory)
+    with strategies.together(strategy):
+        with strategy.scope():
+            model = build(config)
+        for part, cost in model.kmac_per_pixel().items() if chief else ():
+            logging.info("%s: %.2f kMAC per pixel", part, cost)
+        checkpoints = Checkpoints(directory, model)
+        fit(model, config, directory, checkpoints, training, validation)
+    if not chief:
+        return None
+    return finish(model, config, directory, checkpoints, training, validation)
+
+
+def finish(model, config, directory, checkpoints, training, validation) -> pathlib.Path:
+    """Fits a trained model's tables, and exports it; arguments as of `fit`.
+
+    Returns:
+        The exported model's directory.
+    """
+    whole = for_export(model, config)
     # To patches that training would have gone on with.
     patches = training(config.steps * config.batch)
     with reading():
-        steps = int(inner_optimizer(model).iterations)
+        steps = steps_taken(model)
         count = min(steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
     record = {
@@ -418,6 +452,8 @@ def write_program(config: TrainConfig, directory: str | os.PathLike) -> pathlib.
         OSError: something could not be read or written.
     """
     config.check()
+    if config.strategy != "none":
+        raise ValueError("--xla_program is the step of one device: give no --strategy")
     if config.precision == "mixed_float16":
         raise ValueError("--xla_program has no mixed_float16: use mixed_bfloat16")
     given = xla_program.Given()

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from tfcodec import files, losses, programs
-from tfcodec.optimizers import inner_optimizer
+from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.tracing import traced
 
 METRICS = ("loss", "bpp", "psnr", "distortion", "norm")
@@ -206,7 +206,7 @@ def resume(model, directory) -> dict | None:
         return None
     path = pathlib.Path(directory) / programs.STATE
     arrays, optimizer = programs.read_arrays(path), inner_optimizer(model)
-    if int(arrays.get("iterations", 0)) <= int(optimizer.iterations):
+    if int(arrays.get("iterations", 0)) <= steps_taken(model):
         return None
     optimizer._compute_current_learning_rate()
     variables = variables_of(model)
