@@ -21,20 +21,38 @@ from tfcodec.files import new_file
 TARGETS = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2".split()
 
 
-def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, compression, images, predict
+def compress_options(args: argparse.Namespace) -> dict:
+    """Returns what `tfcodec.compress` takes beside an image, found to be sound.
 
-    level = quality.check(args.quality)
+    Raises:
+        ValueError: a quality, target, effort or model is none.
+    """
+    from tfcodec import codec, compression
+
     if args.alpha_quality is not None:
         quality.check(args.alpha_quality)
     compression.steps_of(args.effort)
-    model = registry.resolve(args.model)
+    registry.resolve(args.model)
     targets = {name: getattr(args, name) for name in TARGETS}
     codec.target_of((1, 1), **targets)
+    return {
+        "quality": quality.check(args.quality), **targets,
+        **{
+            name: getattr(args, name)
+            for name in "model effort alpha_quality verify max_pixels engine".split()
+        },
+    }  # fmt: skip
+
+
+def compress(args: argparse.Namespace) -> bool:
+    from tfcodec import codec, images, predict
+
+    options = compress_options(args)
+    level, model = options["quality"], registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
     if server:
         given = {
-            **targets,
+            **{name: options[name] for name in TARGETS},
             "effort": args.effort or None,
             "verify": args.verify or None,
             "alpha_quality": args.alpha_quality,
@@ -47,10 +65,8 @@ def compress(args: argparse.Namespace) -> bool:
         if server:
             return server.compress(picture.pixels, level, picture.metadata)
         return codec.compress(
-            picture.pixels, level, args.model, args.effort, progress,
-            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
-            max_pixels=args.max_pixels, engine=args.engine, **picture.metadata,
-        )  # fmt: skip
+            picture.pixels, progress=progress, **options, **picture.metadata
+        )
 
     def one(job, progress):
         picture = images.read(job.reading(), job.source, args.max_pixels, args.strip)
@@ -165,6 +181,13 @@ def decompress(args: argparse.Namespace) -> bool:
         return row, f"{width}x{height}  {seconds:.1f} s"
 
     return over_files(args, ".png", {bitstream.SUFFIX}, "tiles", one)
+
+
+def bulk(args: argparse.Namespace) -> bool:
+    with quiet_tensorflow():
+        from tfcodec import jobs
+
+        return jobs.run(args, compress_options(args))
 
 
 def info(args: argparse.Namespace) -> None:
