@@ -71,11 +71,13 @@ class Pattern:
             plain = prefix.replace("[", "?")
             return cls(f"{plain}**", prefix, prefix, frozenset(suffixes))
         wild = WILDCARD.search(text)
+        if wild and not SCHEME.match(text) and os.path.lexists(text):
+            wild, plain = None, text.replace("[", "?")  # a file's own name
+        else:
+            plain = text
         fixed = text[: wild.start()] if wild else text
         prefix = fixed[: max(fixed.rfind("/"), fixed.rfind(os.sep)) + 1]
-        if wild and not SCHEME.match(text) and os.path.lexists(text):
-            return cls(text.replace("[", "?"), prefix, text)  # brackets of a name
-        return cls(text, prefix, prefix)
+        return cls(plain, prefix, text if not wild else prefix)
 
     def takes(self, name: str) -> bool:
         """Whether a name that was found counts."""

@@ -185,8 +185,11 @@ def decompress(args: argparse.Namespace) -> bool:
 
 def bulk(args: argparse.Namespace) -> bool:
     with quiet_tensorflow():
-        from tfcodec import jobs
-
+        logging.disable(logging.WARNING)  # that some of Google's libraries are missing
+        try:
+            from tfcodec import jobs
+        finally:
+            logging.disable(logging.NOTSET)
         return jobs.run(args, compress_options(args))
 
 

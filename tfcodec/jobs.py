@@ -23,10 +23,11 @@ from tfcodec import bitstream, bulk, files
 from tfcodec.console import Failure, output, say, shown
 from tfcodec.litert_engine import cores
 
-# Beam's DirectRunner first looks for Prism, which it fetches from GitHub and which runs
-# all in one process; this is what it takes otherwise, and minds the options --direct_*.
-DIRECT = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
-ENDED = "the job ended early: {}; the same command with --skip_existing goes on"
+# What the DirectRunner is told beside the user's options. By itself it would first look
+# for Prism, fetch that from GitHub, and run all in one process there, whatever the
+# options --direct_* say; pipelines that may have unsafe triggers, which ours has none
+# of, it runs itself. And each process would tell how it begins and ends.
+DIRECT = ["--allow_unsafe_triggers", "--default_sdk_harness_log_level=ERROR"]
 MOST_SAID = 10  # failures that are said; a file has them all
 
 
@@ -44,7 +45,8 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
     for flag in flags:
         if not flag.startswith("--"):
             raise ValueError(f"not an option of Beam's, --name=value: {shown(flag)}")
-    flags = [f"--runner={DIRECT if runner == 'DirectRunner' else runner}", *flags]
+    quiet = DIRECT if runner == "DirectRunner" else []
+    flags = [f"--runner={runner}", *quiet, *flags]
     said = io.StringIO()
     logging.disable(logging.WARNING)  # Beam would say what it does not know, and go on.
     try:
@@ -53,7 +55,7 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
             known = options.get_all_options().keys()
             found = options.get_all_options(retain_unknown_options=True).keys()
     except SystemExit:
-        raise ValueError(said.getvalue().strip().split("\n")[-1]) from None
+        raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
     finally:
         logging.disable(logging.NOTSET)
     if unknown := found - known:
@@ -136,18 +138,20 @@ def run(args, options: dict) -> bool:
 
 def _run(job, options):
     """Runs a job; returns the counters."""
+    pipeline = beam.Pipeline(options=options)
+    transforms.assemble(pipeline, job)
     try:
-        pipeline = beam.Pipeline(options=options)
-        transforms.assemble(pipeline, job)
         result = pipeline.run()
         state = result.wait_until_finish()
         why = "" if state == PipelineState.DONE else state
+        cause = None
     except Exception as error:
         # Beam's messages hold the traceback of a worker; the last line says it.
         why = str(error).strip().split("\n")[-1] or type(error).__name__
-        raise Failure(ENDED.format(why)) from error
+        cause = error
     if why:
-        raise Failure(ENDED.format(why))
+        hint = "" if job.measures else "; with --skip_existing the same command goes on"
+        raise Failure(f"the job ended early: {why.rstrip('.')}{hint}") from cause
     found = dict.fromkeys(transforms.COUNTERS, 0)
     named = MetricsFilter().with_namespace(transforms.NAMESPACE)
     for each in result.metrics().query(named)["counters"]:
