@@ -46,8 +46,9 @@ def name_of(key) -> str:
 def failure(key, error: Exception):
     """Returns an element of the output `failed`, and counts it."""
     count("failed")
-    name, words = name_of(key), describe(error)
-    return beam.pvalue.TaggedOutput("failed", (key, words.removeprefix(f"{name}: ")))
+    words = describe(error).removeprefix(f"{name_of(key)}: ")
+    words = words.removesuffix(" (--debug shows where)")  # not in another process
+    return beam.pvalue.TaggedOutput("failed", (key, words))
 
 
 class _Try(beam.DoFn):

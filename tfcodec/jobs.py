@@ -128,7 +128,8 @@ def run(args, options: dict) -> bool:
     try:
         counts = _run(job, beams)
     finally:
-        _remove(job.parts)
+        found = FileSystems.match([f"{job.parts}/*"])[0].metadata_list
+        _remove(*(each.path for each in found), job.parts)
     row = {**counts, "seconds": round(time.monotonic() - began, 3)}
     if not any(counts[name] for name in ("files", "failed", "skipped")):
         raise ValueError(f"{shown(args.patterns[0])}: no images there")
