@@ -235,6 +235,12 @@ def test_work_does_not_depend_on_what_runs_it(folder):
 def test_a_job_that_cannot_go_well_is_refused_before_it_begins(folder):
     with pytest.raises(ValueError, match="no model 'nothing'"):
         bulk.Compressing({"model": "nothing"})
+    with pytest.raises(TypeError, match="qualty"):
+        bulk.Compressing({"qualty": 3})
+    with pytest.raises(ValueError, match="quality"):
+        bulk.Evaluating({"quality": 101})
+    with pytest.raises(ValueError, match="one target at a time"):
+        bulk.Compressing({"target_psnr": 30, "max_bytes": 9})
     with pytest.raises(ValueError, match="realism"):
         bulk.Decompressing({"realism": 2})
     with pytest.raises(ValueError, match="no image format"):
@@ -427,6 +433,22 @@ def test_what_makes_no_sense_is_said_in_one_line(folder, words, message, capsys)
     assert err.startswith("tfcodec: ")
     assert err.count("\n") == 1
     assert message in err
+    assert not made()
+
+
+@needs_beam
+def test_a_model_that_cannot_be_run_ends_the_job_and_not_each_file(
+    folder, monkeypatch, capsys
+):
+    def chosen(*_):
+        raise ValueError("LiteRT is not installed")
+
+    pictures("a.png", "b.png")
+    monkeypatch.setattr(engine, "chosen", chosen)
+    assert bulk_command("*.png", "--out_dir", "out") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("tfcodec: the job ended early: ")
+    assert "LiteRT is not installed" in err
     assert not made()
 
 

@@ -83,6 +83,8 @@ class _Work(beam.DoFn):
         self.models = self.shared.acquire(
             lambda: bulk.Models(engine, effort, self.threads)
         )
+        with self.models.used():  # A model that cannot be run ends the job here.
+            self.work.load()
 
     def process(self, element):
         key, data = element

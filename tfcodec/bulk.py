@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import io
 import json
 import math
@@ -209,16 +210,9 @@ class Made(NamedTuple):
     notes: list[str]
 
 
-def check(model: str | os.PathLike | None, realism: float | None = None) -> None:
-    """Finds, before a job begins, what would make each of its files fail.
-
-    Raises:
-        ValueError: there is no such model, or the realism is out of range.
-    """
-    if model is not None:
-        registry.resolve(model)
-    if realism is not None:
-        quality.check_realism(realism)
+def _load(options):
+    names = {name: options[name] for name in ("engine", "effort") if name in options}
+    codec.load(options.get("model") or codec.DEFAULT_MODEL, **names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,13 +222,20 @@ class Compressing:
     Args:
         options: of `tfcodec.compress`.
         strip: whether metadata are left out.
+
+    Raises:
+        TypeError, ValueError: as `codec.check_settings`.
     """
 
     options: dict
     strip: bool = False
 
     def __post_init__(self):
-        check(self.options.get("model"))
+        codec.check_settings(**self.options)
+
+    def load(self):
+        """Loads the model, before there is a file, if it can be run at all."""
+        _load(self.options)
 
     def __call__(self, name: str, data: bytes) -> Made:
         picture = images.read(
@@ -255,7 +256,7 @@ class Decompressing:
         strip: whether metadata are left out.
 
     Raises:
-        ValueError: no such format can be written.
+        TypeError, ValueError: an option is none, or the format cannot be written.
     """
 
     options: dict
@@ -263,8 +264,16 @@ class Decompressing:
     strip: bool = False
 
     def __post_init__(self):
-        check(self.options.get("model"), self.options.get("realism"))
+        inspect.signature(codec.decompress).bind(b"", **self.options)
+        if self.options.get("model") is not None:
+            registry.resolve(self.options["model"])
+        if self.options.get("realism") is not None:
+            quality.check_realism(self.options["realism"])
         self.form()
+
+    def load(self):
+        """Loads a model, as `Compressing.load`; a file may need another."""
+        _load(self.options)
 
     def form(self) -> str:
         return images.form_of(pathlib.Path(f"*{self.suffix}"))
@@ -285,13 +294,22 @@ class Evaluating:
     Args:
         options: of `tfcodec.compress`.
         realism: of `tfcodec.decompress`.
+
+    Raises:
+        TypeError, ValueError: as `codec.check_settings`; the realism is out of range.
     """
 
     options: dict
     realism: float | None = None
 
     def __post_init__(self):
-        check(self.options.get("model"), self.realism)
+        codec.check_settings(**self.options)
+        if self.realism is not None:
+            quality.check_realism(self.realism)
+
+    def load(self):
+        """Loads the model: see `Compressing.load`."""
+        _load(self.options)
 
     def compress(self, image, _) -> bytes:
         return codec.compress(image, **self.options)

@@ -18,8 +18,6 @@ from tfcodec.batch import Job, check_output, over_files, passed_over
 from tfcodec.console import Progress, output, quiet_tensorflow, say, shown
 from tfcodec.files import new_file
 
-TARGETS = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2".split()
-
 
 def compress_options(args: argparse.Namespace) -> dict:
     """Returns what `tfcodec.compress` takes beside an image, found to be sound.
@@ -27,21 +25,12 @@ def compress_options(args: argparse.Namespace) -> dict:
     Raises:
         ValueError: a quality, target, effort or model is none.
     """
-    from tfcodec import codec, compression
+    from tfcodec import codec
 
-    if args.alpha_quality is not None:
-        quality.check(args.alpha_quality)
-    compression.steps_of(args.effort)
-    registry.resolve(args.model)
-    targets = {name: getattr(args, name) for name in TARGETS}
-    codec.target_of((1, 1), **targets)
-    return {
-        "quality": quality.check(args.quality), **targets,
-        **{
-            name: getattr(args, name)
-            for name in "model effort alpha_quality verify max_pixels engine".split()
-        },
-    }  # fmt: skip
+    names = "quality model effort alpha_quality verify max_pixels engine".split()
+    options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
+    codec.check_settings(**options)
+    return {**options, "quality": quality.check(args.quality)}
 
 
 def compress(args: argparse.Namespace) -> bool:
@@ -52,7 +41,7 @@ def compress(args: argparse.Namespace) -> bool:
     server = args.server and predict.Server(args.server)
     if server:
         given = {
-            **{name: options[name] for name in TARGETS},
+            **{name: options[name] for name in codec.TARGETS},
             "effort": args.effort or None,
             "verify": args.verify or None,
             "alpha_quality": args.alpha_quality,
