@@ -293,7 +293,7 @@ def in_memory(transform, elements):
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         outputs = pipeline | beam.Create(elements) | transform
         for name in ("done", "failed"):
-            # Python's own lists do not come back from a worker: files do.
+            # A worker may be another process, from which files come back, not lists.
             rows = outputs[name] | f"{name} text" >> beam.Map(repr)
             rows | name >> beam.io.WriteToText(f"memory/{name}", num_shards=1)
     for name in ("done", "failed"):
@@ -323,6 +323,19 @@ def test_files_in_memory_come_back_and_bad_ones_have_reasons(folder):
     ((_, image),) = found["done"]
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(image))), picture(1))
     assert [name for name, _ in found["failed"]] == ["cut"]
+
+
+@needs_beam
+def test_files_are_read_by_name_and_missing_ones_have_reasons(folder):
+    from tfcodec.beam import Read
+
+    pathlib.Path("a").write_bytes(b"bytes")
+    found, counters = in_memory(Read(), ["a", "b"])
+    assert found["done"] == [("a", b"bytes")]
+    ((name, why),) = found["failed"]
+    assert name == "b"
+    assert "No such file" in why
+    assert counters["failed"] == 1
 
 
 @needs_beam
@@ -415,7 +428,7 @@ def test_what_is_measured_is_told_by_file_and_as_a_mean(folder, capsys):
     ("words", "message"),
     [
         ("none*.png --out_dir out", "none*.png: no file matches"),
-        ("empty --out_dir out", "empty: no images there"),
+        ("empty --out_dir out", "empty: no images in it"),
         ("a.png --out_dir out --qualty=3", "nor of Beam's: --qualty; what only the"),
         ("a.png --out_dir out --direct_num_workers 2", "not an option of Beam's"),
         ("a.png --out_dir out --direct_num_workers=x", "invalid int value"),

@@ -28,6 +28,7 @@ from tfcodec.litert_engine import cores
 # options --direct_* say; pipelines that may have unsafe triggers, which ours has none
 # of, it runs itself. And each process would tell how it begins and ends.
 DIRECT = ["--allow_unsafe_triggers", "--default_sdk_harness_log_level=ERROR"]
+LOOKED_AT = 1000  # names, to see whether there is anything to do
 MOST_SAID = 10  # failures that are said; a file has them all
 
 
@@ -93,6 +94,18 @@ def transform_of(args, options: dict, threads: int) -> beam.PTransform:
     return transforms.Compress(strip=args.strip, threads=threads, **options)
 
 
+def check_some(text: str, pattern: bulk.Pattern) -> None:
+    """Raises ValueError if nothing matches, of the first `LOOKED_AT` names."""
+    (found,) = FileSystems.match([pattern.text], [LOOKED_AT])
+    names = [each.path for each in found.metadata_list]
+    if not names:
+        raise ValueError(f"{shown(text)}: no file matches")
+    few = pattern.suffixes and len(names) < LOOKED_AT
+    if few and not any(map(pattern.takes, names)):
+        kind = "images" if len(pattern.suffixes) > 1 else min(pattern.suffixes)
+        raise ValueError(f"{shown(text)}: no {kind} in it")
+
+
 def run(args, options: dict) -> bool:
     """The command `tfcodec bulk`; returns whether a file failed.
 
@@ -112,8 +125,7 @@ def run(args, options: dict) -> bool:
     suffixes = {bitstream.SUFFIX} if args.decompress else files.SUFFIXES
     patterns = [bulk.Pattern.of(text, suffixes) for text in args.patterns]
     for text, pattern in zip(args.patterns, patterns):
-        if not FileSystems.match([pattern.text], [1])[0].metadata_list:
-            raise ValueError(f"{shown(text)}: no file matches")
+        check_some(text, pattern)
     job = transforms.Job(
         patterns, out_dir, args.suffix if args.decompress else bitstream.SUFFIX,
         transform, f"{out_dir}/.tfcodec-{secrets.token_hex(8)}", args.force,
@@ -130,11 +142,15 @@ def run(args, options: dict) -> bool:
     finally:
         found = FileSystems.match([f"{job.parts}/*"])[0].metadata_list
         _remove(*(each.path for each in found), job.parts)
-    row = {**counts, "seconds": round(time.monotonic() - began, 3)}
-    if not any(counts[name] for name in ("files", "failed", "skipped")):
-        raise ValueError(f"{shown(args.patterns[0])}: no images there")
-    _tell(job, row, args.json, stdout)
-    return bool(row["failed"])
+    path = f"{out_dir}/{transforms.FAILED}"
+    failed = _lines(path) if FileSystems.exists(path) else []
+    row = {
+        **counts, "failed": len(failed), "seconds": round(time.monotonic() - began, 3)
+    }  # fmt: skip
+    if job.measures:
+        (row["mean"],) = _lines(f"{out_dir}/{transforms.MEAN}")
+    _tell(row, failed, path, args.json, stdout)
+    return bool(failed)
 
 
 def _run(job, options):
@@ -166,22 +182,16 @@ def _remove(*paths):
             FileSystems.delete([path])
 
 
-def _tell(job, row, as_json, stdout):
-    """Says what came of a job, and why files failed."""
-    if row["failed"]:
-        path = f"{job.out_dir}/{transforms.FAILED}"
-        reasons = bulk.read(FileSystems, path).decode().splitlines()
-        for line in reasons[:MOST_SAID]:
-            found = json.loads(line)
-            say(
-                f"tfcodec: {shown(found['input'])}: {shown(found['error'])}", sys.stderr
-            )
-        if len(reasons) > MOST_SAID:
-            say(f"... and {len(reasons) - MOST_SAID} more: {shown(path)}", sys.stderr)
-    if job.measures and row["files"]:
-        row["mean"] = json.loads(
-            bulk.read(FileSystems, f"{job.out_dir}/{transforms.MEAN}")
-        )
+def _lines(path):
+    return [json.loads(x) for x in bulk.read(FileSystems, path).decode().splitlines()]
+
+
+def _tell(row, failed, path, as_json, stdout):
+    """Says what came of a job, and why files failed, all of which are in `path`."""
+    for each in failed[:MOST_SAID]:
+        say(f"tfcodec: {shown(each['input'])}: {shown(each['error'])}", sys.stderr)
+    if len(failed) > MOST_SAID:
+        say(f"... and {len(failed) - MOST_SAID} more: {shown(path)}", sys.stderr)
     if as_json:
         say(json.dumps(row), stdout)
         return
