@@ -146,6 +146,7 @@ def compress(
     )  # fmt: skip
 
 
+_SIGNATURE = inspect.signature(compress)
 TARGETS = ("max_bytes", "target_bpp", "target_psnr", "target_msssim",
            "target_ssimulacra2")  # fmt: skip
 
@@ -157,7 +158,7 @@ def check_settings(**settings) -> None:
         TypeError: it has no such argument.
         ValueError: a quality, target, effort or model is none.
     """
-    given = inspect.signature(compress).bind(None, **settings)
+    given = _SIGNATURE.bind(None, **settings)
     given.apply_defaults()
     found = given.arguments
     quality.check(found["quality"])
