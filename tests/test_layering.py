@@ -23,7 +23,7 @@ TABLE = """
     captions critics adversarial realism
     dictionary contestants wasserstein evaluation summary report pillow_plugin
     photographs demo
-    arguments batch commands cli
+    options arguments batch bulk beam jobs commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
@@ -35,7 +35,7 @@ RUNNING = """
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation summary report pillow_plugin
     photographs demo programs tiles jax_step accelerate
-    arguments batch commands cli
+    options arguments batch bulk beam jobs commands cli
 """.split()
 
 # What answers before there are pixels to code.
@@ -44,7 +44,7 @@ QUICK = """
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
     planes compression lanes blas walk litert_files tensorflow_engine litert_engine
     engine codec pipelines
-    pillow_plugin programs arguments batch commands cli
+    pillow_plugin programs options arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.

@@ -7,8 +7,18 @@ import os
 import pathlib
 import sys
 
-from tfcodec import bitstream, quality, registry
+from tfcodec import bitstream
 from tfcodec.console import Failure, output, report, say, shown
+from tfcodec.options import (
+    add_coding,
+    add_engine,
+    add_max_pixels,
+    add_rate,
+    add_realism,
+    add_strip,
+    numbers,
+    positive,
+)
 
 # Other names of stdin and stdout; files that are not to be replaced.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
@@ -44,17 +54,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.set_defaults(command=None, debug=False)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for add in (
-        add_compress, add_decompress, add_info, add_models, add_export, add_eval,
-        add_demo,
+        add_compress, add_decompress, add_bulk, add_info, add_models, add_export,
+        add_eval, add_demo,
     ):  # fmt: skip
         add(commands)
-    args = parser.parse_args(argv[1:])
+    own, others = argv[1:], []
+    if own[:1] == ["bulk"] and "--" in own:
+        at = own.index("--")
+        own, others = own[:at], own[at + 1 :]
+    args, unknown = parser.parse_known_args(own)
+    if args.command == "bulk":  # Which of them Beam knows, only Beam can tell.
+        args.beam, args.runners_own = unknown, others
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if args.version:
         args.command = "version"
     elif not args.command:
         known = ", ".join(commands.choices)
         parser.error(f"a command is needed: {known}")
-    if "out_dir" in args:
+    if "input" in args and "out_dir" in args:
         settle_output(parser, args)
     return args
 
@@ -83,41 +101,6 @@ def settle_output(parser, args) -> None:
         args.output = args.input.pop()
     if args.output and (len(args.input) > 1 or args.out_dir):
         parser.error("one file for one OUT; --out_dir takes several")
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """Reads X,Y,W,H, for argparse."""
-    found = tuple(int(number) for number in text.split(","))
-    if len(found) != 4:
-        raise ValueError
-    return found
-
-
-def positive(text: str) -> int:
-    """Reads a whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def count(text: str) -> int:
-    """Reads a whole number, 0 or more, for argparse."""
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-def add_max_pixels(command, what: str) -> None:
-    """Adds the limit on what is read, and says of what."""
-    command.add_argument(
-        "--max_pixels",
-        metavar="N",
-        type=count,
-        help=f"take {what} of up to N pixels, 0 for any "
-        f"(default: {bitstream.Limits().pixels})",
-    )
 
 
 def add_command(commands, name: str, help: str):
@@ -162,9 +145,7 @@ def add_files(command, source: str, target: str) -> None:
         action="store_true",
         help="overwrite what exists; let - write to a terminal",
     )
-    command.add_argument(
-        "--strip", action="store_true", help="keep no ICC profile, EXIF or XMP"
-    )
+    add_strip(command)
     command.add_argument(
         "--json", action="store_true", help="write one row of JSON for each file"
     )
@@ -180,57 +161,6 @@ def add_files(command, source: str, target: str) -> None:
     )
 
 
-def add_engine(command) -> None:
-    """Adds what runs the model."""
-    command.add_argument(
-        "--engine",
-        choices=("auto", "litert", "tensorflow"),
-        default="auto",
-        help="what runs the model: litert starts at once and has no effort; auto takes "
-        "it where it and the model's files for it are installed (default: %(default)s)",
-    )
-
-
-def add_rate(command) -> None:
-    """Adds the quality, or what stands in its place."""
-    rate = command.add_mutually_exclusive_group()
-    rate.add_argument(
-        "-q",
-        "--quality",
-        type=float,
-        default=quality.DEFAULT,
-        metavar="0..100",
-        help="smallest file to best image, fractions allowed (default: %(default)s)",
-    )
-    rate.add_argument(
-        "--max_bytes", type=int, metavar="N", help="the best image of at most N bytes"
-    )
-    rate.add_argument(
-        "--target_bpp",
-        type=float,
-        metavar="X",
-        help="the best image of at most X bits a pixel",
-    )
-    rate.add_argument(
-        "--target_psnr",
-        type=float,
-        metavar="X",
-        help="the smallest file with a PSNR of X dB or more",
-    )
-    rate.add_argument(
-        "--target_msssim",
-        type=float,
-        metavar="X",
-        help="the smallest file with an MS-SSIM of X or more, as 0.97",
-    )
-    rate.add_argument(
-        "--target_ssimulacra2",
-        type=float,
-        metavar="X",
-        help="the smallest file with an SSIMULACRA2 of X or more, as 70",
-    )
-
-
 def add_compress(commands) -> None:
     command = add_command(commands, "compress", "compress images to .tfc files")
     add_files(
@@ -240,31 +170,7 @@ def add_compress(commands) -> None:
         "the file to write, - for stdout (default: IN with suffix .tfc)",
     )
     add_rate(command)
-    command.add_argument(
-        "--alpha_quality",
-        type=float,
-        metavar="0..100",
-        help="lose something of alpha too (default: nothing)",
-    )
-    command.add_argument(
-        "--model",
-        default=registry.ENTRIES[0].name,
-        metavar="NAME_OR_DIR",
-        help="a shipped model, or a model directory (default: %(default)s)",
-    )
-    command.add_argument(
-        "--effort",
-        type=int,
-        default=0,
-        metavar="0..9",
-        help="improve the file step by step, which takes longer; to decompress takes "
-        "no longer (default: %(default)s)",
-    )
-    command.add_argument(
-        "--verify",
-        action="store_true",
-        help="decode what was written and compare, before an old file is replaced",
-    )
+    add_coding(command)
     command.add_argument(
         "-v",
         "--verbose",
@@ -284,15 +190,7 @@ def add_decompress(commands) -> None:
         "format by suffix, as .png (default: IN with suffix .png), .webp (lossless), "
         ".jpg (quality 95); - for a PNG on stdout",
     )
-    command.add_argument(
-        "--realism",
-        type=float,
-        metavar="0..1",
-        help="how much likely texture of hair, skin or grass is drawn where the file "
-        "has no room for the true one; 0 is nearest to the original in every pixel, "
-        "for evidence, medicine and measurement (default: what the model's card says "
-        "for the file's quality)",
-    )
+    add_realism(command)
     command.add_argument(
         "--crop",
         type=numbers,
@@ -306,6 +204,67 @@ def add_decompress(commands) -> None:
     )
     add_max_pixels(command, "files")
     add_engine(command)
+
+
+def add_bulk(commands) -> None:
+    command = add_command(
+        commands, "bulk", "compress more images than one machine can, by Apache Beam"
+    )
+    command.add_argument(
+        "patterns",
+        metavar="PATTERN",
+        nargs="+",
+        help="as 'gs://bucket/photos/**.jpg', in quotes: * is any name, ** any path; "
+        "or a folder, and all images in it. Options of Beam's may follow, as "
+        "--name=value, and after -- those that only its runner knows",
+    )
+    command.add_argument(
+        "--out_dir",
+        metavar="DIR",
+        required=True,
+        help="write here, with the names of the inputs from the pattern's first folder "
+        "with a wildcard on; and failed.jsonl, what failed and why",
+    )
+    verb = command.add_mutually_exclusive_group()
+    verb.add_argument(
+        "--decompress", action="store_true", help="the inputs are .tfc files"
+    )
+    verb.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="write no images but rows.jsonl, their bits per pixel, PSNR, SSIMULACRA2 "
+        "and other figures, and mean.json",
+    )
+    command.add_argument(
+        "--suffix",
+        metavar=".png",
+        default=".png",
+        help="format to decompress to (default: %(default)s)",
+    )
+    command.add_argument(
+        "-f", "--force", action="store_true", help="overwrite what exists"
+    )
+    command.add_argument(
+        "--skip_existing",
+        action="store_true",
+        help="pass over inputs whose output is there: to go on after a job that ended",
+    )
+    command.add_argument(
+        "--runner",
+        default="DirectRunner",
+        help="of Beam, as DataflowRunner (default: %(default)s, on this machine)",
+    )
+    command.add_argument(
+        "--threads",
+        metavar="N",
+        type=positive,
+        help="cores that LiteRT takes in each process of Beam's (default: this "
+        "machine's shared by --direct_num_workers; 1 with other runners)",
+    )
+    command.add_argument("--json", action="store_true", help="tell of it as JSON")
+    for add in (add_rate, add_coding, add_realism, add_strip, add_engine):
+        add(command)
+    add_max_pixels(command, "images or files")
 
 
 def add_info(commands) -> None:

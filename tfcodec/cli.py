@@ -1,4 +1,4 @@
-"""The command line: compress, decompress, info, models, eval, demo.
+"""The command line: compress, decompress, bulk, info, models, eval, demo.
 
 One line on stdout says what was done. Diagnostics go to stderr; bad input is one line
 there and exit code 1, wrong usage exit code 2.
@@ -21,6 +21,7 @@ from tfcodec.console import (
 COMMANDS = {
     "compress": commands.compress,
     "decompress": commands.decompress,
+    "bulk": commands.bulk,
     "info": commands.info,
     "models": commands.models,
     "export": commands.export,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from tfcodec import bitstream, forks, metrics, planes, quality, registry
 from tfcodec import engine as engines
 from tfcodec.bitstream import Header, Limits
-from tfcodec.compression import Progress
+from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
 # What loads the codec of a path and a fingerprint, in place of `_loaded`: `pipelines`.
@@ -143,6 +144,29 @@ def compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata={"icc_profile": icc_profile, "exif": exif, "xmp": xmp}, verify=verify,
     )  # fmt: skip
+
+
+_SIGNATURE = inspect.signature(compress)
+TARGETS = ("max_bytes", "target_bpp", "target_psnr", "target_msssim",
+           "target_ssimulacra2")  # fmt: skip
+
+
+def check_settings(**settings) -> None:
+    """Finds what of the arguments of `compress` makes no sense, whatever the image.
+
+    Raises:
+        TypeError: it has no such argument.
+        ValueError: a quality, target, effort or model is none.
+    """
+    given = _SIGNATURE.bind(None, **settings)
+    given.apply_defaults()
+    found = given.arguments
+    quality.check(found["quality"])
+    if found["alpha_quality"] is not None:
+        quality.check(found["alpha_quality"])
+    steps_of(found["effort"])
+    registry.resolve(found["model"])
+    target_of((1, 1), **{name: found[name] for name in TARGETS})
 
 
 def target_of(

@@ -18,23 +18,30 @@ from tfcodec.batch import Job, check_output, over_files, passed_over
 from tfcodec.console import Progress, output, quiet_tensorflow, say, shown
 from tfcodec.files import new_file
 
-TARGETS = "max_bytes target_bpp target_psnr target_msssim target_ssimulacra2".split()
+
+def compress_options(args: argparse.Namespace) -> dict:
+    """Returns what `tfcodec.compress` takes beside an image, found to be sound.
+
+    Raises:
+        ValueError: a quality, target, effort or model is none.
+    """
+    from tfcodec import codec
+
+    names = "quality model effort alpha_quality verify max_pixels engine".split()
+    options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
+    codec.check_settings(**options)
+    return {**options, "quality": quality.check(args.quality)}
 
 
 def compress(args: argparse.Namespace) -> bool:
-    from tfcodec import codec, compression, images, predict
+    from tfcodec import codec, images, predict
 
-    level = quality.check(args.quality)
-    if args.alpha_quality is not None:
-        quality.check(args.alpha_quality)
-    compression.steps_of(args.effort)
-    model = registry.resolve(args.model)
-    targets = {name: getattr(args, name) for name in TARGETS}
-    codec.target_of((1, 1), **targets)
+    options = compress_options(args)
+    level, model = options["quality"], registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
     if server:
         given = {
-            **targets,
+            **{name: options[name] for name in codec.TARGETS},
             "effort": args.effort or None,
             "verify": args.verify or None,
             "alpha_quality": args.alpha_quality,
@@ -47,10 +54,8 @@ def compress(args: argparse.Namespace) -> bool:
         if server:
             return server.compress(picture.pixels, level, picture.metadata)
         return codec.compress(
-            picture.pixels, level, args.model, args.effort, progress,
-            alpha_quality=args.alpha_quality, verify=args.verify, **targets,
-            max_pixels=args.max_pixels, engine=args.engine, **picture.metadata,
-        )  # fmt: skip
+            picture.pixels, progress=progress, **options, **picture.metadata
+        )
 
     def one(job, progress):
         picture = images.read(job.reading(), job.source, args.max_pixels, args.strip)
@@ -165,6 +170,16 @@ def decompress(args: argparse.Namespace) -> bool:
         return row, f"{width}x{height}  {seconds:.1f} s"
 
     return over_files(args, ".png", {bitstream.SUFFIX}, "tiles", one)
+
+
+def bulk(args: argparse.Namespace) -> bool:
+    with quiet_tensorflow():
+        logging.disable(logging.WARNING)  # that some of Google's libraries are missing
+        try:
+            from tfcodec import jobs
+        finally:
+            logging.disable(logging.NOTSET)
+        return jobs.run(args, compress_options(args))
 
 
 def info(args: argparse.Namespace) -> None:

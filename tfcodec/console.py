@@ -47,6 +47,12 @@ for line in sys.stdin.buffer:
 # https://www.unicode.org/reports/tr9/
 REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
                        "\u2066\u2067\u2068\u2069")  # fmt: skip
+# Modules that may not be installed: the extra that brings each, what people call it.
+EXTRAS = {
+    "tensorflow": ("tensorflow", "TensorFlow"),
+    "grpc": ("tensorflow", "TensorFlow"),
+    "apache_beam": ("beam", "Apache Beam"),
+}
 NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -265,8 +271,9 @@ def describe(error: Exception) -> str:
         return f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "not enough memory"
-    if isinstance(error, ModuleNotFoundError) and error.name in ("tensorflow", "grpc"):
-        return "this needs TensorFlow: pip install 'tfcodec[tensorflow]'"
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        extra, name = EXTRAS[error.name]
+        return f"this needs {name}: pip install 'tfcodec[{extra}]'"
     plain = isinstance(error, (ValueError, Failure, ConnectionError, TimeoutError))
     if plain:
         return str(error)

@@ -36,10 +36,15 @@ class Network:
 
     An interpreter has memory for one call at a time. So two calls at once, as when
     tiles are coded side by side, have one each, and more calls wait for those.
+
+    Args:
+        data: the file.
+        threads: processor cores to use; by default all that this process may.
     """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, threads: int | None = None):
         self.data, self.idle, self.made = data, [], 0
+        self.threads = threads or cores()
         self.free, self.lock = threading.Semaphore(WORKERS), threading.Lock()
         self.idle.append(self._runner())
 
@@ -48,7 +53,7 @@ class Network:
         from ai_edge_litert.interpreter import Interpreter
 
         self.made += 1
-        threads = max(1, cores() // self.made)
+        threads = max(1, self.threads // self.made)
         interpreter = Interpreter(model_content=self.data, num_threads=threads)
         return interpreter.get_signature_runner()
 
@@ -67,6 +72,10 @@ class Network:
 class LiteRTEngine:
     """A model, loaded: see `engine.Engine` for what each method means.
 
+    Args:
+        model: what to run.
+        threads: as of `Network`.
+
     Raises:
         ValueError: its LiteRT files are missing, damaged, or of another model.
     """
@@ -74,10 +83,10 @@ class LiteRTEngine:
     name = "litert"
     can_improve = False
 
-    def __init__(self, model: registry.Model):
+    def __init__(self, model: registry.Model, threads: int | None = None):
         if model.litert is None:
             raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
-        self.model = model
+        self.model, self.threads = model, threads
         self.files = litert_files.Files(model.litert, model.path)
         self.process, self.loaded = os.getpid(), {}
         self.loading = threading.Lock()
@@ -108,7 +117,7 @@ class LiteRTEngine:
             if self.process != os.getpid():
                 self.process, self.loaded = os.getpid(), {}
             if name not in self.loaded:
-                self.loaded[name] = Network(self.files.network(name))
+                self.loaded[name] = Network(self.files.network(name), self.threads)
             return self.loaded[name]
 
     def analysis(self, image: np.ndarray) -> np.ndarray:

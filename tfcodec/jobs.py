@@ -1,0 +1,200 @@
+"""The command `bulk`: a job of Beam's from the command line, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import pathlib
+import secrets
+import sys
+import time
+
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.runners.runner import PipelineState
+
+from tfcodec import beam as transforms
+from tfcodec import bitstream, bulk, files
+from tfcodec.console import Failure, output, say, shown
+from tfcodec.litert_engine import cores
+
+# What the DirectRunner is told beside the user's options. By itself it would first look
+# for Prism, fetch that from GitHub, and run all in one process there, whatever the
+# options --direct_* say; pipelines that may have unsafe triggers, which ours has none
+# of, it runs itself. And each process would tell how it begins and ends.
+DIRECT = ["--allow_unsafe_triggers", "--default_sdk_harness_log_level=ERROR"]
+LOOKED_AT = 1000  # names, to see whether there is anything to do
+MOST_SAID = 10  # failures that are said; a file has them all
+
+
+def options_of(runner: str, flags: list[str], runners_own: list[str]):
+    """Returns the `PipelineOptions` of a command line.
+
+    Args:
+        runner: its name.
+        flags: options of Beam's, each as --name=value.
+        runners_own: options that only a runner knows.
+
+    Raises:
+        ValueError: a flag is none of Beam's.
+    """
+    for flag in flags:
+        if not flag.startswith("--"):
+            raise ValueError(f"not an option of Beam's, --name=value: {shown(flag)}")
+    quiet = DIRECT if runner == "DirectRunner" else []
+    flags = [f"--runner={runner}", *quiet, *flags]
+    said = io.StringIO()
+    logging.disable(logging.WARNING)  # Beam would say what it does not know, and go on.
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(flags)
+            known = options.get_all_options().keys()
+            found = options.get_all_options(retain_unknown_options=True).keys()
+    except SystemExit:
+        raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
+    finally:
+        logging.disable(logging.NOTSET)
+    if unknown := found - known:
+        raise ValueError(
+            f"neither an option of this command nor of Beam's: --{min(unknown)}; what "
+            "only the runner knows comes after --"
+        )
+    return PipelineOptions(flags + runners_own)
+
+
+def threads_of(runner: str, options: PipelineOptions) -> int:
+    """Returns how many cores LiteRT takes in each process, where no one says so."""
+    if runner != "DirectRunner":
+        return 1
+    direct = options.view_as(DirectOptions)
+    one = direct.direct_running_mode == "in_memory"
+    return max(1, cores() // (1 if one else direct.direct_num_workers or cores()))
+
+
+def transform_of(args, options: dict, threads: int) -> beam.PTransform:
+    """Returns what the command `tfcodec bulk` does to each file.
+
+    Args:
+        args: of the command.
+        options: of `tfcodec.compress`.
+        threads: of each process.
+    """
+    if args.decompress:
+        return transforms.Decompress(
+            suffix=args.suffix, strip=args.strip, threads=threads, model=args.model,
+            realism=args.realism, max_pixels=args.max_pixels, engine=args.engine,
+        )  # fmt: skip
+    if args.evaluate:
+        return transforms.Evaluate(realism=args.realism, threads=threads, **options)
+    return transforms.Compress(strip=args.strip, threads=threads, **options)
+
+
+def check_some(text: str, pattern: bulk.Pattern) -> None:
+    """Raises ValueError if nothing matches, of the first `LOOKED_AT` names."""
+    (found,) = FileSystems.match([pattern.text], [LOOKED_AT])
+    names = [each.path for each in found.metadata_list]
+    if not names:
+        raise ValueError(f"{shown(text)}: no file matches")
+    few = pattern.suffixes and len(names) < LOOKED_AT
+    if few and not any(map(pattern.takes, names)):
+        kind = "images" if len(pattern.suffixes) > 1 else min(pattern.suffixes)
+        raise ValueError(f"{shown(text)}: no {kind} in it")
+
+
+def run(args, options: dict) -> bool:
+    """The command `tfcodec bulk`; returns whether a file failed.
+
+    Args:
+        args: of the command.
+        options: of `tfcodec.compress`.
+
+    Raises:
+        ValueError: the arguments make no sense, or no file matches.
+        Failure: the job did not end well.
+    """
+    out_dir = bulk.out_dir_of(args.out_dir)
+    beams = options_of(args.runner, args.beam, args.runners_own)
+    transform = transform_of(
+        args, options, args.threads or threads_of(args.runner, beams)
+    )
+    suffixes = {bitstream.SUFFIX} if args.decompress else files.SUFFIXES
+    patterns = [bulk.Pattern.of(text, suffixes) for text in args.patterns]
+    for text, pattern in zip(args.patterns, patterns):
+        check_some(text, pattern)
+    job = transforms.Job(
+        patterns, out_dir, args.suffix if args.decompress else bitstream.SUFFIX,
+        transform, f"{out_dir}/.tfcodec-{secrets.token_hex(8)}", args.force,
+        args.skip_existing,
+    )  # fmt: skip
+    stdout = output("JSON") if args.json else sys.stdout
+    _remove(*(f"{out_dir}/{name}" for name in transforms.LISTS))
+    # Processes that Beam starts on this machine find this package as this one did.
+    paths = [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    began = time.monotonic()
+    try:
+        counts = _run(job, beams)
+    finally:
+        found = FileSystems.match([f"{job.parts}/*"])[0].metadata_list
+        _remove(*(each.path for each in found), job.parts)
+    path = f"{out_dir}/{transforms.FAILED}"
+    failed = _lines(path) if FileSystems.exists(path) else []
+    row = {
+        **counts, "failed": len(failed), "seconds": round(time.monotonic() - began, 3)
+    }  # fmt: skip
+    if job.measures:
+        (row["mean"],) = _lines(f"{out_dir}/{transforms.MEAN}")
+    _tell(row, failed, path, args.json, stdout)
+    return bool(failed)
+
+
+def _run(job, options):
+    """Runs a job; returns the counters."""
+    pipeline = beam.Pipeline(options=options)
+    transforms.assemble(pipeline, job)
+    try:
+        result = pipeline.run()
+        state = result.wait_until_finish()
+        why = "" if state == PipelineState.DONE else state
+        cause = None
+    except Exception as error:
+        # Beam's messages hold the traceback of a worker; the last line says it.
+        why = str(error).strip().split("\n")[-1] or type(error).__name__
+        cause = error
+    if why:
+        hint = "" if job.measures else "; with --skip_existing the same command goes on"
+        raise Failure(f"the job ended early: {why.rstrip('.')}{hint}") from cause
+    found = dict.fromkeys(transforms.COUNTERS, 0)
+    named = MetricsFilter().with_namespace(transforms.NAMESPACE)
+    for each in result.metrics().query(named)["counters"]:
+        found[each.key.metric.name] += each.result
+    return found
+
+
+def _remove(*paths):
+    for path in paths:
+        with contextlib.suppress(OSError):  # Nothing was there.
+            FileSystems.delete([path])
+
+
+def _lines(path):
+    return [json.loads(x) for x in bulk.read(FileSystems, path).decode().splitlines()]
+
+
+def _tell(row, failed, path, as_json, stdout):
+    """Says what came of a job, and why files failed, all of which are in `path`."""
+    for each in failed[:MOST_SAID]:
+        say(f"tfcodec: {shown(each['input'])}: {shown(each['error'])}", sys.stderr)
+    if len(failed) > MOST_SAID:
+        say(f"... and {len(failed) - MOST_SAID} more: {shown(path)}", sys.stderr)
+    if as_json:
+        say(json.dumps(row), stdout)
+        return
+    say(bulk.summary(row), stdout)
+    if "mean" in row:
+        say(bulk.summary_of_mean(row["mean"]), stdout)
