@@ -204,6 +204,12 @@ def table(cards: dict[str, dict]) -> str:
     return markdown(heads, rows)
 
 
+def last_table(text: str) -> str:
+    """Returns the table of all rows, of what this program has printed."""
+    found = text.split("\n\n| architecture")[1].split("\n\n")[0]
+    return "| architecture" + found.rstrip()
+
+
 def counted(cards: dict[str, dict]) -> dict[str, dict]:
     """Returns the cards whose figures have the share of zeros."""
     return {k: c for k, c in cards.items() if "zeros" in figures_of(c)[0]}
@@ -224,7 +230,7 @@ def sparsity_table(cards: dict[str, dict]) -> str:
 
 
 def axes_of(count: int):
-    """Returns a Matplotlib figure for a file, and `count` axes side by side."""
+    """Returns a Matplotlib figure, and `count` axes side by side."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * count, 4), layout="constrained")
@@ -235,31 +241,31 @@ def axes_of(count: int):
     return figure, axes
 
 
-def plot(curves: dict[str, list[dict]], path: str):
-    """Draws PSNR and SSIMULACRA2 over bits per pixel to a file.
+def plot(curves: dict[str, list[dict]], dashed=()):
+    """Returns a Matplotlib figure of PSNR and SSIMULACRA2 over bits per pixel.
 
     Args:
-        curves: by name, rows with `bpp`, `psnr` and `ssimulacra2`, in order; codecs
-            that are not trained here are those whose rows have no `lmbda`, and dashed.
-        path: of the file; its suffix decides the format.
+        curves: by name, rows with `bpp`, `psnr` and `ssimulacra2`, in order.
+        dashed: names of those whose lines are.
     """
     figure, axes = axes_of(2)
-    for ax, key, label in zip(
-        axes, ("psnr", "ssimulacra2"), ("PSNR, dB", "SSIMULACRA2")
-    ):
+    words = "PSNR, dB", "SSIMULACRA2"
+    for ax, key, label in zip(axes, ("psnr", "ssimulacra2"), words):
         for number, (name, rows) in enumerate(curves.items()):
             ax.plot(
                 [row["bpp"] for row in rows], [row[key] for row in rows],
-                ".-" if "lmbda" in rows[0] else ".--", color=f"C{number % 10}",
-                lw=1 if number < 10 else 2, label=name,
+                ".--" if name in dashed else ".-", color=f"C{number % 10}",
+                lw=1 if number < 10 else 2, ms=3, label=name,
             )  # fmt: skip
         ax.set(xlabel="bits per pixel", ylabel=label)
+    axes[0].set_xlim(0, 2)
+    axes[1].set(xlim=(0, 2), ylim=(-60, 100))
     axes[0].legend(fontsize=6)
-    figure.savefig(path)
+    return figure
 
 
-def plot_sparsity(cards: dict[str, dict], path: str):
-    """Draws the share of zeros, bits and PSNR over lambda to a file."""
+def plot_sparsity(cards: dict[str, dict]):
+    """Returns a figure of the share of zeros, bits and PSNR over lambda."""
     figure, axes = axes_of(3)
     words = "share of latents that are zero", "bits per pixel", "PSNR, dB"
     for ax, key, label in zip(axes, ("zeros", "bpp", "psnr"), words):
@@ -269,7 +275,7 @@ def plot_sparsity(cards: dict[str, dict], path: str):
             ax.semilogx(lmbda, [row[key] for row in rows], ".-", label=name)
         ax.set(xlabel="lambda", ylabel=label)
     axes[0].legend(fontsize=7)
-    figure.savefig(path)
+    return figure
 
 
 def curve(each, crops: list[np.ndarray]) -> list[dict]:
@@ -388,14 +394,14 @@ def draw(cards: dict[str, dict], given, runs: pathlib.Path):
     from tfcodec import contestants
 
     if given.sparsity_plot:
-        plot_sparsity(counted(cards), given.sparsity_plot)
+        plot_sparsity(counted(cards)).savefig(given.sparsity_plot)
     if given.plot:
         curves = {name: figures_of(card) for name, card in cards.items()}
         crops = held_out(given)
-        for name, each in others(given).items():
-            if each.codec.sweep != (None,):  # PNG has a point, and not here.
-                curves[name] = curve(each, crops)
-        plot(curves, given.plot)
+        known = others(given)
+        known.pop("png", None)  # whose one point is far to the right
+        curves |= {name: curve(each, crops) for name, each in known.items()}
+        plot(curves, dashed=known).savefig(given.plot)
     if given.sheet:
         models = {
             name: contestants.contestant(f"{runs / folder_of(name) / 'model'}")

@@ -33,6 +33,14 @@ def test_the_table_has_a_row_for_each_and_times_where_they_were_measured():
     assert "| 7 | 0.50 | 1.25 | 0.100, 21.00 dB |" in lines[3]
 
 
+def test_the_table_of_all_rows_is_found_in_what_is_printed():
+    cards = {"cnn": card(), "sparse, 0": card(0.5)}
+    whole, other = history.table(cards), history.sparsity_table(history.counted(cards))
+    first = history.table({"cnn": card()})
+    assert history.last_table(f"cnn ...\n{first}\n\n{whole}\n\n{other}\n") == whole
+    assert history.last_table(f"cnn ...\n{first}\n\n{whole}\n") == whole
+
+
 def test_the_table_of_sparsity_has_a_row_for_each_lambda():
     cards = {"cnn": card(), "sparse, 0": card(0.5), "sparse, 2": card(0.75)}
     lines = history.sparsity_table(history.counted(cards)).splitlines()
@@ -43,14 +51,18 @@ def test_the_table_of_sparsity_has_a_row_for_each_lambda():
     assert lines[4] == cells
 
 
-def test_plots_are_drawn_of_what_is_trained_and_of_what_is_not(tmp_path):
+def test_what_is_not_trained_is_dashed_and_sparsity_is_over_lambda(tmp_path):
     pytest.importorskip("matplotlib")
     rows = history.figures_of(card())
-    known = [{k: v for k, v in row.items() if k != "lmbda"} for row in rows]
-    history.plot({"cnn": rows, "jpeg": known}, str(tmp_path / "a.svg"))
-    history.plot_sparsity({"sparse, 0": card(0.5)}, str(tmp_path / "b.svg"))
-    for name in "ab":
-        assert (tmp_path / f"{name}.svg").stat().st_size > 1000
+    both = history.plot({"cnn": rows, "jpeg": rows}, dashed=["jpeg"])
+    trained, known = both.axes[0].lines
+    assert (trained.get_linestyle(), known.get_linestyle()) == ("-", "--")
+    np.testing.assert_allclose(trained.get_ydata(), [21, 23, 25, 27, 29])
+    zeros, bpp, psnr = history.plot_sparsity({"sparse, 0": card(0.5)}).axes
+    np.testing.assert_allclose(zeros.lines[0].get_ydata(), 0.5)
+    np.testing.assert_allclose(bpp.lines[0].get_xdata()[2], 0.1)
+    both.savefig(tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size > 1000
 
 
 def test_a_curve_has_the_means_of_crops_at_each_quality():
