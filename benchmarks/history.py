@@ -325,8 +325,10 @@ def sheet(codecs: dict, image: np.ndarray, size: int, columns: int = 4):
     for name, each in codecs.items():
         _, data = report.closest(each.codec, each.qualities, image, size)
         decoded = each.codec.decompress(data)
-        words = f"{len(data):,} bytes, {metrics.psnr(image, decoded):.1f} dB"
-        if min(image.shape[:2]) >= ssimulacra2.SMALLEST_SIDE:
+        psnr = metrics.psnr(image, decoded)
+        words = f"{len(data):,} bytes, "
+        words += f"{psnr:.1f} dB" if np.isfinite(psnr) else "lossless"
+        if np.isfinite(psnr) and min(image.shape[:2]) >= ssimulacra2.SMALLEST_SIDE:
             words += f", SSIMULACRA2 {ssimulacra2.score(image, decoded):.0f}"
         shown.append((name, words, decoded))
     height, width = image.shape[0] + LABEL, image.shape[1] + 2
