@@ -124,9 +124,12 @@ def test_a_plain_autoencoder_begins_with_grey_and_with_no_layer_that_mutes(poole
     model = architectures.build("cnn", lmbda, n=16, m=16, layers=3, pooled=pooled)
     image = tiny.photograph(64, 64)[None]
     y = model.analyse(image)
-    x = tf.random.stateless_normal(y.shape, (1, 2))
-    for network, x in ((model.analysis, image / 25.5 - 5), (model.synthesis, x)):
-        powers = []
+    latents = tf.random.stateless_normal(y.shape, (1, 2))
+    for network, start in (
+        (model.analysis, image / 25.5 - 5),
+        (model.synthesis, latents),
+    ):
+        x, powers = start, []
         for layer in network.layers:
             x = layer(x)
             if isinstance(layer, tf.keras.layers.ReLU):
