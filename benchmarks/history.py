@@ -258,9 +258,9 @@ def plot(curves: dict[str, list[dict]], dashed=()):
                 lw=1 if number < 10 else 2, ms=3, label=name,
             )  # fmt: skip
         ax.set(xlabel="bits per pixel", ylabel=label)
-    axes[0].set_xlim(0, 2)
-    axes[1].set(xlim=(0, 2), ylim=(-60, 100))
-    axes[0].legend(fontsize=6)
+        ax.set_xlim(0, 2)
+    axes[1].set_ylim(-100, 100)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize=7)
     return figure
 
 
