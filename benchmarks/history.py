@@ -5,7 +5,8 @@ lambda, exports it, and prints a table: multiply-adds, seconds of training, and 
 rate and quality have become on pictures held out. `docs/history.md` says what each is.
 
     python -m benchmarks.history PHOTOGRAPHS --steps=2000 --plot=history.svg
-    python -m benchmarks.history PHOTOGRAPHS --only=sparse --sparsity=0,0.1,0.5,2
+    python -m benchmarks.history PHOTOGRAPHS --only=sparse --sparsity=0,0.05,0.2 \
+        --sparsity-plot=sparsity.svg
 
 So short a training says how fast an architecture learns, and little of how good it can
 become. Widths are small ones unless `--full` asks for those of the papers.
@@ -14,9 +15,11 @@ become. Widths are small ones unless `--full` asks for those of the papers.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import time
@@ -50,6 +53,10 @@ SMALL = {
         },
     ),
 }  # fmt: skip
+# Most pixels a side of a picture that is timed and shown.
+SHOWN = 256
+# Pixels above each picture of the sheet, for two lines.
+LABEL = 26
 # What of the options is no width, and stays with `--full`.
 KINDS = {"predict", "pooled", "kernel"}
 
@@ -73,134 +80,337 @@ def variants(given) -> dict[str, tuple[str, dict]]:
     return found
 
 
-def trained(arch: str, options: dict, given, run: pathlib.Path) -> dict:
-    """Trains and exports one; returns its card and `seconds`, those of its steps."""
+def folder_of(name: str) -> str:
+    """Returns a row's name without spaces and commas: `sparse, 0.1`, sparse-0.1."""
+    return re.sub(r"[^a-z0-9.]+", "-", name)
+
+
+def config_of(arch: str, options: dict, given):
+    """Returns the `training.TrainConfig` of a row of the table."""
+    from tfcodec import training
+
+    return training.TrainConfig(
+        arch=arch, options=json.dumps(options), images=",".join(given.images),
+        validation=given.validation, steps=given.steps, batch=given.batch,
+        patch=given.patch, lmbda_max=given.lmbda_max, average=given.average,
+        warmup=max(1, given.steps // 10), validation_images=given.held_out,
+        learning_rate=given.learning_rate, validate_steps=given.steps + 1,
+    )  # fmt: skip
+
+
+def trained(config, run: pathlib.Path) -> dict:
+    """Trains and exports one; returns its card and `seconds`, those of its steps.
+
+    These are of the processor, not of the clock, so that other work on the machine
+    counts little. A folder that holds the finished model is read; one that holds a
+    part of the training is gone on with.
+
+    Args:
+        config: as `config_of` returns it.
+        run: folder of the training.
+    """
     from tfcodec import registry, training
 
+    asked, kept = dataclasses.asdict(config), run / "row.json"
+    if kept.exists():
+        row = json.loads(kept.read_text("utf-8"))
+        if row.pop("config") == asked:
+            return row
+        raise ValueError(f"{run} holds a model that was trained with other settings")
+
     class Timed(training.Progress):
+        seconds = 0.0  # of a step
+
         def on_train_batch_end(self, batch, logs=None):
             if self.step == self.first:  # the first makes the graph
-                self.clock = time.perf_counter()
+                self.clock = time.process_time()
             super().on_train_batch_end(batch, logs)
 
         def on_train_end(self, logs=None):
-            Timed.seconds = time.perf_counter() - self.clock
+            spent = time.process_time() - self.clock
+            Timed.seconds = spent / max(1, self.step - self.first - 1)
             super().on_train_end(logs)
 
     whole, training.Progress = training.Progress, Timed
     try:
-        config = training.TrainConfig(
-            arch=arch, options=json.dumps(options), images=",".join(given.images),
-            validation=given.validation, steps=given.steps, batch=given.batch,
-            patch=given.patch, lmbda_max=given.lmbda_max, average=given.average,
-            warmup=max(1, given.steps // 10), validation_images=given.held_out,
-            learning_rate=given.learning_rate, validate_steps=given.steps + 1,
-        )  # fmt: skip
         exported = training.train(config, run)
     finally:
         training.Progress = whole
-    return {**registry.Model.at(exported).card, "seconds": Timed.seconds}
+    card = registry.Model.at(exported).card
+    row = {**card, "seconds": Timed.seconds * config.steps}
+    kept.write_text(json.dumps({**row, "config": asked}), "utf-8")
+    return row
+
+
+def seconds_per_megapixel(model: pathlib.Path, image: np.ndarray) -> dict:
+    """Returns what a file takes: `compress` and `decompress`, seconds of the processor.
+
+    At the middle quality, after a file that is not counted.
+
+    Args:
+        model: directory of an exported model.
+        image: uint8 [height, width, 3].
+    """
+    import tfcodec
+
+    spent = {}
+    for _ in range(2):
+        began = time.process_time()
+        data = tfcodec.compress(image, 50, model=model)
+        middle = time.process_time()
+        tfcodec.decompress(data, model=model)
+        spent = {"compress": middle - began, "decompress": time.process_time() - middle}
+    return {k: v / (image[..., 0].size / 1e6) for k, v in spent.items()}
+
+
+def figures_of(card: dict) -> list[dict]:
+    """Returns the rows of a card, with the `lmbda` that each quality stands for."""
+    low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
+    return [
+        {**row, "lmbda": low * (high / low) ** (row["quality"] / 100)}
+        for row in card["training"]["figures"]
+    ]
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def table(cards: dict[str, dict]) -> str:
-    """Returns the table in Markdown: of cards with `seconds`, by name."""
-    qualities = [
-        row["quality"] for row in next(iter(cards.values()))["training"]["figures"]
-    ]
+    """Returns the table in Markdown.
+
+    Args:
+        cards: by name in the table, as `trained` returns them; where one has
+            `coding`, as `seconds_per_megapixel` returns it, the table has times.
+    """
+    qualities = [row["quality"] for row in figures_of(next(iter(cards.values())))]
     shown = qualities[::2]
-    heads = [f"bpp, PSNR at {quality}" for quality in shown]
-    lines = [
-        "| architecture | weights | kMAC: analysis | synthesis | coder | seconds | "
-        + " | ".join(heads) + " | zeros |",
-        "|---" * (7 + len(shown)) + "|",
-    ]  # fmt: skip
+    heads = ["architecture", "weights", "kMAC: analysis", "synthesis", "coder"]
+    heads += ["seconds of training", "s/MP: compress", "decompress"]
+    heads += [f"bpp, PSNR at {quality}" for quality in shown]
+    rows = []
     for name, card in cards.items():
-        costs = card["kmac_per_pixel"]
-        rows = [r for r in card["training"]["figures"] if r["quality"] in shown]
+        costs, coding = card["kmac_per_pixel"], card.get("coding", {})
         cells = [name, f"{card['parameters']:,}"]
         cells += [f"{costs[part]:.2f}" for part in ("analysis", "synthesis", "coder")]
         cells += [f"{card['seconds']:.0f}"]
-        cells += [f"{row['bpp']:.3f}, {row['psnr']:.2f} dB" for row in rows]
-        zeros = [f"{row['zeros']:.0%}" for row in rows if "zeros" in row]
-        lines.append("| " + " | ".join([*cells, " / ".join(zeros)]) + " |")
-    return "\n".join(lines)
+        for verb in ("compress", "decompress"):
+            cells += [f"{coding[verb]:.2f}" if verb in coding else ""]
+        for row in figures_of(card):
+            if row["quality"] in shown:
+                cells.append(f"{row['bpp']:.3f}, {row['psnr']:.2f} dB")
+        rows.append(cells)
+    return markdown(heads, rows)
 
 
-def plot(cards: dict[str, dict], path: str):
-    """Draws PSNR over bits per pixel, and the share of zeros where cards have it."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    counted = {k: c for k, c in cards.items() if "zeros" in c["training"]["figures"][0]}
-    figure, axes = pyplot.subplots(1, 1 + bool(counted), figsize=(9, 4), squeeze=False)
-    for ax, some, key, label in (
-        (axes[0, 0], cards, "psnr", "PSNR, dB"),
-        (axes[0, -1], counted, "zeros", "share of latents that are zero"),
-    ):
-        for name, card in some.items():
-            rows = card["training"]["figures"]
-            ax.plot([r["bpp"] for r in rows], [r[key] for r in rows], ".-", label=name)
-        if some:
-            ax.set(xlabel="bits per pixel", ylabel=label)
-            ax.legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(path)
+def last_table(text: str) -> str:
+    """Returns the table of all rows, of what this program has printed."""
+    found = text.split("\n\n| architecture")[1].split("\n\n")[0]
+    return "| architecture" + found.rstrip()
 
 
-def nearest(contestant, image: np.ndarray, size: int) -> bytes:
-    """Returns the file of a codec, of those at its qualities, nearest in size."""
-    files = [contestant.codec.compress(image, q) for q in contestant.qualities]
-    return min(files, key=lambda data: abs(len(data) - size))
+def counted(cards: dict[str, dict]) -> dict[str, dict]:
+    """Returns the cards whose figures have the share of zeros."""
+    return {k: c for k, c in cards.items() if "zeros" in figures_of(c)[0]}
 
 
-def sheet(contestants, image: np.ndarray, size: int, columns: int = 4):
+def sparsity_table(cards: dict[str, dict]) -> str:
+    """Returns zeros, bits and PSNR over lambda in Markdown, of cards with zeros."""
+    names = list(cards)
+    heads = ["lambda", *(f"{name}: zeros, bpp, PSNR" for name in names)]
+    rows = []
+    for found in zip(*(figures_of(cards[name]) for name in names)):
+        cells = [
+            f"{row['zeros']:.1%}, {row['bpp']:.3f}, {row['psnr']:.2f} dB"
+            for row in found
+        ]
+        rows.append([f"{found[0]['lmbda']:.4f}", *cells])
+    return markdown(heads, rows)
+
+
+def axes_of(count: int):
+    """Returns a Matplotlib figure, and `count` axes side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * count, 4), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def plot(curves: dict[str, list[dict]], dashed=()):
+    """Returns a Matplotlib figure of PSNR and SSIMULACRA2 over bits per pixel.
+
+    Args:
+        curves: by name, rows with `bpp`, `psnr` and `ssimulacra2`, in order.
+        dashed: names of those whose lines are.
+    """
+    figure, axes = axes_of(2)
+    words = "PSNR, dB", "SSIMULACRA2"
+    for ax, key, label in zip(axes, ("psnr", "ssimulacra2"), words):
+        for number, (name, rows) in enumerate(curves.items()):
+            ax.plot(
+                [row["bpp"] for row in rows], [row[key] for row in rows],
+                ".--" if name in dashed else ".-", color=f"C{number % 10}",
+                lw=1 if number < 10 else 2, ms=3, label=name,
+            )  # fmt: skip
+        ax.set(xlabel="bits per pixel", ylabel=label)
+        ax.set_xlim(0, 2)
+    axes[1].set_ylim(-100, 100)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right", fontsize=7)
+    return figure
+
+
+def plot_sparsity(cards: dict[str, dict]):
+    """Returns a figure of the share of zeros, bits and PSNR over lambda."""
+    figure, axes = axes_of(3)
+    words = "share of latents that are zero", "bits per pixel", "PSNR, dB"
+    for ax, key, label in zip(axes, ("zeros", "bpp", "psnr"), words):
+        for name, card in cards.items():
+            rows = figures_of(card)
+            lmbda = [row["lmbda"] for row in rows]
+            ax.semilogx(lmbda, [row[key] for row in rows], ".-", label=name)
+        ax.set(xlabel="lambda", ylabel=label)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def curve(each, crops: list[np.ndarray]) -> list[dict]:
+    """Returns a row for each quality of a codec, of means over crops.
+
+    Args:
+        each: a `contestants.Contestant`.
+        crops: uint8 [height, width, 3], as models are validated on.
+    """
+    from tfcodec import metrics, ssimulacra2
+
+    rows = []
+    for quality in each.qualities:
+        found = []
+        for crop in crops:
+            data = each.codec.compress(crop, quality)
+            decoded = each.codec.decompress(data)
+            found.append(
+                {
+                    "bpp": metrics.bits_per_pixel(len(data), *crop.shape[:2]),
+                    "psnr": metrics.psnr(crop, decoded),
+                    "ssimulacra2": ssimulacra2.score(crop, decoded),
+                }
+            )
+        rows.append({k: float(np.mean([row[k] for row in found])) for k in found[0]})
+    return rows
+
+
+def sheet(codecs: dict, image: np.ndarray, size: int, columns: int = 4):
     """Returns a picture by each codec beside the others, all in about as many bytes.
 
     Args:
-        contestants: list of `contestants.Contestant`.
+        codecs: by name, `contestants.Contestant`; each is shown at the quality whose
+            file comes nearest to `size`.
         image: uint8 [height, width, 3]; it comes first.
         size: bytes.
         columns: pictures in a row.
 
     Returns:
-        A Pillow image, with name, bytes and PSNR above each picture.
+        A Pillow image, with name, bytes, PSNR and SSIMULACRA2 above each picture.
     """
     from PIL import Image, ImageDraw
 
-    from tfcodec import metrics
+    from tfcodec import metrics, report, ssimulacra2
 
-    shown = [("original", image)]
-    for each in contestants:
-        data = nearest(each, image, size)
+    shown = [("original", f"{image.nbytes:,} bytes", image)]
+    for name, each in codecs.items():
+        _, data = report.closest(each.codec, each.qualities, image, size)
         decoded = each.codec.decompress(data)
         psnr = metrics.psnr(image, decoded)
-        path = pathlib.Path(each.name)
-        name = path.parent.name if path.name == "model" else each.name
-        shown.append((f"{name}: {len(data):,} bytes, {psnr:.1f} dB", decoded))
-    height, width = image.shape[0] + 14, image.shape[1] + 2
+        words = f"{len(data):,} bytes, "
+        words += f"{psnr:.1f} dB" if np.isfinite(psnr) else "lossless"
+        if np.isfinite(psnr) and min(image.shape[:2]) >= ssimulacra2.SMALLEST_SIDE:
+            words += f", SSIMULACRA2 {ssimulacra2.score(image, decoded):.0f}"
+        shown.append((name, words, decoded))
+    height, width = image.shape[0] + LABEL, image.shape[1] + 2
     rows = -(-len(shown) // columns)
     whole = Image.new("RGB", (width * columns, height * rows), "white")
     draw = ImageDraw.Draw(whole)
-    for number, (words, pixels) in enumerate(shown):
+    for number, (name, words, pixels) in enumerate(shown):
         left, top = number % columns * width, number // columns * height
-        draw.text((left + 1, top + 1), words, "black")
-        whole.paste(Image.fromarray(pixels), (left, top + 14))
+        draw.text((left + 1, top + 1), f"{name}\n{words}", "black", spacing=1)
+        whole.paste(Image.fromarray(pixels), (left, top + LABEL))
     return whole
 
 
-def draw_sheet(given, models: list[str]):
-    """Writes the sheet of the models trained and of the classical codecs."""
-    from tfcodec import contestants, files, images
+def held_out(given) -> list[np.ndarray]:
+    """Returns the crops that models are validated on, uint8 [height, width, 3]."""
+    from tfcodec import data, files
 
-    path = files.find_images(given.images)[0]
-    image = images.read_rgb(path)[:256, :256]
-    names = [f"{model}:q=0:25:50:75:100" for model in models]
-    found, missing = contestants.contestants([*given.codecs.split(","), *names])
+    if given.validation:
+        paths = files.find_images(files.patterns_of(given.validation))
+    else:
+        paths = files.hold_out(files.find_images(given.images))[1]
+    multiple = data.VALIDATION_MULTIPLE
+    paths = data.usable(paths, multiple)
+    pictures = data.open_images(paths, given.held_out)()
+    return [data.centre_crop(picture, multiple) for picture in pictures]
+
+
+def others(given) -> dict:
+    """Returns the codecs of `--codecs` by name; says which are missing."""
+    from tfcodec import contestants
+
+    found, missing = contestants.contestants(given.codecs.split(","))
     for reason in missing:
         print(f"missing: {reason}", file=sys.stderr)
-    sheet(found, image, given.bytes).save(given.sheet)
+    return {each.name: each for each in found}
+
+
+def trained_rows(chosen: dict, given, runs: pathlib.Path) -> dict[str, dict]:
+    """Trains each of `variants`, prints its row, and returns the cards by name."""
+    cards = {}
+    for name, (arch, options) in chosen.items():
+        print(f"{name} ...", flush=True)
+        run = runs / folder_of(name)
+        card = trained(config_of(arch, options, given), run)
+        if given.picture:
+            image = middle_of(given.picture)
+            card["coding"] = seconds_per_megapixel(run / "model", image)
+        cards[name] = card
+        rows = table({name: card}).splitlines()
+        print("\n".join(rows[-1 if len(cards) > 1 else 0 :]), flush=True)
+    return cards
+
+
+def middle_of(path: str) -> np.ndarray:
+    """Returns the middle of a picture, at most `SHOWN` a side: uint8 [h, w, 3]."""
+    from tfcodec import images
+
+    image = images.read_rgb(path)
+    top, left = (max(0, side - SHOWN) // 2 for side in image.shape[:2])
+    return image[top : top + SHOWN, left : left + SHOWN]
+
+
+def draw(cards: dict[str, dict], given, runs: pathlib.Path):
+    """Writes the files that `--plot`, `--sparsity-plot` and `--sheet` ask for."""
+    from tfcodec import contestants
+
+    if given.sparsity_plot:
+        plot_sparsity(counted(cards)).savefig(given.sparsity_plot)
+    if given.plot:
+        curves = {name: figures_of(card) for name, card in cards.items()}
+        crops = held_out(given)
+        known = others(given)
+        known.pop("png", None)  # whose one point is far to the right
+        curves |= {name: curve(each, crops) for name, each in known.items()}
+        plot(curves, dashed=known).savefig(given.plot)
+    if given.sheet:
+        models = {
+            name: contestants.contestant(f"{runs / folder_of(name) / 'model'}")
+            for name in cards
+        }
+        image = middle_of(given.picture)
+        sheet({**others(given), **models}, image, given.bytes).save(given.sheet)
 
 
 def parse(argv):
@@ -212,7 +422,7 @@ def parse(argv):
     parser.add_argument("images", nargs="+", help="folders or globs of photographs")
     parser.add_argument("--validation", default="", help="others, held out")
     parser.add_argument("--only", help="rows of the table, with semicolons between")
-    parser.add_argument("--sparsity", default="0.1", help="one or more for `sparse`")
+    parser.add_argument("--sparsity", default="0.05", help="one or more for `sparse`")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--patch", type=int, default=64, help="side in pixels")
@@ -222,15 +432,19 @@ def parse(argv):
     parser.add_argument("--held-out", type=int, default=8, help="pictures held out")
     parser.add_argument("--full", action="store_true", help="widths of the papers")
     parser.add_argument("--run", help="folder for the models, which are then kept")
-    parser.add_argument("--plot", help="file for the curves, by matplotlib")
+    parser.add_argument("--plot", help="file for curves: PSNR, SSIMULACRA2")
+    parser.add_argument("--sparsity-plot", help="file for zeros over lambda")
     parser.add_argument(
-        "--sheet", help="file for the first image as each codec shows it, 256x256"
+        "--picture", help="a photograph to time, and for the sheet; its middle 256x256"
+    )
+    parser.add_argument(
+        "--sheet", help="file for the picture as each codec shows it; needs --picture"
     )
     parser.add_argument("--bytes", type=int, default=6000, help="of each, on the sheet")
     parser.add_argument(
         "--codecs",
         default="dictionary,jpeg,png,jpeg2000,webp,avif",
-        help="others on the sheet, as `compress.py eval` has them",
+        help="others on sheet and plot, as `compress.py eval` has them",
     )
     return parser.parse_args(argv)
 
@@ -240,26 +454,21 @@ def main(argv=None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         chosen = variants(given)
+        if given.sheet and not given.picture:
+            raise ValueError("--sheet needs --picture")
     except ValueError as error:
         print(f"history: {error}", file=sys.stderr)
         return 1
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")  # that functions are traced anew for each model
-    cards = {}
     with tempfile.TemporaryDirectory() as folder:
-        runs, models = pathlib.Path(given.run or folder), []
-        for number, (name, (arch, options)) in enumerate(chosen.items()):
-            print(f"{name} ...", flush=True)
-            run = runs / f"{number:02d}-{arch}"
-            cards[name] = trained(arch, options, given, run)
-            models.append(str(run / "model"))
-            print(table({name: cards[name]}).splitlines()[-1], flush=True)
-        if given.sheet:
-            draw_sheet(given, models)
+        runs = pathlib.Path(given.run or folder)
+        cards = trained_rows(chosen, given, runs)
+        draw(cards, given, runs)
     print(f"\n{table(cards)}")
-    if given.plot:
-        plot(cards, given.plot)
+    if counted(cards):
+        print(f"\n{sparsity_table(counted(cards))}")
     return 0
 
 

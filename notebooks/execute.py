@@ -31,7 +31,7 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     """
     notebook = nbformat.read(path, 4)
     client = nbclient.NotebookClient(
-        notebook, timeout=600, kernel_name="python3",
+        notebook, timeout=3600, kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}}, record_timing=False,
     )  # fmt: skip
     # It would answer a widget on the socket on which it waits for the cell's end, and

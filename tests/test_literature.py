@@ -119,6 +119,26 @@ def test_grey_digits_of_28_pixels_train_and_code_without_padding(tmp_path):
         training.datasets(config)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_plain_autoencoder_begins_with_grey_and_with_no_layer_that_mutes(pooled):
+    lmbda = (0.01, 0.01)
+    model = architectures.build("cnn", lmbda, n=16, m=16, layers=3, pooled=pooled)
+    image = tiny.photograph(64, 64)[None]
+    y = model.analyse(image)
+    latents = tf.random.stateless_normal(y.shape, (1, 2))
+    for network, start in (
+        (model.analysis, image / 25.5 - 5),
+        (model.synthesis, latents),
+    ):
+        x, powers = start, []
+        for layer in network.layers:
+            x = layer(x)
+            if isinstance(layer, tf.keras.layers.ReLU):
+                powers.append(float(tf.reduce_mean(x**2)))
+        assert max(powers) < 8 * min(powers)
+    assert 0 < np.std(model.synthesise(y, tf.zeros([1]))) < 25
+
+
 def test_a_patch_that_the_stride_does_not_divide_is_refused_with_the_stride():
     def config(**settings):
         return training.TrainConfig(arch="cnn", images="x", **settings)

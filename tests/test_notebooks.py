@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 import shutil
+import sys
 
 import pytest
 from PIL import Image
@@ -66,13 +67,43 @@ def copied(path, place):
     root = path.parents[1]
     for name in ("notebooks", "tests"):
         (place / name).mkdir()
-    for name in ("tfcodec", "train.py", "tests/golden", "tests/numpy_reader.py"):
+    code = "tfcodec", "train.py", "benchmarks", "notebooks/training_python.py"
+    for name in (*code, "tests/golden", "tests/numpy_reader.py"):
         (place / name).symlink_to(root / name)
     # How it works shows a detail of the whole.
     size = (512, 352) if path.stem == "how_it_works" else (256, 192)
     with Image.open(root / "tests" / "photograph.png") as photograph:
         photograph.crop((0, 0, *size)).save(place / "tests" / "photograph.png")
     return pathlib.Path(shutil.copy(path, place / "notebooks"))
+
+
+# In place of the Python that trains: it takes the same arguments, prints what
+# `benchmarks.history` prints, and what it has trained is the model of the golden files.
+STAND_IN = """#!{python}
+import json, os, pathlib, sys
+sys.path.insert(0, os.environ["PYTHONPATH"])
+from benchmarks import history
+assert sys.argv[1:3] == ["-m", "benchmarks.history"]
+given = history.parse(sys.argv[3:])
+assert list(pathlib.Path(given.images[0]).iterdir())
+assert pathlib.Path(given.validation).is_file()
+cards = {{}}
+for name in list(history.variants(given))[:1]:
+    model = pathlib.Path(given.run, history.folder_of(name), "model")
+    model.parent.mkdir(parents=True)
+    model.symlink_to("{model}")
+    cards[name] = {{**json.loads((model / "card.json").read_text()), "seconds": 1}}
+print(history.table(cards), history.table(cards), sep="\\n\\n")
+"""
+
+
+def trains_nothing(place):
+    """Writes a Python that stands in for the one that trains; returns its path."""
+    path = place / "stand_in"
+    model = pathlib.Path(__file__).parent / "golden" / "model"
+    path.write_text(STAND_IN.format(python=sys.executable, model=model))
+    path.chmod(0o755)
+    return path
 
 
 @pytest.mark.slow
@@ -84,6 +115,9 @@ def test_runs_from_the_first_cell_to_the_last(path, tmp_path, monkeypatch):
         pytest.skip("would install TensorFlow Compression first, by uv")
     # Ours takes a minute to trace and export, however small.
     monkeypatch.setenv("TFCODEC_NOTEBOOK_FLAGS", '--arch=bls2017 --options={"n":8}')
+    if path.stem == "history":
+        monkeypatch.setenv("TFCODEC_NOTEBOOK_CODECS", "jpeg,png")
+        monkeypatch.setenv("TFCODEC_TRAINING_PYTHON", str(trains_nothing(tmp_path)))
     monkeypatch.setenv("TFCODEC_NOTEBOOK_STEPS", "10")
     monkeypatch.setenv("TFCODEC_NOTEBOOK_SWEEP", ":q=30:70")
     notebook = execute.execute(copied(path, tmp_path))

@@ -33,6 +33,9 @@ from tfcodec.layers import (
 # Means lie on a grid of 1 / 2**MEAN_BITS, within +-MEAN_MAX of that unit.
 MEAN_BITS = 4
 MEAN_MAX = 2**11 - 1
+# ReLU halves the power of a signal: weights before it begin so large that the power
+# stays from layer to layer (He, Zhang, Ren, Sun 2015, arXiv:1502.01852).
+HE = "he_normal"
 # The networks of later slices see the latents before them in units of 1/8, to +-32.
 CONTEXT_BITS = 3
 
@@ -77,9 +80,9 @@ def analysis_cnn(n, m, layers, kernel, pooled):
     """
     relu, pool = tf.keras.layers.ReLU, tf.keras.layers.MaxPool2D
     halved = (
-        (lambda: [conv(n, kernel), relu(), pool(2)])
+        (lambda: [conv(n, kernel, kernel_initializer=HE), relu(), pool(2)])
         if pooled
-        else (lambda: [down(n, kernel), relu()])
+        else (lambda: [conv(n, kernel, 2, kernel_initializer=HE), relu()])
     )
     steps = [layer for _ in range(layers) for layer in halved()]
     return stack(*steps, conv(m, kernel), name="analysis")
@@ -91,14 +94,26 @@ def synthesis_cnn(n, layers, kernel, pooled):
     Strided convolutions become transposed ones; what was pooled is repeated 2x2 before
     each convolution.
     """
-    relu, repeat = tf.keras.layers.ReLU, tf.keras.layers.UpSampling2D
-    doubled = (
-        (lambda channels: [repeat(2), conv(channels, kernel)])
-        if pooled
-        else (lambda channels: [up(channels, kernel)])
-    )
+    scaled, relu = tf.keras.initializers.VarianceScaling, tf.keras.layers.ReLU
+
+    def doubled(channels, power=2.0):
+        """Twice the height and width; and at first `power` times that of the inputs."""
+        if pooled:
+            start = scaled(power)
+            widened = conv(channels, kernel, kernel_initializer=start)
+            return [tf.keras.layers.UpSampling2D(2), widened]
+        # Each output of a transposed convolution is a sum over a quarter of its kernel.
+        # Keras calls that side of a transposed kernel "out" which reads the input.
+        start = scaled(4 * power, "fan_out")
+        return [up(channels, kernel, kernel_initializer=start)]
+
     steps = [x for _ in range(layers - 1) for x in [*doubled(n), relu()]]
-    return stack(conv(n, kernel), relu(), *steps, *doubled(3), name="synthesis")
+    first = conv(n, kernel, kernel_initializer=HE)
+    # Pixels begin near mid-grey. From random ones the first steps flee so far that half
+    # the units of the first layer passed nothing at all after 50 steps of a training;
+    # with these it was a fifth.
+    last = doubled(3, power=0.02)
+    return stack(first, relu(), *steps, *last, name="synthesis")
 
 
 def analysis_mlp(m, block, activation, means):
