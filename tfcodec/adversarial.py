@@ -25,7 +25,7 @@ WINDOW = 8
 # Offsets in rows and columns, pixels, at which a texture is compared with itself.
 OFFSETS = (
     (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1),
-    (2, 2), (2, -2), (0, 3), (3, 0),
+    (2, 2), (2, -2), (0, 3), (3, 0), (0, 4), (4, 0), (4, 4), (4, -4), (0, 8), (8, 0),
 )  # fmt: skip
 # RGB to luma and two differences of colour.
 COLOURS = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
@@ -51,7 +51,7 @@ class Weights:
     relative: float = 0.06
     features: float = 1.0
     deviations: float = 2.0
-    correlations: float = 4.0
+    correlations: float = 1.0
     grid: float = 0.05
     critics: float = 0.25
 
@@ -226,11 +226,14 @@ def correlations(x):
     Deviations alone let a synthesis weave a lattice where there is to be grain: it has
     the energy asked for, in another pattern. Here the luma's high-pass band is
     multiplied by itself moved by each offset, and the mean over windows of 16x16 pixels
-    divided by the deviation there (as the texture model of Portilla and Simoncelli
-    2000, doi:10.1023/A:1026553619983, compares autocorrelations of bands).
+    divided by the variance there (as the texture model of Portilla and Simoncelli
+    2000, doi:10.1023/A:1026553619983, compares autocorrelations of bands). Being
+    divided, faint grain counts as much as strong texture; below half a level both
+    fade to zero. The offsets of 4 and 8 pixels are those at which a synthesis that
+    enlarges by 4 and by 16 repeats itself.
 
     Returns:
-        float32 [b, rows, columns, offsets], in sixteenths of a level.
+        float32 [b, rows, columns, offsets], from -1 to 1.
     """
     band = high_pass(luma_and_colours(x))[..., :1]
     edge = max(max(map(abs, each)) for each in OFFSETS)
@@ -239,7 +242,7 @@ def correlations(x):
     # Without the border, where a moved band comes round from the other side.
     products = products[:, edge:-edge, edge:-edge]
     means = tf.nn.avg_pool2d(products, 2 * WINDOW, WINDOW, "VALID")
-    return means[..., 1:] * tf.math.rsqrt(means[..., :1] + 1e-3)
+    return means[..., 1:] / (means[..., :1] + 1e-3)
 
 
 def repeated(residual):

@@ -34,7 +34,7 @@ ENTRIES = (
     Entry(
         number=1,
         name="tfcodec",
-        fingerprint="52ce6503c00ffa75",
+        fingerprint="1b846a9a7c09264d",
         licence="Apache-2.0",
         description="photographs, trained for what people see; every quality",
     ),
