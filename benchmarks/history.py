@@ -273,6 +273,8 @@ def plot_sparsity(cards: dict[str, dict]):
             rows = figures_of(card)
             lmbda = [row["lmbda"] for row in rows]
             ax.semilogx(lmbda, [row[key] for row in rows], ".-", label=name)
+        ax.set_xticks(lmbda, [f"{each:.2g}" for each in lmbda], minor=False)
+        ax.set_xticks([], minor=True)
         ax.set(xlabel="lambda", ylabel=label)
     axes[0].legend(fontsize=7)
     return figure
