@@ -288,7 +288,17 @@ class CompressionModel(tf.keras.Model):
         }
 
     def kmac_per_pixel(self, side=256):
-        """Thousands of multiply-adds per pixel of each part, counted in its graph."""
+        """Thousands of multiply-adds per pixel of each part, counted in its graph.
+
+        They are counted once: tracing the parts takes seconds.
+        """
+        # Not by an assignment, which Keras would take for a part of checkpoints.
+        known = self.__dict__.setdefault("_kmac_per_pixel", {})
+        if side not in known:
+            known[side] = self._counted(side)
+        return dict(known[side])
+
+    def _counted(self, side):
         latents = [1, side // self.latent_stride, side // self.latent_stride]
         y = tf.TensorSpec([*latents, self.channels])
         parts = {
