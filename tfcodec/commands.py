@@ -15,7 +15,14 @@ import time
 
 from tfcodec import __version__, bitstream, files, quality, registry
 from tfcodec.batch import Job, check_output, over_files, passed_over
-from tfcodec.console import Progress, output, quiet_tensorflow, say, shown
+from tfcodec.console import (
+    Progress,
+    output,
+    quiet_tensorflow,
+    say,
+    shown,
+    without_warnings,
+)
 from tfcodec.files import new_file
 
 
@@ -174,11 +181,8 @@ def decompress(args: argparse.Namespace) -> bool:
 
 def bulk(args: argparse.Namespace) -> bool:
     with quiet_tensorflow():
-        logging.disable(logging.WARNING)  # that some of Google's libraries are missing
-        try:
+        with without_warnings():  # that some of Google's libraries are missing
             from tfcodec import jobs
-        finally:
-            logging.disable(logging.NOTSET)
         return jobs.run(args, compress_options(args))
 
 

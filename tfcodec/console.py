@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import subprocess
@@ -209,6 +210,16 @@ class Progress:
 
     def __exit__(self, *_):
         self.clear()
+
+
+@contextlib.contextmanager
+def without_warnings():
+    """Drops what libraries log at the level of warnings or below."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import pathlib
 import secrets
@@ -20,7 +19,7 @@ from apache_beam.runners.runner import PipelineState
 
 from tfcodec import beam as transforms
 from tfcodec import bitstream, bulk, files
-from tfcodec.console import Failure, output, say, shown
+from tfcodec.console import Failure, output, say, shown, without_warnings
 from tfcodec.litert_engine import cores
 
 # What the DirectRunner is told beside the user's options. By itself it would first look
@@ -49,16 +48,14 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
     quiet = DIRECT if runner == "DirectRunner" else []
     flags = [f"--runner={runner}", *quiet, *flags]
     said = io.StringIO()
-    logging.disable(logging.WARNING)  # Beam would say what it does not know, and go on.
     try:
-        with contextlib.redirect_stderr(said):
+        # Beam would say what it does not know, and go on.
+        with without_warnings(), contextlib.redirect_stderr(said):
             options = PipelineOptions(flags)
             known = options.get_all_options().keys()
             found = options.get_all_options(retain_unknown_options=True).keys()
     except SystemExit:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
-    finally:
-        logging.disable(logging.NOTSET)
     if unknown := found - known:
         raise ValueError(
             f"neither an option of this command nor of Beam's: --{min(unknown)}; what "

@@ -120,7 +120,7 @@ def check_whole(found: litert_files.Files, networks, numbers):
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
     own = architectures.from_card(source.card).synthesis
-    found = weights.held(source.realism, "weights")
+    found = weights.trained(source.realism)
     # Of each place with noise: gate [channels, n], its bias [n], projection.
     gates = range(len(own.trainable_variables), len(found), 3)
     second = RealisticSynthesis(own, [found[k].shape[1] for k in gates])

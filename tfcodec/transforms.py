@@ -109,9 +109,9 @@ def synthesis_cnn(n, layers, kernel, pooled):
 
     steps = [x for _ in range(layers - 1) for x in [*doubled(n), relu()]]
     first = conv(n, kernel, kernel_initializer=HE)
-    # Pixels begin near mid-grey. From random ones the first steps flee so far that half
-    # the units of the first layer passed nothing at all after 50 steps of a training;
-    # with these it was a fifth.
+    # Pixels begin near mid-grey. Where they began at random, the first steps changed
+    # the weights so much that after 50 steps half of the units of the first layer gave
+    # zero everywhere; with these it was a fifth.
     last = doubled(3, power=0.02)
     return stack(first, relu(), *steps, *last, name="synthesis")
 

@@ -64,6 +64,11 @@ def held(directory, attribute: str) -> dict:
         raise ValueError(f"cannot read {directory}: {error.message}") from None
 
 
+def trained(directory) -> list[np.ndarray]:
+    """Returns the weights that a SavedModel was trained to, in order; see `held`."""
+    return [array for _, array in sorted(held(directory, "weights").items())]
+
+
 def load_model(model, directory):
     """Gives `model` the weights of an exported model of the same architecture.
 
@@ -73,7 +78,7 @@ def load_model(model, directory):
     Raises:
         ValueError: the architectures differ, or the model has no weights to train.
     """
-    found = [array for _, array in sorted(held(directory, "weights").items())]
+    found = trained(directory)
     if not found:
         raise ValueError(f"{directory} holds no weights to go on from")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
@@ -99,7 +104,7 @@ def load_plain(network, directory):
     Raises:
         ValueError: it is another network.
     """
-    arrays = [array for _, array in sorted(held(directory, "weights").items())]
+    arrays = trained(directory)
     variables = network.trainable_variables
     _assign(variables, arrays, [1.0] * len(variables), directory)
 
