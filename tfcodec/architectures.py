@@ -1,8 +1,8 @@
 """Architectures by name: functions that assemble a model, each citing its paper.
 
-Every one can be trained for one lambda or for a range of it. What the papers leave to
-float arithmetic in the hyper synthesis is in exact integers here, as a file must
-decode on every machine.
+Each can be trained for one lambda or for a range. The argument `lmbda` is (lowest,
+highest). Hyper synthesis is exact integer arithmetic here, unlike in the papers, as a
+file must decode on every machine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tfcodec.model import CompressionModel
 def cnn(lmbda, n=128, m=128, layers=4, kernel=5, pooled=False):
     """A plain convolutional autoencoder, strided or pooled, and a factorised prior.
 
-    What compressive autoencoders have in common (Theis, Shi, Cunningham, Huszar 2017,
-    arXiv:1703.00395, and many since) without what each added: convolutions, ReLU, and
-    rounding to integers. Fewer layers suit small pictures: `layers=2` makes the stride
-    4, so that those of 28x28 and 32x32 pixels need no padding.
+    It has only what all compressive autoencoders have in common (Theis, Shi,
+    Cunningham, Huszar 2017, arXiv:1703.00395, and many since): convolutions, ReLU, and
+    rounding to integers. Fewer layers suit small pictures: with `layers=2` the stride
+    is 4, so that pictures of 28x28 and 32x32 pixels need no padding.
     """
     return CompressionModel(
         t.analysis_cnn(n, m, layers, kernel, pooled), Factorized(m),
@@ -32,9 +32,13 @@ def cnn(lmbda, n=128, m=128, layers=4, kernel=5, pooled=False):
 def sparse(lmbda, sparsity=0.1, **options):
     """`cnn` whose training penalises the magnitude of latents, so that many are zero.
 
-    As sparse coding does (Olshausen and Field 1996, doi:10.1038/381607a0), beside the
-    rate that a factorised prior asks for anyway; 0 is that alone. `sparsity` is the
-    model's attribute of that name. Logs and cards tell the share of zeros.
+    This is the penalty of sparse coding (Olshausen and Field 1996,
+    doi:10.1038/381607a0), in addition to the rate. `sparsity` becomes the attribute of
+    `CompressionModel`; at 0 there is only the rate. Logs and cards tell the share of
+    latents that are zero.
+
+    Raises:
+        ValueError: the sparsity is negative.
     """
     if not sparsity >= 0:
         raise ValueError(f"sparsity must be at least 0, not {sparsity}")
@@ -44,18 +48,21 @@ def sparse(lmbda, sparsity=0.1, **options):
 
 
 def mlp(lmbda, m=64, block=8, activation="tanh", predict=False):
-    """A perceptron with one hidden layer, for each block of the image by itself.
+    """A perceptron with one hidden layer, applied to each block of the image alone.
 
-    The hidden layer's m outputs are what is coded, and the output layer, which is
-    linear, makes a block of them: Cottrell, Munro and Zipser 1987 ("Image compression
-    by back propagation", ICS report 8702, University of California, San Diego), there
-    with 64 grey pixels and 16 hidden units.
+    The m outputs of the hidden layer are coded, and the output layer, which is linear,
+    turns them into a block: Cottrell, Munro and Zipser 1987 ("Image compression by back
+    propagation", ICS report 8702, University of California, San Diego), there with 64
+    grey pixels and 16 hidden units.
 
-    With `predict` the means of each block's colours are coded beside these, as what is
-    left when blocks around have predicted them. What is predicted is integers
-    from integers, in the exact coder (`entropy.Predicted`), not pixels from decoded
-    pixels as in predictive coding of old: those are floating point, and an encoder and
-    a decoder on two machines would drift apart from block to block.
+    With `predict` the mean luma and chroma of a block are coded too, minus their
+    prediction from neighbouring blocks. The exact coder predicts integers from integers
+    (`entropy.Predicted`), not pixels from decoded pixels as in classical predictive
+    coding: those are floating point here, and an encoder and a decoder on two machines
+    would drift apart from block to block.
+
+    Raises:
+        ValueError: `block` is not 4, 8 or 16.
     """
     if block not in (4, 8, 16):
         raise ValueError(f"block must be 4, 8 or 16, not {block}")
@@ -118,8 +125,9 @@ def ms2020(
 ):  # fmt: skip
     """Channel-conditional. Minnen, Singh 2020, arXiv:2007.08739.
 
-    One network a slice gives both index and mean, and sees the slices as decoded,
-    without the latent residual prediction, which is float and for synthesis alone.
+    Unlike in the paper, one network per slice gives both index and mean. It sees the
+    earlier slices without latent residual prediction, which is floating point, and
+    which only the synthesis sees.
     """
     sizes = [m // slices] * slices
     coder = Conditional(
@@ -139,22 +147,22 @@ def tfcodec(
     features=224, hidden=160, slices=(3, 13, 24, 40, 80, 160), pyramid=48, window=32,
     anchors=10,
 ):  # fmt: skip
-    """Ours: a linear path beside cheap convolutions, mean-scale hyperprior, slices.
+    """Ours: linear transform plus cheap convolutions, mean-scale hyperprior, slices.
 
-    The first slice, of the means of luma and colours, is coded from coarse to fine,
+    The first slice, the mean luma and chroma of blocks, is coded from coarse to fine,
     each of the others in two passes.
 
     Args:
         lmbda: (lowest, highest); a range makes one model for every quality.
         widths: channels at 1/4, 1/8 and of the latents at 1/16.
         blocks: residual blocks of the analysis at 1/8 and 1/16.
-        synthesis_blocks: those of the synthesis, fewer for a decoder that is lighter.
+        synthesis_blocks: those of the synthesis; fewer make a faster decoder.
         n, z: channels of the hyper analysis and of z.
         features, hidden: channels of the hyper synthesis and of the slice networks.
-        slices: latents of each slice, in coding order.
+        slices: channels of each slice, in coding order.
         pyramid: channels of the networks that code the first slice.
-        window: side in pixels of the linear path's blocks, which begin every 16.
-        anchors: qualities at which the gains are learned.
+        window: side in pixels of the linear transform's blocks, which begin every 16.
+        anchors: number of qualities at which the gains are learned.
     """
     means, *rest = slices
     first = t.slice_net((hidden, hidden), (3, 1, 1), means, scales=SCALES, index=0)
@@ -191,7 +199,7 @@ ARCHITECTURES = {
 
 
 def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
-    """Returns the architecture `name`, whose layers have no variables yet.
+    """Returns a model of the architecture `name`, whose layers have no variables yet.
 
     Args:
         name: a key of `ARCHITECTURES`.
@@ -216,11 +224,11 @@ def build(
     distortion: Distortion = CompressionModel.distortion,
     **options,
 ) -> CompressionModel:
-    """Returns the architecture `name` with its variables made.
+    """Returns a model of the architecture `name`, with its variables initialised.
 
     Args:
-        name, lmbda, **options: as of `assembled`.
-        distortion: what to train it for, by default squared error.
+        name, lmbda, **options: as for `assembled`.
+        distortion: the one that training minimises, by default squared error.
 
     Raises:
         ValueError: unknown name or option.
@@ -231,10 +239,10 @@ def build(
 
 
 def from_card(card: dict) -> CompressionModel:
-    """Returns the architecture of an exported model, with weights of its own.
+    """Returns a model of the architecture of an exported one, with initial weights.
 
     Args:
-        card: of the model, see `export.export`.
+        card: the `card.json` of the exported model, see `export.export`.
     """
     low = high = card["lmbda"]
     if card.get("quality"):

@@ -4,7 +4,8 @@ All numbers are little-endian; a varint is unsigned LEB128 in its shortest form,
 2^32.
 
     magic        8  89 74 66 63 0D 0A 0A 01: see MAGIC; the last byte is the version
-    header size  u8 of the fields that follow; later versions append, readers skip
+    header size  u8, bytes of the fields that follow; later versions may append fields,
+                 which readers skip
     fingerprint  8  first bytes of the SHA-256 of the model
     width        varint, pixels
     height       varint, pixels
@@ -12,26 +13,28 @@ All numbers are little-endian; a varint is unsigned LEB128 in its shortest form,
                  bits; high 4 bits: 0 for one tile, e for tiles of 64 << (e - 1) pixels
     quality      u16, hundredths, 0 to 10000
 
-Then chunks to the end of the file, metadata first, alpha next, coded tiles last and in
-order, row after row, so that a file cut short anywhere is known to be:
+Then chunks to the end of the file: metadata first, alpha next, coded tiles last, row
+after row. So a reader notices a file that is cut short anywhere.
 
     type         u8, bit 7 set: optional, skipped by a reader that does not know it
     size         varint, bytes of data
     checksum     u32, Adler-32 of all before the first chunk, the type, and the data
     data
 
-    tile         the model's string, of `tiling.boxes`
+    tile         the string of one tile, as the model codes it; see `tiling.boxes`
     alpha        a PNG of the image's size, 8-bit greyscale; or in its place
     alpha tile   as many as tiles: u16 quality in hundredths, and the string of a tile
-                 of which all three colours are alpha; 0 to 8 is 0, 247 to 255 is 255
-    metadata     (ICC profile, EXIF from its TIFF header on, XMP) zlib streams
+                 whose three colours are all alpha; 0 to 8 become 0, 247 to 255 become
+                 255
+    metadata     (ICC profile, EXIF from its TIFF header on, XMP) a zlib stream
 
-Adler-32, because the SavedModel computes it too, where stock ops have no CRC. It
-catches accidents, not attackers: every reader must stand any bytes at all.
+The checksum is Adler-32, as the SavedModel computes it too, and stock TensorFlow
+operations have no CRC. It finds accidents, not attacks: any reader must withstand
+arbitrary bytes.
 
     StreamError(ValueError)
-      CorruptStream       damaged: truncated, checksum, lengths
-      UnsupportedStream   whole, but not for us: no .tfc, version, model, over a limit
+      CorruptStream       damaged: truncated, wrong checksum or lengths
+      UnsupportedStream   unfit for this reader: no .tfc, other version, over a limit
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ LAYOUTS = 4
 ALPHA_BIT = 2  # of a layout
 ONE_TILE = 0  # tile: the whole image is one tile
 PADDED = 64  # pixels; no model pads more than to multiples of this
-OVERHEAD = 4096  # bytes a chunk may have whatever its pixels
+OVERHEAD = 4096  # bytes that a chunk may have however few its pixels
 
 OPTIONAL = 0x80  # bit of a chunk's type
 TILE = 0x01
@@ -67,7 +70,7 @@ KNOWN = {
 }  # fmt: skip
 # The order of a file's chunks: metadata, alpha, tiles.
 ORDER = {ALPHA: 1, ALPHA_TILE: 1, TILE: 2}
-# Metadata -> its chunk, by Pillow's names.
+# Metadata, by Pillow's name -> the type of its chunk.
 METADATA = {"icc_profile": ICC, "exif": EXIF, "xmp": XMP}
 
 UINT32_MAX = 2**32 - 1
@@ -87,24 +90,24 @@ class UnsupportedStream(StreamError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a file may ask for. 0 means unlimited."""
+    """How much a file may make a reader decode. 0 means unlimited."""
 
     pixels: int = 2**27  # width times height; 134 megapixels are 384 MiB of RGB
-    side: int = 2**20  # width or height alone: padding makes a thin image wider
+    side: int = 2**20  # pixels of width or height: padding makes a thin image wider
     decoded_bytes: int = 2**29  # pixels times channels
-    tiles: int = 2**14  # each is a decoding of its own, of a few milliseconds
-    tile_pixels: int = 2**22  # padded; what is in memory at a time, some 300 MB
+    tiles: int = 2**14  # each is decoded by itself, in at least a few milliseconds
+    tile_pixels: int = 2**22  # padded; decoding this many takes some 300 MB of memory
     chunks: int = 2**16
     file_bytes: int = 2**31
     bytes_per_pixel: int = 4  # of coded tiles and alpha; noise at quality 100 takes 1
-    escapes: int = 2**22  # of each string: latents beyond their tables
-    metadata: int = 2**24  # bytes, unpacked, of each kind
+    escapes: int = 2**22  # in each string: latents outside their tables
+    metadata: int = 2**24  # bytes of each kind, decompressed
 
     def for_pixels(self, pixels: int | None) -> Limits:
-        """Returns the same limits, but for images of up to so many pixels.
+        """Returns the same limits with another number of pixels.
 
         Args:
-            pixels: width times height; 0 for any, None for what it is.
+            pixels: width times height; 0 for any, None to leave it as it is.
         """
         if pixels is None:
             return self
@@ -117,7 +120,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """All a decoder must know before it may allocate anything."""
+    """All that a decoder must know before it allocates memory for pixels."""
 
     fingerprint: bytes  # first 8 bytes of the SHA-256 of the model
     width: int  # pixels, 1 to 2^32 - 1
@@ -128,7 +131,7 @@ class Header:
 
     @property
     def tile_side(self) -> int:
-        """Side of the tiles in pixels; 0 where the image is one."""
+        """Side of the tiles in pixels; 0 if the image is a single tile."""
         return 64 << (self.tile - 1) if self.tile else 0
 
     @property
@@ -139,7 +142,7 @@ class Header:
 
     @property
     def tile_area(self) -> int:
-        """Pixels of the largest tile, padded as a coder may."""
+        """Pixels of the largest tile, padded as the model with most padding does."""
         side = self.tile_side or UINT32_MAX
         rows, columns = (-(-min(x, side) // PADDED) for x in (self.height, self.width))
         return rows * columns * PADDED**2
@@ -156,17 +159,17 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """A part of a file. The checksum is the file's affair."""
+    """A part of a file. `pack` adds the checksum, and `unpack` checks it."""
 
     type: int  # 1 to 255; bit 7 set: optional
     data: bytes
 
 
 class Reader:
-    """Takes bytes off the front; every read checks what is left.
+    """Reads bytes in order; every read checks that enough are left.
 
     Args:
-        data: what to read, as a memoryview of bytes; never copied.
+        data: what to read, as a memoryview of bytes; it is not copied.
     """
 
     def __init__(self, data: memoryview):
@@ -186,7 +189,7 @@ class Reader:
         return self.data[self.at - size : self.at]
 
     def number(self, form: str) -> int:
-        """Takes one number of a `struct` form without byte order, as "B"."""
+        """Reads one little-endian number of a `struct` format, such as "B"."""
         return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
 
     def varint(self) -> int:
@@ -219,14 +222,14 @@ def varint(value: int) -> bytes:
     return bytes(result)
 
 
-# Form of a field -> how to write it, how to read it.
+# Format of a field -> (function that writes it, function that reads it).
 FORMS = {
     "8 bytes": (bytes, lambda reader: bytes(reader.take(8))),
     "varint": (varint, Reader.varint),
     "u8": (lambda value: struct.pack("<B", value), lambda reader: reader.number("B")),
     "u16": (lambda value: struct.pack("<H", value), lambda reader: reader.number("H")),
 }
-# The header after its size, in the file's order.
+# Fields of the header, which follow its size, in the file's order.
 FIELDS = (
     ("fingerprint", "8 bytes"),
     ("width", "varint"),
@@ -237,10 +240,11 @@ FIELDS = (
 
 
 def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
-    """Returns the file of a header and its chunks, put in order.
+    """Returns the file of a header and chunks, which are put in order.
 
     Raises:
-        ValueError: a field is out of range, or there are not as many tiles as it says.
+        ValueError: a field is out of range, or the number of chunks of some type does
+            not fit the header.
     """
     _check_header(header)
     problem = _miscounted(header, [chunk.type for chunk in chunks])
@@ -269,12 +273,13 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
     """Returns the header and the known chunks of a whole file, in the file's order.
 
     Args:
-        data: the file, bytes or what has their buffer.
-        limits: what the file may ask for.
+        data: the file, bytes or an object with the buffer protocol.
+        limits: how much the file may make us decode.
 
     Raises:
         CorruptStream: the file is damaged.
-        UnsupportedStream: it is no `.tfc` file, or one for another reader.
+        UnsupportedStream: it is no `.tfc` file, needs a newer tfcodec, or is over a
+            limit.
     """
     reader, header = _start(data, limits)
     seed = zlib.adler32(reader.data[: reader.at])
@@ -307,11 +312,10 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
 
 
 def repacked(data: bytes, layout: int, more: Sequence[Chunk]) -> bytes:
-    """Returns a file with another layout, and with chunks added.
+    """Returns the file `data` with another layout of colours, and more chunks.
 
     Raises:
-        StreamError: as `unpack`.
-        ValueError: as `pack`.
+        StreamError, ValueError: as `unpack` and `pack`.
     """
     header, chunks = unpack(data)
     return pack(dataclasses.replace(header, layout=layout), [*more, *chunks])
@@ -321,7 +325,7 @@ def metadata_chunks(metadata: dict[str, bytes | None]) -> list[Chunk]:
     """Returns the chunks of metadata by Pillow's names: icc_profile, exif, xmp.
 
     Raises:
-        ValueError: another name.
+        ValueError: there is another name.
     """
     unknown = set(metadata) - set(METADATA)
     if unknown:
@@ -379,9 +383,9 @@ def _miscounted(header: Header, types: Sequence[int]) -> str | None:
 
 
 def read_header(data: bytes, limits: Limits = Limits()) -> Header:
-    """Returns the header of a file, of which `data` may be the first bytes alone.
+    """Returns the header of a file; its first 64 bytes are enough.
 
-    The checksum is not looked at; 64 bytes are enough.
+    The checksum, which covers a whole chunk, is not checked.
 
     Raises:
         StreamError: as `unpack`.
@@ -390,7 +394,7 @@ def read_header(data: bytes, limits: Limits = Limits()) -> Header:
 
 
 def over_pixels(size: str, limit: int) -> str:
-    """Says that an image is larger than it may be, and how to lift that limit."""
+    """Returns the words for an image over the limit: how to lift it is one of them."""
     return (
         f"{size}: over the limit of {limit} pixels, which --max_pixels lifts "
         f"(max_pixels= in Python)"
@@ -421,7 +425,7 @@ def check_limits(header: Header, limits: Limits) -> None:
 
 
 def check_chunk(header: Header, kind: int, size: int, limits: Limits) -> None:
-    """Raises UnsupportedStream if a chunk has more bytes than its pixels explain."""
+    """Raises UnsupportedStream if a chunk has too many bytes for its pixels."""
     area = {
         TILE: header.tile_area,
         ALPHA_TILE: header.tile_area,
@@ -437,7 +441,7 @@ def check_chunk(header: Header, kind: int, size: int, limits: Limits) -> None:
 
 
 def _start(data, limits: Limits) -> tuple[Reader, Header]:
-    """Reads up to the first chunk."""
+    """Reads the header; returns it and a reader at the first chunk."""
     reader = Reader(memoryview(data).cast("B"))
     _check_magic(bytes(reader.data[:16]))
     if limits.file_bytes and reader.left > limits.file_bytes:
@@ -470,7 +474,7 @@ def _check_magic(start: bytes) -> None:
         return
     if MAGIC.startswith(start):
         raise CorruptStream("truncated: not even a header" if start else "empty file")
-    # Whatever a text-mode transfer makes of the first and the last bytes, "tfc" stays.
+    # A transfer as text changes the first and last bytes of the magic, but not "tfc".
     if b"tfc" in start[:6] and start[:1] in b"\x09\x89\xc2\xef?":
         raise CorruptStream(
             "damaged by a transfer as text (line ends or 8th bits changed); "
@@ -480,7 +484,7 @@ def _check_magic(start: bytes) -> None:
 
 
 def _check_header(header: Header) -> None:
-    """Raises ValueError (UnsupportedStream for what is reserved) on a bad field."""
+    """Raises ValueError on a bad field (UnsupportedStream on a reserved layout)."""
     if len(header.fingerprint) != 8:
         raise ValueError(f"a fingerprint is 8 bytes, not {len(header.fingerprint)}")
     for name in ("width", "height"):

@@ -1,6 +1,6 @@
-"""The public face: an array and a quality to bytes, and back.
+"""The public functions: an array of pixels to the bytes of a `.tfc` file, and back.
 
-Needs LiteRT or TensorFlow, and loads it only when there are pixels to code.
+They need LiteRT or TensorFlow, and import it only when there are pixels to code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
-# What loads the codec of a path and a fingerprint, in place of `_loaded`: `pipelines`.
+# A function from path and fingerprint of a model to its codec, which `pipelines` sets
+# to be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
 DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
@@ -29,7 +30,8 @@ _loading = threading.Lock()
 
 @functools.lru_cache(maxsize=4)
 def _loaded(path: str, fingerprint: bytes, name: str) -> engines.Codec:
-    # Loaded again where a directory holds another model than it did.
+    # The fingerprint is in the key of the cache, so that a model is loaded again when
+    # another one has taken its place in the directory.
     model = registry.Model.at(path)
     return engines.Codec(model, engines.ENGINES[name])
 
@@ -41,12 +43,12 @@ def loaded(
 
     Args:
         model: what to load.
-        engine, effort: as of `compress`.
+        engine, effort: as for `compress`.
 
     Raises:
         ValueError: the engine cannot run the model.
-        RuntimeError: this process was forked from one in which TensorFlow has run, and
-            needs it.
+        RuntimeError: the engine is TensorFlow's, and this process was forked from one
+            in which TensorFlow has run.
     """
     if load_here := loader.get():
         forks.check()
@@ -92,38 +94,38 @@ def compress(
 ) -> bytes:
     """Compresses an image.
 
-    Not in a process forked from one in which TensorFlow has run: start workers by
-    "spawn". That raises a RuntimeError, as TensorFlow would wait for ever.
+    In a process that was forked from one in which TensorFlow has run, TensorFlow would
+    hang; there this raises a RuntimeError. So start worker processes by "spawn".
 
     Args:
         image: uint8 [height, width, 3], RGB, any size from 1x1; or [height, width] or
             [height, width, 1], greyscale; 2 channels are greyscale and alpha, 4 are RGB
-            and alpha. Larger ones than 2 megapixels are coded in tiles, in little more
-            memory than one of those.
+            and alpha. Images over 2 megapixels are coded in tiles, in little more
+            memory than one of 2 megapixels takes.
         quality: 0 (smallest) to 100 (best), in steps of a hundredth. A model trained
             for one rate ignores it.
         model: name of a shipped model, or a directory that `train.py` exported.
-        effort: 0 to 9; from 1 on, the latents of this image are improved step by step
-            against the decoder's own error, which takes longer and makes files smaller
-            for what they show. Decoding is the same.
+        effort: 0 to 9; from 1 on, the latents of this image are optimised step by step
+            by the decoder's error, which takes longer and makes a file smaller at the
+            same error. Decoding takes as long as without.
         progress: called as progress(done, total) as the work goes on.
         max_bytes: in place of a quality, the largest size of the file in bytes.
         target_bpp: likewise, in bits per pixel of the image.
-        target_psnr: in place of a quality, the least PSNR in dB over all pixels; where
-            there is alpha, over those that can be seen, and what stands for the others.
-        target_msssim: likewise the least MS-SSIM, 0 to 1. It holds the whole image
-            as floats for a while.
+        target_psnr: in place of a quality, the least PSNR in dB over all pixels; with
+            alpha, invisible pixels count as the colours that replace them.
+        target_msssim: likewise the least MS-SSIM, 0 to 1. Needs memory for the whole
+            image as floats.
         target_ssimulacra2: likewise the least SSIMULACRA2, up to 100, with as much
             memory: 50 is medium quality, 70 high, 90 visually lossless.
-        alpha_quality: 0 to 100 for alpha that loses something; by default none is lost.
-        icc_profile, exif, xmp: kept in the file as they are; EXIF from its TIFF
+        alpha_quality: 0 to 100 for lossy alpha; by default alpha is lossless.
+        icc_profile, exif, xmp: stored in the file unchanged; EXIF from its TIFF
             header on.
-        verify: decode what was coded, and compare.
-        max_pixels: width times height that is taken, 0 for any; by default what
-            `Limits` allow, so that all can read the file.
+        verify: whether to decode what was coded, and compare.
+        max_pixels: the largest width times height, 0 for any; by default that of
+            `Limits`, so that every reader opens the file.
         engine: what runs the model: `litert`, which starts at once and has no effort;
-            `tensorflow`; or `auto`, the first of both that is installed and can do it.
-            Files that one engine made open with the other.
+            `tensorflow`; or `auto`, the first of the two that is installed and can run
+            it. Either engine opens the files of the other.
 
     Returns:
         A whole `.tfc` file.
@@ -131,7 +133,7 @@ def compress(
     Raises:
         TypeError, ValueError: the image, quality, model or effort is not as above.
         OutOfReach: (a ValueError) no quality meets the target.
-        RuntimeError: what was coded did not decode, which only `verify` looks at; or
+        RuntimeError: `verify` found that the file does not decode to what was coded; or
             the process was forked, see above.
     """
     image = planes.checked_image(image)
@@ -152,11 +154,11 @@ TARGETS = ("max_bytes", "target_bpp", "target_psnr", "target_msssim",
 
 
 def check_settings(**settings) -> None:
-    """Finds what of the arguments of `compress` makes no sense, whatever the image.
+    """Checks the arguments of `compress` that do not depend on the image.
 
     Raises:
-        TypeError: it has no such argument.
-        ValueError: a quality, target, effort or model is none.
+        TypeError: `compress` has no such argument.
+        ValueError: a quality, target, effort or model is invalid.
     """
     given = _SIGNATURE.bind(None, **settings)
     given.apply_defaults()
@@ -177,10 +179,14 @@ def target_of(
     target_msssim: float | None = None,
     target_ssimulacra2: float | None = None,
 ) -> quality.Target | None:
-    """Returns the target for an image of a shape that `compress` is asked for, if any.
+    """Returns the target that arguments of `compress` set, or None.
+
+    Args:
+        shape: of the image, [height, width, ...].
+        max_bytes, ...: as for `compress`.
 
     Raises:
-        ValueError: there are several, or it makes no sense.
+        ValueError: there are several targets, or one is out of range.
     """
     given = {
         "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
@@ -220,24 +226,26 @@ def decompress(
 ) -> np.ndarray:
     """Decompresses a `.tfc` file.
 
-    Not in a process forked from one in which TensorFlow has run: see `compress`.
+    Raises a RuntimeError in some forked processes: see `compress`.
 
-    The shipped model whose fingerprint the file holds is used; `model` may name one
-    more to look at. Limits are checked before any model is loaded.
+    The fingerprint in the file tells by which shipped model to decode it, or that it is
+    by `model`. Limits are checked before any model is loaded.
 
     Args:
         data: the file's bytes.
         model: a model directory, for files made with a model that is not shipped.
-        limits: what a file may ask for.
-        crop: (x, y, width, height) in pixels of what is wanted; only the tiles it
-            needs are decoded.
+        limits: how much the file may make us decode.
+        crop: (x, y, width, height), in pixels, of the part that is wanted; only the
+            tiles that this part needs are decoded.
         progress: called as progress(done, total), in tiles.
-        realism: how much of the grain of hair, skin or grass, which a file has no room
-            for, is drawn as it is likely to have been: 0, none, which is nearest to the
-            original in every pixel, to 1. By default what the model's card says for the
-            file's quality. Use 0 for evidence, medicine and measurement.
-        max_pixels: width times height in place of that of `limits`, 0 for any.
-        engine: as of `compress`. Pixels of both may differ by one.
+        realism: 0 to 1: how much fine texture (of hair, skin or grass), which the file
+            does not store, is synthesised as it is likely to have been. At 0 there is
+            none, and pixels are nearest to the original. By default what the model's
+            card says for the file's quality. Use 0 for evidence, medicine and
+            measurement.
+        max_pixels: the largest width times height, in place of that of `limits`; 0 for
+            any.
+        engine: as for `compress`. Pixels of the two engines may differ by one.
 
     Returns:
         uint8 [height, width, 3], RGB; or as the file has it, [height, width] greyscale,
@@ -245,7 +253,7 @@ def decompress(
 
     Raises:
         CorruptStream: the file is damaged.
-        UnsupportedStream: it is whole, but of another version or model, or too large.
+        UnsupportedStream: its version, model or size is not supported.
         ValueError: the crop is not within the image; the realism is out of range, or
             the model has only one synthesis.
         RuntimeError: the process was forked, see above.
@@ -260,7 +268,7 @@ def decompress(
 
 
 def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
-    """Returns (x, y, width, height) as a box.
+    """Returns a crop (x, y, width, height) as a box; None for no crop.
 
     Raises:
         ValueError: it has no pixels, or is not within the image.
@@ -283,12 +291,12 @@ def metadata(
     *,
     max_pixels: int | None = None,
 ) -> dict[str, bytes]:
-    """Returns what a file holds of `icc_profile`, `exif` and `xmp`.
+    """Returns the metadata in a file, by name: `icc_profile`, `exif` and `xmp`.
 
     Args:
         data: the file's bytes.
-        limits: what a file may ask for.
-        max_pixels: as of `decompress`.
+        limits: how much the file may make us decode.
+        max_pixels: as for `decompress`.
 
     Raises:
         StreamError: as `decompress`.
@@ -301,11 +309,11 @@ def compress_batch(images: Iterable[np.ndarray], *args, **settings) -> list[byte
     """Compresses images, of one size or of many.
 
     Args:
-        images: an array [batch, height, width, channels], or arrays of their own sizes.
-        *args, **settings: as of `compress`, the same for all.
+        images: an array [batch, height, width, channels], or arrays of any sizes.
+        *args, **settings: as for `compress`, the same for all.
 
     Raises:
-        TypeError, ValueError: as `compress`, naming the image by its number.
+        TypeError, ValueError: as `compress`, naming the image by its number from 0.
     """
     files = []
     for number, image in enumerate(images):
@@ -321,10 +329,10 @@ def decompress_batch(files: Iterable[bytes], *args, **settings) -> list[np.ndarr
 
     Args:
         files: their bytes.
-        *args, **settings: as of `decompress`, the same for all.
+        *args, **settings: as for `decompress`, the same for all.
 
     Raises:
-        StreamError: as `decompress`, naming the file by its number.
+        StreamError, ValueError: as `decompress`, naming the file by its number from 0.
     """
     images = []
     for number, data in enumerate(files):
@@ -341,18 +349,19 @@ def info(
     *,
     max_pixels: int | None = None,
 ) -> dict:
-    """Says what a `.tfc` file is, without decoding it or loading TensorFlow.
+    """Describes a `.tfc` file, without decoding it or loading TensorFlow.
 
     Args:
         data: the file's bytes.
-        limits: what a file may ask for.
-        max_pixels: as of `decompress`.
+        limits: how much the file may make us decode.
+        max_pixels: as for `decompress`.
 
     Returns:
         dict of version, model (name, or None if it is not shipped), fingerprint,
-        width, height, mode (Pillow's: RGB, L, RGBA, LA), quality, realism (at which it
-        is opened unless one is named; None if the model is not shipped), tiles, bytes,
-        bpp, ratio (to 8 bits for each channel) and chunks (type and bytes of each).
+        width, height, mode (Pillow's: RGB, L, RGBA, LA), quality, realism (the default
+        for this file; None if the model is not shipped), tiles, bytes, bpp, ratio (of
+        the size at 8 bits per channel to that of the file) and chunks (type and bytes
+        of each).
 
     Raises:
         StreamError: as `decompress`.

@@ -1,4 +1,4 @@
-"""The compression of one image: latents known once, coded at any quality."""
+"""The compression of one image: computes latents once, codes them at any quality."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tfcodec.tiling import Box
 # Called as progress(done, total) while an image is coded.
 Progress = Callable[[int, int], None]
 
-# Steps that improve the latents, by effort.
+# Optimisation steps of the latents, by effort 0 to 9.
 EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
 
-# Rounds over the tiles that a search takes, more or less, for progress.
+# How many times a search codes all tiles, roughly; for progress.
 ROUNDS = 4
 
-# Tiles in work at a time, each with some 150 MB of its own.
+# Tiles that are processed at a time; each needs some 150 MB.
 WORKERS = 2
 
 
 class Counted:
-    """Calls a progress function with what is done of a total, one more each time."""
+    """Each call counts one more of a total and reports (done, total) as progress."""
 
     def __init__(self, progress, total):
         self.progress, self.total, self.done = progress, total, 0
@@ -42,14 +42,17 @@ class Counted:
 
 
 class Compression:
-    """The compression of one image: its latents, known once, coded at any quality.
+    """The compression of one image, whose latents are coded at one quality or many.
 
     Args:
         codec: a `Codec`.
-        header: of the file, but for the quality.
+        header: of the file; its quality is not used.
         image: uint8 [h, w] or [h, w, 3].
-        chunks: of the file, but for the tiles.
-        effort, progress, verify: as `Codec.compress`.
+        chunks: all chunks of the file except the tiles.
+        effort, progress, verify: as for `Codec.compress`.
+
+    Raises:
+        ValueError: there is an effort, and the engine or model cannot optimise latents.
     """
 
     def __init__(self, codec, header, image, chunks, effort, progress, verify):
@@ -63,19 +66,20 @@ class Compression:
                 else "effort above 0 needs the TensorFlow engine"
             )
         self.progress = progress
-        self.latents: list = []  # of each tile, where they are kept
+        self.latents: list = []  # of each tile, in a search; else empty
         self.files: dict[float, bytes] = {}  # by quality
 
     def _expect(self, rounds):
-        """Makes a progress bar for so many rounds over the tiles, and improvements."""
+        """Returns a counter for so many rounds over all tiles, and the optimisation."""
         total = len(self.boxes) * (rounds + (self.steps and self.steps + 1))
         return Counted(self.progress, total) if self.progress else lambda: None
 
     def file(self, level: float) -> bytes:
+        """Returns the file at a quality, 0 to 100."""
         return self._packed(level, self.strings(level))
 
     def strings(self, level: float) -> list[bytes]:
-        """Returns what each tile is coded as."""
+        """Returns the string of each tile at a quality, 0 to 100."""
         self.codec.runs["analysis"] += 1
         self.tick = self._expect(1)
         self.codec.runs["encode"] += 1
@@ -93,19 +97,21 @@ class Compression:
             OutOfReach: there is none.
         """
         self.tick = self._expect(1 + ROUNDS)
-        # Effort needs a quality, so it comes when that is nearly known.
+        # Latents are optimised for one quality, so not before it is nearly known.
         steps, self.steps = self.steps, 0
         self.codec.runs["analysis"] += 1
         self.latents = self._all_analysed(None)
         found = self._searched(target, None)
         if steps:
             self.steps, self.files = steps, {}
-            self.codec.runs["analysis"] += 1  # of a little more around each tile
+            self.codec.runs["analysis"] += 1  # again, of larger surroundings: `_seen`
             self.latents = self._all_analysed(found)
             found = self._searched(target, found)
         return self.files[found]
 
     def _searched(self, target, start):
+        """Returns the quality that meets a target, whose file is then in `files`."""
+
         def measure(level):
             self.codec.runs["encode"] += 1
             strings = [b""] * len(self.boxes)
@@ -119,7 +125,7 @@ class Compression:
             if target.figure == "bytes":
                 for _ in side_by_side(y_hat, range(len(self.boxes))):
                     pass
-            else:  # y_hat of all tiles at once would be large
+            else:  # It asks for the y_hat of one tile after the other, to save memory.
                 figure = self._figure(target.figure, level, y_hat)
             self.files[level] = self._packed(level, strings)
             return len(self.files[level]) if target.figure == "bytes" else figure
@@ -140,7 +146,7 @@ class Compression:
         return bitstream.pack(header, self.chunks + tiles)
 
     def _figure(self, figure, level, y_hat):
-        """The figure of a target of the image that `y_hat` of each tile gives."""
+        """Decodes `y_hat` of each tile; returns the target's figure (PSNR, ...)."""
         header = dataclasses.replace(self.header, quality=level)
         parts = self.codec.pixels(header, y_hat)
         if figure == "psnr":
@@ -160,27 +166,27 @@ class Compression:
         return list(side_by_side(lambda box: self._analysed(box, level), self.boxes))
 
     def _analysed(self, box, level):
-        """Returns y of a tile, improved if there is effort."""
+        """Returns y of a tile, optimised if there is an effort."""
         codec = self.codec
         outer, pixels = self._seen(box)
         y = codec.engine.analysis(pixels)
         self.tick()
         if self.steps:
             y = self._improved(pixels, y, level)
-        # Those of the tile, without its surroundings.
+        # Latents of the tile, without those of its surroundings.
         latent = codec.model.latent_stride
         inner = box.aligned(codec.model.stride).shrunk(latent)
         rows, columns = inner.inside(outer.shrunk(latent))
         return y[:, rows, columns]
 
     def _seen(self, box):
-        """Returns (a tile and what the analysis sees around it, the pixels there)."""
+        """Returns (box of all pixels that affect a tile's latents, those pixels)."""
         codec, stride = self.codec, self.codec.model.stride
         height, width = self.header.height, self.header.width
         whole = Box(0, 0, *tiling.padded_size(height, width, stride))
         halo = codec.model.reach["analysis"] * codec.model.latent_stride
         outer = box.aligned(stride).grown(halo) & whole
-        # The coder of `improve` wants whole strides.
+        # `improve` runs the coder, which needs multiples of the stride.
         outer = outer.aligned(stride) if self.steps else outer
         pixels = tiling.cut(self.image, outer)
         if pixels.ndim == 2:
@@ -188,7 +194,7 @@ class Compression:
         return outer, pixels
 
     def _improved(self, pixels, y, level):
-        """Returns the best of some improvements of y, and y itself."""
+        """Optimises y step by step; returns the best of all, y itself included."""
         best, least = y, np.inf
         for step in range(self.steps + 1):
             improved, cost = self.codec.engine.improve(
@@ -201,7 +207,11 @@ class Compression:
         return best
 
     def _encode(self, box, y, level):
-        """Returns what `Engine.encode` does of a tile."""
+        """Encodes y of a tile; returns as `Engine.encode`.
+
+        Raises:
+            RuntimeError: `verify` found that the string does not decode to that.
+        """
         string, whole, y_hat = self.codec.engine.encode(y, quality.fraction(level))
         if self.latents:
             self.tick()
@@ -213,9 +223,10 @@ class Compression:
 
 
 def side_by_side(function: Callable, items: Sequence) -> Iterator:
-    """Yields `function` of each item, in order, some at a time and few ahead.
+    """Yields `function` of each item, in order, computed by `WORKERS` threads.
 
-    Much of a tile's time is spent on one core, whatever TensorFlow has.
+    At most a few results are ahead of the caller, to save memory. Two threads help, as
+    much of the work on a tile runs on one core only.
     """
     if len(items) < 2:
         yield from map(function, items)
@@ -235,10 +246,10 @@ def side_by_side(function: Callable, items: Sequence) -> Iterator:
 
 
 def steps_of(effort: int) -> int:
-    """Returns the steps of an effort.
+    """Returns the number of optimisation steps of an effort.
 
     Raises:
-        ValueError: not a whole number from 0 to 9.
+        ValueError: the effort is not a whole number from 0 to 9.
     """
     if effort not in range(len(EFFORTS)):
         raise ValueError(f"effort must be a whole number from 0 to 9, not {effort!r}")

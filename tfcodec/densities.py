@@ -1,7 +1,7 @@
 """Distributions of latents: densities in training, tables and a quantiser in files.
 
-Normal distributions are those of Minnen et al. 2018 (arXiv:1809.02736), by an index of
-their deviation; the factorised one is that of Balle et al. 2018 (arXiv:1802.01436).
+Normal distributions are those of Minnen et al. 2018 (arXiv:1809.02736), numbered by
+standard deviation; the factorised one is that of Balle et al. 2018 (arXiv:1802.01436).
 """
 
 from __future__ import annotations
@@ -17,45 +17,46 @@ from tfcodec import rans
 from tfcodec.tracing import traced
 from tfcodec.transforms import MEAN_BITS
 
-# Deviations of the tables, in geometric progression (Minnen et al. 2018).
+# Standard deviations of the tables, in geometric progression (Minnen et al. 2018).
 SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
-# Mass outside a table, coded as an escape: one slot of a table of 12 bits.
+# Probability of a value outside a table, coded as an escape: 1 of a row's 4096 slots.
 TAIL_MASS = 2.0**-12
 # A wide density that training mixes in, for outliers: its share, and its scale.
 TAIL_SHARE, TAIL_SCALE = 1e-3, 8.0
-# Latents are clipped to this before coding; the integers of z to what the exact
-# networks take.
+# Quantised latents are clipped to +-LATENT_MAX; those of z to +-Z_MAX, the range that
+# exact networks take.
 LATENT_MAX = 8191
 Z_MAX = 127
 UNIT = 2.0**MEAN_BITS
 # Bits that one unit of squared error in a latent is worth to the encoder, when it
-# chooses between two integers: what a bit is worth at high rates, where an error's
-# variance is a twelfth and falls to a quarter of it with each bit more.
+# chooses between two integers. This is the exchange rate at high rates, where the error
+# has a variance of 1/12, and each bit more divides it by four.
 ERROR_BITS = 6 / math.log(2)
-# A quantiser's histograms: bins of 1 / BINS up to LEVELS + 1/2; beyond, it rounds.
+# A quantiser's histograms have bins of width 1 / BINS for magnitudes up to
+# LEVELS + 1/2; larger ones are simply rounded.
 LEVELS, BINS = 8, 32
-# Of a magnitude: a slot for each sign.
+# The least probability of a magnitude: one of the 4096 slots for each sign.
 LEAST_SHARE = 2.0 / 2**rans.PRECISION
-# Of a value that a table lacks, besides its escape.
+# Bits of a value outside its table, in addition to those of the escape symbol.
 ESCAPE_BITS = 8
-# A latent whose table has an index up to this, a deviation of 0.23, is not coded: it is
-# its mean, nearly always, and coders have less to do.
+# A latent with a table index up to this (a standard deviation of up to 0.23) is not
+# coded: it nearly always rounds to its mean, and skipping it saves time.
 SKIPPED = 6
 
 
 def scale_fn(index):
-    """Deviation of table `index`, a float tensor."""
+    """Standard deviation of table `index`, a float tensor of any shape."""
     step = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
     return tf.exp(math.log(SCALE_MIN) + step * index)
 
 
 def normal_bits(value, index):
-    """Bits of `value`, a latent less its mean plus uniform noise, under table `index`.
+    """Bits of `value`, a latent minus its mean plus uniform noise, under table `index`.
 
-    The density is that of `tfc.NoisyNormal`, whose own `log_prob` takes seven times as
-    long, with a little of a wide Laplace density mixed in: as an escape does in a file,
-    it bounds what an outlier costs, and so the gradient of one; a normal's tail alone
-    made trainings diverge.
+    The density is that of `tfc.NoisyNormal` (whose own `log_prob` takes seven times as
+    long) mixed with a little of a wide Laplace density. The latter bounds the bits of
+    an outlier, as the escape does in a file, and so its gradient; with the tail of a
+    normal distribution alone, trainings diverged.
     """
     scale = scale_fn(index) * math.sqrt(2)
     magnitude = tf.abs(value)
@@ -67,20 +68,23 @@ def normal_bits(value, index):
 
 
 def sum_bits(bits):
-    """Adds up all but the first axis."""
+    """Sums bits [b, h, w, c] over all but the first axis."""
     return tf.reduce_sum(bits, [1, 2, 3])
 
 
 def uniform_noise(value, seeds, salt):
-    """Noise in +-1/2 of the shape of `value`, [b, ...], from `seeds`, int32.
+    """Uniform noise in [-1/2, 1/2) of the shape of `value`, [b, ...].
 
-    Seeds [b, 2], one for each image, so that a step is the same however a batch is
-    divided, and the same again after an interruption. Or one seed [2] for the batch,
-    whose noise one operation makes: where each operation is a launch on a device,
-    one for each image takes longer than the networks.
+    Args:
+        value: a tensor.
+        seeds: int32 [b, 2], one for each image: a step then is the same however a batch
+            is divided over devices, and the same again after an interruption. Or one
+            seed [2] for the whole batch, whose noise one operation makes: on an
+            accelerator, one operation per image takes longer than the networks.
+        salt: integer that makes the noise of each call of a step its own.
     """
     if seeds.shape.rank == 1:
-        # As integers, which XLA and TensorFlow make alike; their floats are others.
+        # Drawn as integers, as XLA and TensorFlow draw different floats from a seed.
         whole = tf.random.stateless_uniform(
             tf.shape(value), seeds + [0, salt], None, None, tf.int32, alg="philox"
         )
@@ -94,35 +98,41 @@ def uniform_noise(value, seeds, salt):
 
 
 def rounded(value, limit):
+    """Rounds to integers within +-limit."""
     return tf.clip_by_value(tf.round(value), -limit, limit)
 
 
 def finite(value):
+    """Replaces infinities and NaN by 0."""
     return tf.where(tf.math.is_finite(value), value, 0.0)
 
 
 def flat_int(value):
+    """Returns whole numbers as int32 [n]."""
     return tf.cast(tf.reshape(value, [-1]), tf.int32)
 
 
 class Quantiser:
-    """How a residual, a latent less its mean, becomes an integer and a value again.
+    """How a residual, a latent minus its mean, becomes an integer and a value again.
 
     For each table and each magnitude k of an integer it holds the bits that k costs,
-    the point in k's interval that stands for all of it, and how far above k - 1/2 the
-    interval begins.  An encoder takes the integer of least bits + error_bits * error**2
-    (rate-distortion optimised quantisation, as video encoders have it); the point is
-    the mean of what falls there.  Both follow from a histogram of residuals, by turns:
-    entropy-constrained scalar quantisation (Chou, Lookabaugh, Gray 1989).
+    the point to which k is dequantised, and where the interval of k begins.  An encoder
+    takes the integer of least bits + error_bits * error**2 (rate-distortion optimised
+    quantisation, as in video encoders); the point is the mean of the interval.  Points
+    and intervals are fitted to a histogram of residuals, in turns: entropy-constrained
+    scalar quantisation (Chou, Lookabaugh, Gray 1989).
 
     Args:
-        fine: [SCALES, (LEVELS + 1/2) * BINS + 1], float64: magnitudes of residuals in
-            bins of 1 / BINS, those beyond in the last.
-        error_bits: bits that one unit of squared error is worth; none to round.
+        fine: histogram of the magnitudes of residuals, float64
+            [SCALES, (LEVELS + 1/2) * BINS + 1]: bins of width 1 / BINS, and a last one
+            for all beyond.
+        error_bits: bits that one unit of squared error is worth; None to only round.
 
     Attributes:
-        cost, shift, extra: [SCALES, LEVELS + 1], float32; `shift` is point less k.
-        share: [SCALES, LEVELS + 1], probability of each magnitude.
+        cost: float32 [SCALES, LEVELS + 1], bits of each magnitude, its sign included.
+        shift: likewise, the point minus k.
+        extra: likewise, how far above k - 1/2 the interval begins.
+        share: float64, likewise, probability of each magnitude.
     """
 
     def __init__(self, fine, error_bits=None):
@@ -155,12 +165,13 @@ class Quantiser:
         self.extra = (low - np.maximum(k - 0.5, 0)).astype(np.float32)
 
     def entry(self, table, magnitude, index):
-        """Looks `table` [SCALES, LEVELS + 1] up at magnitudes and indexes."""
+        """Looks up magnitudes and indexes in `table` [SCALES, LEVELS + 1]."""
         column = tf.cast(tf.minimum(magnitude, LEVELS), tf.int32)
         row = tf.cast(index, tf.int32) * (LEVELS + 1)
         return tf.gather(tf.constant(table.ravel()), row + column)
 
     def quantise(self, residual, index):
+        """Returns the integers, float32, that residuals are coded as."""
         magnitude = tf.abs(residual)
         whole = tf.minimum(tf.round(magnitude), LATENT_MAX)
         begin = whole - 0.5 + self.entry(self.extra, whole, index)
@@ -168,18 +179,19 @@ class Quantiser:
         return tf.sign(residual) * tf.maximum(whole, 0.0)
 
     def bits(self, whole, index):
-        """Bits of integers; far out, where nothing was counted, those of a normal."""
+        """Bits of integers; from LEVELS on, those of the normal distribution."""
         magnitude = tf.abs(whole)
         near = self.entry(self.cost, magnitude, index)
         return tf.where(magnitude < LEVELS, near, normal_bits(whole, index))
 
     def dequantise(self, whole, index):
+        """Returns the values that integers stand for."""
         return whole + tf.sign(whole) * self.entry(self.shift, tf.abs(whole), index)
 
 
 @functools.lru_cache
 def normal_histogram() -> np.ndarray:
-    """Mass of the normal distributions in the bins of a `Quantiser`'s histogram."""
+    """Probability of each bin of `Quantiser`'s histograms, in normal distributions."""
     edges = np.arange(round((LEVELS + 0.5) * BINS) + 1, dtype=np.float32) / BINS
     with tf.init_scope():
         scale = scale_fn(np.arange(SCALES, dtype=np.float32))[:, None] * math.sqrt(2)
@@ -193,9 +205,9 @@ def normal_quantiser(error_bits=None) -> Quantiser:
 
 
 class Density(tfc.NoisyDeepFactorized):
-    """TFC's density, whose search for the tails is a graph.
+    """TFC's density, with its search for the tails compiled to a graph.
 
-    It takes a thousand small steps, which cost ten seconds one by one.
+    The search takes a thousand small steps, ten seconds when run eagerly.
     """
 
     @traced
@@ -216,9 +228,13 @@ def scale_model():
 
 
 def fitted(frequency, offset, share):
-    """A row with the probabilities `share` of magnitudes 0..LEVELS in place of its own.
+    """Returns the frequencies of a row, refitted to measured probabilities.
 
-    What the row had beyond, the escape included, shares what is left.
+    Args:
+        frequency: [size] of the row, the escape's last.
+        offset: the value of the first symbol.
+        share: [LEVELS + 1], the probability of each magnitude; larger magnitudes and
+            the escape share the rest in their present proportions.
     """
     magnitude = np.abs(np.arange(len(frequency)) + offset)
     magnitude[-1] = LEVELS + 1

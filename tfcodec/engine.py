@@ -1,6 +1,6 @@
-"""A model, loaded: what it does to images and files of any size, tile by tile.
+"""A loaded model: codes images and decodes files of any size, tile by tile.
 
-What runs the model is one of two engines: see `Engine`.
+One of two engines runs its networks, LiteRT or TensorFlow: see `Engine`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tfcodec.litert_engine import installed as litert_installed
 from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
 
-# For data that we wrote ourselves: none of the limits applies.
+# For data that this program wrote itself.
 UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 
 
@@ -36,40 +36,46 @@ def check_size(image: np.ndarray, max_pixels: int | None = None) -> None:
 
 
 class Engine(Protocol):
-    """What a model can do, of one tile at a time, in NumPy's arrays.
+    """Runs the parts of a model on one tile at a time, with NumPy arrays.
 
-    y, latents before the quality's gain, and y_hat, what is decoded of them after it,
-    are float32 [1, rows, columns, channels]; quality is 0 to 1, an image uint8
-    [height, width, 3], both multiples of the model's stride.
+    y are latents before the gain of the quality, y_hat decoded latents after it, both
+    float32 [1, rows, columns, channels]; quality is 0 to 1. An image is uint8
+    [height, width, 3], height and width being multiples of the model's stride.
     """
 
     name: str  # one of `ENGINES`
     can_improve: bool  # whether it has `improve`
 
     def check(self) -> None:
-        """Raises RuntimeError in a process in which it would wait for ever."""
+        """Raises RuntimeError in a process in which the engine would hang."""
 
     def analysis(self, image: np.ndarray) -> np.ndarray:
         """Returns y."""
 
     def improve(self, image, y, quality: float, damping: float):
-        """Returns (a y that costs less, or nearly so, the cost of that given)."""
+        """Returns (y after a step to lower cost, the cost of the y given, in bits).
+
+        See `model.CompressionModel.improve`.
+        """
 
     def encode(self, y: np.ndarray, quality: float):
-        """Returns (string, y in sixteenths as int32, y_hat)."""
+        """Returns (string, decoded y in sixteenths as int32, y_hat)."""
 
     def decode(self, string: bytes, size: tuple[int, int]):
-        """Returns (y in sixteenths as int32, y_hat) of so many pixels.
+        """Returns (y in sixteenths as int32, y_hat); size is (height, width) in pixels.
 
         Raises:
-            CorruptStream: the coder did not end as an encoder leaves it.
+            CorruptStream: no encoder wrote the string.
         """
 
     def synthesis(self, y_hat: np.ndarray, quality: float) -> np.ndarray:
-        """Returns the image, nearest to the original."""
+        """Returns the image that is nearest to the original."""
 
     def realistic(self, y_hat, quality: float, origin: tuple[int, int]) -> np.ndarray:
-        """Returns the image with grain, of latents that begin at `origin`."""
+        """Returns the image with synthesised texture.
+
+        `origin` is (row, column) of the first latent in those of the whole image.
+        """
 
 
 ENGINES = {"litert": LiteRTEngine, "tensorflow": TensorFlowEngine}
@@ -79,10 +85,10 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
     """Returns the name of the engine that runs a model.
 
     Args:
-        model: what is run.
-        wanted: `auto`, which takes LiteRT where it and the model's files for it are
-            installed, and there is no effort; or a name.
-        effort: of `compress`.
+        model: the model to run.
+        wanted: a name in `ENGINES`; or `auto`, which takes LiteRT if it is installed,
+            the model has files for it, and effort is 0.
+        effort: as for `compress`.
 
     Raises:
         ValueError: there is no such engine, or it cannot run the model.
@@ -110,25 +116,25 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
 
 
 class _Part(NamedTuple):
-    """What is synthesised at once: pixels of one tile, from latents around them too."""
+    """What is synthesised at once: a tile, or what of it lies in the wanted region."""
 
     inner: Box  # the pixels that are wanted
-    outer: Box  # those that are synthesised, as far as latents matter to the inner
-    tiles: list[int]  # numbers of the tiles that the outer meets
-    oldest: int  # no lower number of a tile is met by this part or a later one
+    outer: Box  # those that are synthesised: with all latents that affect the inner
+    tiles: list[int]  # numbers of the tiles that overlap the outer box
+    oldest: int  # neither this part nor a later one needs a tile of a lower number
 
 
 class Codec:
-    """A model, loaded, with its two verbs.
+    """A loaded model, with `compress` and `decompress`.
 
     Args:
         model: a `registry.Model`.
-        engine: what makes an `Engine` of it.
+        engine: class of the `Engine` that runs it.
 
     Attributes:
-        engine: what runs the model.
-        runs: how often each part of the model has run, over pixels or latents of a
-            whole image: a Counter of `analysis`, `encode`, `synthesis`.
+        engine: the `Engine`.
+        runs: how often `analysis`, `encode` and `synthesis` have each run over a whole
+            image, a Counter.
     """
 
     def __init__(
@@ -140,14 +146,15 @@ class Codec:
         self.runs = collections.Counter()
 
     def realism(self, header: Header, wanted: float | None) -> float:
-        """Returns how realistic the image of a file is drawn, 0 to 1.
+        """Returns the realism at which to decode a file, 0 to 1.
 
         Args:
             header: of the file.
             wanted: None for the model's default at the file's quality.
 
         Raises:
-            ValueError: it is out of range, or the model has no second synthesis.
+            ValueError: `wanted` is out of range, or above 0 and the model has no second
+                synthesis.
         """
         if wanted is None:
             return self.model.default_realism(header.quality)
@@ -169,13 +176,13 @@ class Codec:
         verify: bool = False,
         tile: int | None = None,
     ) -> bytes:
-        """See `tfcodec.compress`, but that there is no limit on the size here.
+        """See `tfcodec.compress`; but here the size of the image is not limited.
 
         Args:
             target: in place of a quality.
             metadata: `icc_profile`, `exif` and `xmp`, as bytes.
-            tile: side of tiles in pixels, a power of two; 0 for one, by default as
-                the size of the image asks for.
+            tile: side of tiles in pixels, a power of two; 0 for a single tile; by
+                default chosen by the size of the image.
         """
         self.engine.check()
         image = planes.checked_image(image)
@@ -209,14 +216,19 @@ class Codec:
     def decode(
         self, height: int, width: int, payload: bytes, limits: Limits = UNLIMITED
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Entropy decoding of a tile of so many pixels.
+        """Entropy decodes a tile.
+
+        Args:
+            height, width: of the tile in pixels.
+            payload: its string.
+            limits: of which that of escapes counts here.
 
         Returns:
-            (y int32 [1, h, w, c], sixteenths; y_hat float32 likewise).
+            (y int32 [1, h, w, c], in sixteenths; y_hat float32 of the same shape).
 
         Raises:
-            CorruptStream: the coder did not end as an encoder leaves it.
-            UnsupportedStream: over the limit of escapes.
+            CorruptStream: no encoder wrote the string.
+            UnsupportedStream: it has more escapes than the limit.
         """
         escapes = int.from_bytes(payload[2:6], "little")  # see docs/format.md
         if limits.escapes and escapes > limits.escapes:
@@ -235,7 +247,7 @@ class Codec:
         limits: Limits = UNLIMITED,
         realism: float | None = None,
     ) -> np.ndarray:
-        """Returns the image of a file, uint8, or a region of it: see `decompress`."""
+        """Returns the image of a file, or a region: see `tfcodec.decompress`."""
         self.engine.check()
         realism = self.realism(header, realism)
         if header.tile_side % self.model.stride:
@@ -292,7 +304,7 @@ class Codec:
         return y_hat
 
     def boxes(self, header: Header, region: Box | None = None) -> list[Box]:
-        """Returns the tiles of an image that meet a region of it."""
+        """Returns the tiles of an image, or only those that overlap a region of it."""
         found = tiling.boxes(header.height, header.width, header.tile_side)
         return [box for box in found if region is None or box & region]
 
@@ -307,13 +319,13 @@ class Codec:
 
         Args:
             header: of the image.
-            y_hat: from the number of a tile to its y_hat, as `decode` has it.
-            region: what is wanted.
-            realism: 0 for the faithful synthesis, 1 for the realistic one, between for
-                the weighted mean of both pictures.
+            y_hat: function from the number of a tile to its y_hat, as `decode` returns.
+            region: the pixels that are wanted; None for all.
+            realism: 0 for the faithful synthesis, 1 for the realistic one, between
+                these the weighted mean of their images.
 
         Yields:
-            (part of the image, its pixels uint8 [h, w, 3], or [h, w] in greyscale).
+            (box within the image, its pixels uint8 [h, w, 3], or [h, w] in greyscale).
         """
         boxes, parts = self.boxes(header), self._parts(header, region, realism)
         order = dict.fromkeys(k for part in parts for k in part.tiles)
@@ -334,14 +346,15 @@ class Codec:
             yield part.inner, planes.grey_of(image) if grey else image
 
     def _parts(self, header, region, realism):
-        """Returns the parts, one of each tile, of which a region is made: `_Part`s."""
+        """Returns a `_Part` for each tile that overlaps a region, in order."""
         latent = self.model.latent_stride
         size = tiling.padded_size(header.height, header.width, self.model.stride)
         whole = Box(0, 0, *size)
         side = header.tile_side or max(whole)
         columns = -(-header.width // side)
         halo = self.model.synthesis_reach(realism) * latent
-        before = (1 + halo // side) * (columns + 1)  # as far back as a tile looks
+        # No part needs a tile whose number is lower than its own by more than this.
+        before = (1 + halo // side) * (columns + 1)
         parts = []
         for number, box in enumerate(self.boxes(header)):
             inner = box & (region or whole)
@@ -352,13 +365,13 @@ class Codec:
         return parts
 
     def _joined(self, known, boxes, tiles, frame):
-        """Returns y_hat [h, w, c] at `frame` of the image's latents.
+        """Joins the y_hat of tiles to that of a box, [h, w, c].
 
         Args:
             known: y_hat [h, w, c] of tiles, by their number.
             boxes: all tiles of the image, in pixels.
-            tiles: numbers of those that the frame meets.
-            frame: a box, in latents.
+            tiles: numbers of those that overlap the frame.
+            frame: the box, in latents of the image.
         """
         stride, latent = self.model.stride, self.model.latent_stride
         values = np.empty((frame.height, frame.width, self.model.channels), "f4")
@@ -369,7 +382,7 @@ class Codec:
         return values
 
     def _drawn(self, values, fraction, frame, realism):
-        """Synthesises y_hat [h, w, c] that lies at `frame` of the image's latents."""
+        """Synthesises `values`, the y_hat [h, w, c] at `frame`, a box in latents."""
         if realism < 1:
             faithful = self.engine.synthesis(values[None], fraction)
             if realism == 0:

@@ -4,10 +4,10 @@ A coder has one walk over its latents in coding order.  The walk is handed an ac
 `Estimate`, `Write` or `Read`, that says what coding means; so the rate that training
 minimises, the bytes of a file, and what is read back cannot drift apart.
 
-Every number that passes between the coded integers and the next table index is an
-integer held exactly in float32: decoded latents count sixteenths (2**-MEAN_BITS).
-Row 0..channels-1 of the tables are the channels of the factorised prior, the rows after
-those the deviations of the normal distributions.
+Whatever is computed from the coded integers to find the next table index is an integer
+that float32 holds exactly; decoded latents are in units of 1/16 (2**-MEAN_BITS).
+Rows 0..channels-1 of the tables are the channels of the factorised prior, the rows
+after those the normal distributions, by standard deviation.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
 
 
 class Estimate:
-    """Codes nothing: adds up the bits [b], and returns what a decoder would get.
+    """The action that codes nothing: it estimates the bits of each image, `bits` [b].
 
-    In training the rate is that of latents with uniform noise, while what is returned
-    is rounded, with straight-through gradients (mixed quantisation: Minnen, Singh 2020,
-    arXiv:2007.08739).  Without seeds both are what `Write` codes, and the gradient of
-    the bits is what a latent does, as a context, to the bits of others.
+    With seeds, as in training, bits are those of latents plus uniform noise, while the
+    latents returned are rounded, with straight-through gradients (mixed quantisation:
+    Minnen, Singh 2020, arXiv:2007.08739).  Without seeds both are what `Write` codes;
+    the gradient of the bits then has the effect of a latent on those it predicts, too.
     """
 
     def __init__(self, coder, side, slices, quantiser=None, seeds=None):
@@ -76,6 +76,7 @@ class Estimate:
         return decoded
 
     def slice(self, k, index, mean, where=1.0):
+        """Codes slice k, where `where` is 1; returns it as decoded, in sixteenths."""
         y = self.slices[k]
         residual = y - mean / UNIT
         coded = tf.cast(index > SKIPPED, tf.float32) * where
@@ -86,7 +87,7 @@ class Estimate:
             bits = straight_through(bits, normal_bits(others, index))
             self.bits += sum_bits(bits * coded)
         else:
-            # With the encoder's choices here, latents learn to escape them, at a loss.
+            # Trained with the encoder's rounding, latents learn to avoid it, at a loss.
             whole = rounded(residual, LATENT_MAX) * coded
             noisy = residual + uniform_noise(residual, self.seeds, 1 + k)
             self.bits += sum_bits(normal_bits(noisy, index) * where)
@@ -94,7 +95,7 @@ class Estimate:
 
 
 class Record(Estimate):
-    """`Estimate` that keeps what it sees of residuals, as `Quantiser` histograms."""
+    """An `Estimate` that also counts residuals, in the histograms of `Quantiser`."""
 
     def slice(self, k, index, mean, where=1.0):
         residual = tf.abs(self.slices[k] - mean / UNIT)
@@ -110,7 +111,7 @@ class Record(Estimate):
 
 
 class Write:
-    """Codes one image's latents, shapes [1, h, w, c], with a `rans.Writer`."""
+    """The action that writes one image's latents [1, h, w, c] to a `rans.Writer`."""
 
     def __init__(self, coder, writer, side, slices, quantiser=None):
         self.coder, self.writer = coder, writer
@@ -132,7 +133,7 @@ class Write:
 
 
 class Read:
-    """Reads what `Write` wrote; `shape` is that of the side latents, [1, h, w, c]."""
+    """The action that reads what `Write` wrote; `shape` [4] is of the side latents."""
 
     def __init__(self, coder, reader, shape):
         self.coder, self.reader, self.shape = coder, reader, shape
@@ -151,21 +152,21 @@ class Read:
 
 
 class Coder(tf.keras.layers.Layer):
-    """What every coder has: rate, write and read, each an action on its one walk.
+    """Base of the coders: rate, write and read, each an action on the one walk.
 
     A subclass gives `encoder_inputs`, `walk`, `side_coder` and `table_rows`.
     """
 
-    stride = 1  # of the side latents against y
-    quantiser = None  # of latents with a table of their own each
-    predicted = 0  # channels, the first ones, that neighbours predict
+    stride = 1  # latents y per side latent, in each dimension
+    quantiser = None  # of normally distributed latents
+    predicted = 0  # how many channels, the first ones, neighbours predict
 
     def refine(self, y, known, quantiser):
-        """Returns y_hat [b, h, w, c], what the synthesis takes; y in sixteenths."""
+        """Turns what `walk` returned into y_hat [b, h, w, c], for the synthesis."""
         return y / UNIT
 
     def call(self, y, seeds=None):
-        """Returns (y_hat, bits [b]) of y; with `seeds`, as in training."""
+        """Returns (y_hat, bits [b]) of y [b, h, w, c]; with `seeds`, as in training."""
         quantiser = self.quantiser if seeds is None else normal_quantiser()
         inputs = self.encoder_inputs(y)
         action = Estimate(self.side_coder, *inputs, quantiser, seeds)
@@ -177,22 +178,19 @@ class Coder(tf.keras.layers.Layer):
         return {}
 
     def calibrate(self, latents):
-        """Fits tables and quantiser to y [b, h, w, channels], an iterable of them."""
+        """Fits tables and quantiser to an iterable of y [b, h, w, channels]."""
 
     def compress(self, y, tables):
-        """Codes y [1, h, w, c] with `tables`, a `rans.Tables`.
-
-        Returns (string, y in sixteenths, y_hat), as `decompress` has them.
-        """
+        """Codes y [1, h, w, c] with `rans.Tables`: (string, y in sixteenths, y_hat)."""
         writer = rans.Writer(tables)
         inputs = self.encoder_inputs(y)
         y, known = self.walk(Write(self.side_coder, writer, *inputs, self.quantiser))
         return writer.finish(), y, self.refine(y, known, self.quantiser)
 
     def decompress(self, string, height, width, tables):
-        """Returns (y in sixteenths, y_hat, whether the string was sound).
+        """Returns (y in sixteenths, y_hat, whether the string was intact, bool []).
 
-        Height and width are those of y.
+        Height and width are those of y, in latents.
         """
         reader = rans.Reader(tables, string)
         side = self.side_coder
@@ -218,19 +216,19 @@ class Factorized(Coder):
         return self
 
     def encoder_inputs(self, y):
-        """Returns the side latents, and those of each pass of the walk: a list."""
+        """Returns the side latents, and a list of the latents of each further pass."""
         return y, []
 
     def walk(self, code):
-        """Visits the latents; returns y in sixteenths, and what `refine` needs."""
+        """Visits all latents; returns y in sixteenths, and what `refine` needs."""
         return code.side() * UNIT, None
 
     def residuals(self, z, decoded):
-        """Returns what of z is coded, given z as decoded: all of it."""
+        """Returns z minus its prediction from `decoded` latents; here there is none."""
         return z
 
     def restored(self, residuals):
-        """The inverse of `residuals` of integers."""
+        """The inverse of `residuals`, for integers."""
         return residuals
 
     def side_rows(self, shape):
@@ -251,17 +249,17 @@ class Factorized(Coder):
 
 
 class Predicted(Factorized):
-    """A factorised prior, of what remains when neighbours have predicted some latents.
+    """A factorised prior whose first channels are predicted from neighbours.
 
-    The guess of a latent of the first `predicted` channels is what lies to its left
-    plus what is above less what is between, of those inside the image (predictor 4 of
-    lossless JPEG, ITU-T T.81, table H.1). All are integers, so that it is the same on
-    every machine; and its inverse is running sums over rows and columns, without a
-    loop over latents.
+    The guess of a latent of the first `predicted` channels is left + above - above left
+    of those decoded, zero beyond the edges (predictor 4 of lossless JPEG, ITU-T T.81,
+    table H.1); the prior is of the difference. All are integers, so results are the
+    same on every machine; and the inverse is two cumulative sums, over rows and
+    columns, without a loop over latents.
     """
 
     def __init__(self, channels: int, predicted: int, **kwargs):
-        # Four latents make a residual, which then is no larger than others are.
+        # A residual is a sum of four latents; so it stays within LATENT_MAX.
         super().__init__(channels, LATENT_MAX // 4, **kwargs)
         self.predicted = predicted
 
@@ -273,7 +271,7 @@ class Predicted(Factorized):
 
     def restored(self, residuals):
         own, rest = residuals[..., : self.predicted], residuals[..., self.predicted :]
-        # In int32, so that forged files have the same sums everywhere, too.
+        # In int32, so that even a forged file has the same sums on every machine.
         sums = tf.cumsum(tf.cumsum(tf.cast(own, tf.int32), 1), 2)
         return tf.concat([tf.cast(sums, tf.float32), rest], -1)
 
@@ -286,24 +284,24 @@ class Conditional(Coder):
     Singh 2020, arXiv:2007.08739.
 
     With `pyramid_nets` the first slice, of the lowest frequencies, is coded from coarse
-    to fine: first one latent in 4x4, each of the rest when four around it are known,
-    which predict it, as in interlaced lossless coders.  (The hyperprior alone leaves
-    neighbours with a correlation of 0.7 there.)
+    to fine, as in interlaced lossless coders: first one latent of each 4x4, then each
+    other latent once four neighbours are known, which predict it.  (Given the
+    hyperprior alone, neighbours in this slice have a correlation of 0.7.)
 
-    A slice whose network is a `TwoPassNet` is coded in two passes, every second latent
-    first, as on a checkerboard.
+    A slice whose network is a `TwoPassNet` is coded in two passes, as on a
+    checkerboard: first the latents whose row plus column is even.
 
     Args:
         hyper_analysis, hyper_synthesis: networks; the second an exact one.
         z_channels: channels of z.
         slices: channels of each slice of y.
-        slice_nets: exact networks, features and slices before to (index, mean); or a
-            `TwoPassNet`.
+        slice_nets: per slice an exact network, or a `TwoPassNet`, from features and
+            earlier slices to (index, mean).
         residual_nets: float networks of the latent residual prediction, or none.
-        support: the largest number of slices that a network sees.
-        magnitudes: the hyper analysis sees |y| (scale hyperprior).
-        pyramid_nets: none, or one for each step of `PYRAMID`: from features and
-            differences of neighbours to (index, what to add to their mean).
+        support: how many earlier slices a network sees at most.
+        magnitudes: whether the hyper analysis sees |y| (scale hyperprior).
+        pyramid_nets: none, or one for each step of `PYRAMID`, from features and
+            differences to neighbours to (index, what to add to the neighbours' mean).
     """
 
     stride = 4
@@ -378,7 +376,7 @@ class Conditional(Coder):
         return tf.split(output, 2, -1)
 
     def two_passes(self, code, number, k, net, seen):
-        """Codes slice k in parts `number` and the next; returns (y, index, mean)."""
+        """Codes slice k as passes `number` and the next; returns (y, index, mean)."""
         output, sums = net(seen)
         index, mean = self.parameters(output, k)
         first = code.slice(number, index, mean), index, mean
@@ -389,7 +387,7 @@ class Conditional(Coder):
     def pyramid(self, code, features, index, mean):
         """Codes slice 0 from coarse to fine; returns (y, index, mean).
 
-        `index` and `mean` are for the coarsest latents.
+        `index` and `mean` are used for the coarsest latents only.
         """
         rows, columns = (tf.range(n)[:, None] for n in tf.unstack(tf.shape(mean)[1:3]))
         columns = tf.transpose(columns)
@@ -435,7 +433,7 @@ class Conditional(Coder):
 
         normal = normal_histogram()
         counts = sum((record(y).numpy().astype(np.float64) for y in latents), 0.0)
-        # A normal distribution counts as much as this many latents.
+        # Added to the counts: as many as of 200 latents of each normal distribution.
         self.quantiser = Quantiser(
             np.reshape(counts, normal.shape) + 200 * normal, ERROR_BITS
         )
@@ -448,15 +446,15 @@ class Conditional(Coder):
         ]
 
 
-# Neighbours, as steps (rows, columns), that a step of the pyramid predicts from.
+# Offsets (rows, columns) of the neighbours that a step of the pyramid uses.
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-# (distance, neighbours) of the steps, from coarse to fine.
+# (distance to the neighbours in latents, their offsets) of each step, coarse to fine.
 PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
 
 
 def exact_layers(network):
-    """Returns the exact convolutions of a network, itself one or a stack of layers."""
+    """Returns the exact convolutions of a network: a single one, or a stack."""
     layers = getattr(network, "layers", [network])
     return [layer for layer in layers if isinstance(layer, ExactConv)]
 
@@ -467,7 +465,7 @@ def lattice(mask):
 
 
 def neighbours(value, distance, around):
-    """The four latents around each of [b, h, w, c], zero beyond the edges."""
+    """The four neighbours of each latent [b, h, w, c], zero beyond the edges."""
     d = distance
     padded = tf.pad(value, [[0, 0], [d, d], [d, d], [0, 0]])
     size = tf.shape(value)
@@ -475,16 +473,16 @@ def neighbours(value, distance, around):
 
 
 def neighbour_mean(y, distance, around):
-    """Mean of the latents around, of those within the image: integers, rounded down."""
+    """Mean of the neighbours inside the image, rounded down to an integer."""
     inside = tf.add_n(neighbours(tf.ones_like(y[:1, :, :, :1]), distance, around))
     total = tf.add_n(neighbours(y, distance, around))
-    # In int32, as a quotient in float32 need not be the same everywhere.
+    # In int32, as a float32 quotient may differ between machines.
     whole = tf.cast(total, tf.int32) // tf.cast(tf.maximum(inside, 1), tf.int32)
     return straight_through(tf.cast(whole, tf.float32), total / tf.maximum(inside, 1))
 
 
 def differences(y, centre, distance, around):
-    """Contexts: what the four latents around are more than `centre`, [b, h, w, 4c]."""
+    """Contexts: the four neighbours minus `centre`, [b, h, w, 4c]."""
     inside = neighbours(tf.ones_like(y[:1, :, :, :1]), distance, around)
     values = neighbours(y, distance, around)
     return exact_context(
@@ -493,7 +491,7 @@ def differences(y, centre, distance, around):
 
 
 def exact_context(y):
-    """Latents in sixteenths as an exact network sees them: coarser, and clipped."""
+    """Latents, in sixteenths, to the input of an exact network: in eighths, clipped."""
     coarse = y * 2.0 ** (CONTEXT_BITS - MEAN_BITS)
     whole = tf.clip_by_value(tf.floor(coarse), -ACTIVATION_MAX, ACTIVATION_MAX)
     inside = tfc.lower_bound(coarse, -float(ACTIVATION_MAX))

@@ -1,9 +1,10 @@
-"""From a trained model to a SavedModel of stock TensorFlow ops, with its card.
+"""From a trained model to a SavedModel of stock TensorFlow operations, with its card.
 
-The exported functions are those of `CompressionModel.graphs`.  Their weights are
-constants first, so that nothing of Keras or TFC is left; then large ones become
-variables that the functions share, each in the smallest type that holds its values to
-the bit.  The coder's tables stay constants, as TensorFlow prepares them once that way.
+The exported functions are those of `CompressionModel.graphs`.  First all weights become
+constants, so that nothing of Keras or TFC is left in the graphs.  Then large ones
+become variables that the functions share, each in the smallest type that represents its
+values exactly.  The coder's tables stay constants, as TensorFlow then computes what
+depends on them only once.
 """
 
 from __future__ import annotations
@@ -32,25 +33,26 @@ STORED_FROM = 1024
 def export(
     model, directory, architecture, options=None, record=None, name=None
 ) -> pathlib.Path:
-    """Writes `model` to `directory`, replacing what is there only when all is well.
+    """Writes `model` to `directory`, which is replaced only if all succeeds.
 
-    The weights of `model` are rounded to half precision on the way, so that the model
-    in memory and the exported one stay the same function.
+    The weights of `model` itself are rounded to half precision, so that it and the
+    exported model compute the same.
 
     Args:
-        model: a `CompressionModel`, trained, averages in place.
+        model: a trained `CompressionModel`, with averaged weights if they are used.
         directory: becomes a SavedModel directory with `card.json`.
-        architecture: name of the builder, for the card.
-        options: the builder's arguments, for the card.
-        record: how it was trained, for the card.
+        architecture: name in `architectures.ARCHITECTURES`, for the card.
+        options: arguments of its function there, for the card.
+        record: how the model was trained, for the card.
         name: of the model; by default that of the architecture.
 
     Returns:
         `directory`.
 
     Raises:
-        ValueError: a convolution is not exact, or an op is not stock.
-        OSError: `directory` could not be written, and is as it was.
+        ValueError: a sum in an exact convolution may be too large to be exact, or an
+            operation is not one of stock TensorFlow.
+        OSError: `directory` could not be written; it is unchanged.
     """
     directory = pathlib.Path(directory)
     round_weights(model)
@@ -74,7 +76,7 @@ def export(
     }
     module = Store()
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
-    # For trainings that begin from this model; what functions hold too is stored once.
+    # For trainings that start from this model. Arrays that functions use are shared.
     module.weights = [module.value(array) for array in weights.stored(model)]
     module.decoder = {
         name: module.value(array)
@@ -110,11 +112,11 @@ def described(model) -> dict:
 
 
 def exactness(sums: list[np.ndarray]) -> dict:
-    """Returns what a card says of the sums that float32 must hold exactly.
+    """Returns the card's entry on the sums that float32 must represent exactly.
 
     Args:
-        sums: of each exact convolution, the largest that each channel can reach, as
-            `ExactConv.freeze` has them.
+        sums: for each exact convolution, the largest sum that each of its channels can
+            reach, as `ExactConv.freeze` returns them.
     """
     return {
         "convolutions": len(sums),
@@ -127,16 +129,16 @@ def exactness(sums: list[np.ndarray]) -> dict:
 def export_realism(model, second, directory):
     """Writes the second synthesis of a model, a SavedModel with one signature.
 
-    `synthesis` takes y_hat and quality as the model's own, and `origin`, int32 [2], the
-    row and column of the first latent in the image. It lies in a directory of its own,
-    so that the model's files and functions stay as they are, and is loaded only where
-    pictures with grain are asked for.
+    Its signature `synthesis` takes y_hat and quality, as that of the model itself, and
+    `origin`, int32 [2], the row and column of the first latent in the image. It is a
+    SavedModel of its own, so that the files of the model stay unchanged, and is loaded
+    only for a realism above 0.
 
     Args:
         model: the `CompressionModel`, whose inverse gains it uses.
-        second: `transforms.RealisticSynthesis`; its weights are rounded to half
+        second: a `transforms.RealisticSynthesis`; its weights are rounded to half
             precision.
-        directory: to make.
+        directory: the one to make.
     """
     round_weights(second)
 
@@ -156,9 +158,10 @@ def export_realism(model, second, directory):
 
 
 def drop_shapes(directory):
-    """Takes out of a SavedModel what a loader infers again: 0.4 MB, a tenth of loading.
+    """Removes the shapes in a SavedModel, which a loader infers again.
 
-    And TensorFlow's checksum of the file, which no loader needs.
+    That saves 0.4 MB and a tenth of the time to load. TensorFlow's checksum of the
+    file, which would no longer fit, is removed too; no loader needs it.
     """
     path = directory / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
@@ -171,13 +174,13 @@ def drop_shapes(directory):
 
 
 def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
-    """Returns all the numbers between a file's bytes and the latents, by name.
+    """Returns all numbers that decoding a file to latents needs, by name.
 
-    For readers of their own: `tf.saved_model.load(DIR).decoder` has them, and
-    docs/format.md says what each is.
+    They are for other implementations of the decoder, which find them at
+    `tf.saved_model.load(DIR).decoder`; docs/format.md says what each is.
     """
     numbers = {
-        "tables/frequency": tables.frequency[:-1],  # without the row that pads
+        "tables/frequency": tables.frequency[:-1],  # without the row for padding
         "tables/size": tables.size[:-1],
         "tables/offset": tables.offset[:-1],
     }
@@ -195,19 +198,23 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
 
 
 def round_weights(model):
-    """Rounds every weight to float16: 7 MB less, and no difference to be seen."""
+    """Rounds every weight to float16: saves 7 MB, without a visible difference."""
     for variable in model.trainable_variables:
         variable.assign(tf.cast(tf.cast(variable, tf.float16), variable.dtype))
 
 
 class Frozen:
-    """A function's graph, with every variable a constant.
+    """The graph of a function, with every variable made a constant.
+
+    Args:
+        function: returns a dictionary of tensors.
+        signature: TensorSpecs of its arguments.
 
     Attributes:
         graph: GraphDef, simplified.
-        constants: (tensor name, array) of the numeric ones before it was.
-        inputs: TensorSpecs, named as the arguments are.
-        outputs: names of its tensors, by key of the dictionary it returns.
+        constants: (tensor name, array) of the numeric constants before simplification.
+        inputs: TensorSpecs, with the names of the arguments.
+        outputs: names of tensors, by key of the dictionary that `function` returns.
     """
 
     def __init__(self, function, signature):
@@ -215,8 +222,8 @@ class Frozen:
         concrete = function.get_concrete_function()
         keys = sorted(concrete.structured_outputs)
         self.outputs = {k: t.name for k, t in zip(keys, concrete.outputs)}
-        # The two steps of `convert_variables_to_constants_v2` that make the graph. Its
-        # third wraps it in a function once more, which takes as long as both.
+        # These are the first two steps of `convert_variables_to_constants_v2`. Its
+        # third wraps the graph in a function again, which takes as long as both.
         self.graph, _ = convert_to_constants._replace_variables_by_constants(
             convert_to_constants._FunctionConverterDataInEager(
                 concrete, lower_control_flow=False, aggressive_inlining=False
@@ -225,19 +232,20 @@ class Frozen:
         inputs = concrete.inputs[: len(signature)]  # the rest were variables
         bodies = [self.graph.node, *(f.node_def for f in self.graph.library.function)]
         for node in (node for body in bodies for node in body):
-            node.attr.pop("_gradient_op_type", None)  # Of custom gradients, not here.
+            node.attr.pop("_gradient_op_type", None)  # Names a custom gradient.
         self.inputs = [
             tf.TensorSpec(t.shape, t.dtype, t.name.split(":")[0]) for t in inputs
         ]
-        # What the numbers of a model are must not depend on how well this tidies up.
+        # Taken before simplification, which TensorFlow may change: the fingerprint is
+        # made of these.
         self.constants = list(constants(self.graph))
         self.graph = simplified(self.graph, [*inputs, *concrete.outputs])
 
 
 def simplified(graph, kept):
-    """Returns an equal GraphDef without what is constant or there twice.
+    """Returns an equivalent GraphDef, with constants folded and duplicates removed.
 
-    Nearly half of the operations go, and with them a third of the time to load.
+    This removes nearly half of the operations, and a third of the time to load.
 
     Args:
         graph: GraphDef.
@@ -245,7 +253,7 @@ def simplified(graph, kept):
     """
     config = config_pb2.ConfigProto()
     rewrite = config.graph_options.rewrite_options
-    # None that makes ops of its own, or changes the arithmetic.
+    # Only optimisers that neither fuse operations nor change the arithmetic.
     rewrite.optimizers.extend(
         ["pruning", "constfold", "dependency", "common_subgraph_elimination"]
     )
@@ -254,7 +262,8 @@ def simplified(graph, kept):
     nodes = meta.collection_def["train_op"].node_list
     nodes.value.extend(tensor.name for tensor in kept)
     simple = tf_optimizer.OptimizeGraph(config, meta)
-    # Inner functions are no longer those of the same name that others have.
+    # Inner functions were changed, so they must not share a name with those of other
+    # graphs.
     names = {f.signature.name for f in simple.library.function}
     tag = hashlib.sha256(simple.SerializeToString(deterministic=True)).hexdigest()[:8]
 
@@ -282,14 +291,15 @@ def simplified(graph, kept):
 
 
 def shorten(nodes, kept):
-    """Gives the nodes of a graph or function short names: a third less to load.
+    """Gives the nodes of a graph or function short names, which loads a third faster.
 
     Args:
         nodes: NodeDefs.
-        kept: names that stay, or are those of a function's arguments.
+        kept: names that stay, among them those of a function's arguments.
 
     Returns:
-        A function from an old reference to a node, as an input is, to the new one.
+        A function from an old reference to a node, such as `^name` or `name:0`, to the
+        new one.
     """
     numbers = (f"n{k}" for k in itertools.count() if f"n{k}" not in kept)
     names = {n.name: next(numbers) for n in nodes if n.name not in kept}
@@ -302,12 +312,12 @@ def shorten(nodes, kept):
     for node in nodes:
         node.name = names.get(node.name, node.name)
         node.input[:] = [short(reference) for reference in node.input]
-        node.attr.pop("_class", None)  # names a node that it is to be near
+        node.attr.pop("_class", None)  # names another node, to share its device
     return short
 
 
 def check_stock(functions):
-    """Raises ValueError unless TensorFlow alone has every op of the functions."""
+    """Raises ValueError if a function has an operation that stock TensorFlow lacks."""
     used = set()
     for function in functions:
         graph = function.graph
@@ -327,9 +337,10 @@ def constants(graph):
 
 
 def fingerprint(*functions) -> str:
-    """SHA-256 of all the numbers in the functions: what decoding depends on.
+    """SHA-256 of all numbers in the functions, on which decoding depends, in hex.
 
-    Of their own digests, sorted, as the order of a graph's nodes is an accident.
+    It is made of the sorted digests of the arrays, as the order of the nodes in a graph
+    may change.
     """
     digests = [
         hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -341,7 +352,7 @@ def fingerprint(*functions) -> str:
 
 
 def compact(array: np.ndarray) -> np.ndarray:
-    """Returns an array in the smallest type that holds each of its values."""
+    """Returns an array in the smallest type that represents all its values exactly."""
     for kind in (np.int8, np.float16 if array.dtype.kind == "f" else np.int16):
         with np.errstate(over="ignore", invalid="ignore"):
             smaller = array.astype(kind)
@@ -351,13 +362,14 @@ def compact(array: np.ndarray) -> np.ndarray:
 
 
 class Store(tf.Module):
-    """Holds the large constants of several functions, each array once."""
+    """The module to save: it holds large constants of functions, each array once."""
 
     def __init__(self):
         super().__init__()
         self.arrays = {}
 
     def value(self, array):
+        """Returns the variable for an array, which equal arrays share."""
         key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes())
         variable = self.arrays.get(key.hexdigest())
         if variable is None:
@@ -367,9 +379,9 @@ class Store(tf.Module):
         return variable
 
     def function(self, frozen: Frozen):
-        """Returns a tf.function equal to `frozen`, its large constants read from here.
+        """Returns a tf.function that computes `frozen`, its large constants variables.
 
-        It returns the dictionary that the original function returned.
+        It returns the same dictionary as the original function.
         """
         stored = {
             tensor: (self.value(array), array.dtype)

@@ -1,9 +1,9 @@
 """The codec inside a TensorFlow graph: whole `.tfc` files to pixels and back.
 
 What `bitstream` and `codec` do in Python is done here in stock TensorFlow operations,
-over the same exported functions.  Nothing that a request holds makes the graph fail,
-as that would fail the requests of others in its batch: each item has an `error`, empty
-if all is well.
+with the same exported functions.  No input makes the graph fail, as that would also
+fail the requests of other clients in the same batch; instead each item has an `error`,
+a string that is empty if all is well.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tfcodec.bitstream import Limits
 
 
 class GraphCodec(tf.Module):
-    """A model's files in a graph.
+    """Encodes and decodes the files of one model within a graph.
 
     Args:
         model: a `registry.Model`.
-        limits: what an item may ask for; constants of the graph.
+        limits: how much an item may make us decode or encode; constants of the graph.
     """
 
     def __init__(self, model: registry.Model, limits: Limits = graph_files.LIMITS):
@@ -36,7 +36,7 @@ class GraphCodec(tf.Module):
     def decoded(self, data, realism=None):
         """A file, string [], to (image uint8 [h, w, c], error string []).
 
-        Realism is float32 [], or None for the model's own at the file's quality.
+        Realism is float32 [], or None for the model's default at the file's quality.
         """
         file = graph_files.parse(
             data, self.card.fingerprint, self.card.stride, self.limits
@@ -54,6 +54,7 @@ class GraphCodec(tf.Module):
         )
 
     def image(self, data, file: graph_files.File, realism):
+        """As `decoded`, for a file whose header and chunks are sound."""
         check = graph_files.Check()
         strings = self.strings(data, file, bitstream.TILE)
         colours = self.pixels(file, strings, file.quality, check, realism)
@@ -97,7 +98,7 @@ class GraphCodec(tf.Module):
         return tf.cond(tiled, lossy, lossless)
 
     def strings(self, data, file, kind):
-        """string [n]: the data of the chunks of a kind."""
+        """Returns the data of the chunks of one type, string [n]."""
         chunks = tf.boolean_mask(file.chunks, file.chunks[:, 0] == kind)
         copies = tf.fill([tf.shape(chunks)[0]], data)
         return tf.strings.substr(copies, chunks[:, 1], chunks[:, 2])
@@ -105,7 +106,7 @@ class GraphCodec(tf.Module):
     def pixels(self, file, strings, quality, check, realism=None):
         """Decodes tiles, string [n], to uint8 [h, w, 3], as `Codec.pixels` does.
 
-        Where realism, float32 [], is none, the picture is the faithful one.
+        Without a realism, float32 [], the faithful synthesis is used.
         """
         stride, latent = self.card.stride, self.card.latent_stride
         realistic = self.card.realistic and realism is not None
@@ -119,7 +120,8 @@ class GraphCodec(tf.Module):
             top, bottom = grid.box(k)
             size = graph_images.padded(bottom - top, stride)
             string = tf.gather(strings, k)
-            # A bad one is not decoded on: what comes of it has no bound in a graph.
+            # A string with too many escapes is not decoded: a graph cannot raise, and
+            # would need memory for all of them.
             escapes = graph_files.little_endian(graph_files.window(string, 2, 4))
             few = escapes <= (self.limits.escapes or bitstream.UINT32_MAX)
             string = tf.where(few, string, "")
@@ -173,11 +175,12 @@ class GraphCodec(tf.Module):
         return value
 
     def drawn(self, given, origin, realism):
-        """Returns what `Codec` draws at a realism, float32 []: uint8 [h, w, 3].
+        """Synthesises at a realism, float32 [], as `Codec` does: uint8 [h, w, 3].
 
         Args:
             given: `y_hat` and `quality`, as both syntheses take them.
             origin: int32 [2], row and column of the first latent in the image.
+            realism: 0 to 1.
         """
 
         def faithful():
@@ -193,7 +196,7 @@ class GraphCodec(tf.Module):
         return tf.case([(realism <= 0, faithful), (realism >= 1, grain)], default=mean)
 
     def encoded(self, image, quality):
-        """uint8 [h, w, c] and quality [] to (a file, error), string [] both."""
+        """uint8 [h, w, c] and quality [], 0 to 100, to string [] (file, error)."""
         check = graph_files.Check()
         hundredths = tf.round(quality * 100)
         check((hundredths >= 0) & (hundredths <= 10000), "quality is not 0 to 100")
@@ -215,7 +218,7 @@ class GraphCodec(tf.Module):
         )
 
     def file(self, image, hundredths):
-        """`Codec.compress`, but that colours which alpha hides stay as they are."""
+        """As `Codec.compress`, but does not change colours that alpha hides."""
         height, width, channels = tf.unstack(tf.shape(image))
         area = tf.reduce_prod(
             graph_images.padded(tf.stack([height, width]), bitstream.PADDED)
@@ -258,7 +261,7 @@ class GraphCodec(tf.Module):
         return tf.strings.join([start, alpha, tf.strings.reduce_join(tiles)])
 
     def coded(self, image, side, hundredths):
-        """uint8 [h, w, 3] to the strings of its tiles, [n]; see `_Work._seen`."""
+        """As `Compression.strings`: uint8 [h, w, 3] to strings [n], one for each tile."""
         stride, latent = self.card.stride, self.card.latent_stride
         halo = self.card.reach["analysis"] * latent
         size = tf.shape(image)[:2]

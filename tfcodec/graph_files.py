@@ -9,30 +9,33 @@ import tensorflow as tf
 from tfcodec import bitstream
 from tfcodec.bitstream import Limits
 
-# Of a server, smaller than those of a command line: each item of a batch may be as
-# large, and waits for the others.
+# Limits for a server, lower than those of the command line: every item of a batch may
+# be this large, and the fast ones wait for the slow ones.
 LIMITS = Limits(
     pixels=2**24, side=2**16, decoded_bytes=2**26, tiles=2**8, chunks=2**10,
     file_bytes=2**26, escapes=2**20,
 )  # fmt: skip
 
-ADLER = 65521
+ADLER = 65521  # modulus of Adler-32
 
 
 class File(NamedTuple):
-    """A parsed file, tensors. Where `error` is not empty, the rest means nothing."""
+    """A parsed file, as tensors. If `error` is not empty, the rest is meaningless."""
 
     error: tf.Tensor  # string []
-    height: tf.Tensor  # int32 [], as all that follow but quality
-    width: tf.Tensor
-    layout: tf.Tensor
-    side: tf.Tensor  # of the tiles, 0 for one
+    height: tf.Tensor  # int32 [], in pixels
+    width: tf.Tensor  # int32 [], in pixels
+    layout: tf.Tensor  # int32 [], of the colours
+    side: tf.Tensor  # int32 [], of the tiles in pixels, 0 for a single tile
     quality: tf.Tensor  # float32 [], 0 to 100
-    chunks: tf.Tensor  # [n, 3]: type, where its data begins, bytes
+    chunks: tf.Tensor  # int32 [n, 3]: type, position of its data, bytes of data
 
 
 class Check:
-    """The first thing that is wrong, while a graph is traced."""
+    """Keeps the message of the first check that fails, in a graph that is traced.
+
+    A call adds a check: `good`, bool [], and the message if it is false.
+    """
 
     def __init__(self, error=""):
         self.error = tf.convert_to_tensor(error)
@@ -43,31 +46,31 @@ class Check:
 
 
 def byte_values(string):
-    """int32 [n] of a string []."""
+    """The bytes of a string [], as int32 [n]."""
     return tf.cast(tf.io.decode_raw(string, tf.uint8), tf.int32)
 
 
 def piece(data, at, size):
-    """Bytes of strings, as many as there are: `substr` fails beyond the end."""
+    """As `tf.strings.substr`, but shorter where a string ends instead of failing."""
     length = tf.strings.length(data)
     at = tf.clip_by_value(at + tf.zeros_like(length), 0, length)
     return tf.strings.substr(data, at, tf.maximum(size + tf.zeros_like(length), 0))
 
 
 def window(data, at, size: int):
-    """int32 [size] of the bytes at `at`, zero beyond the end."""
+    """The `size` bytes from position `at` on, as int32 [size]; zero beyond the end."""
     found = byte_values(piece(data, at, size))
     return tf.ensure_shape(tf.pad(found, [[0, size - tf.size(found)]]), [size])
 
 
 def little_endian(values):
-    """int64 [] of bytes, int32 [n]."""
+    """The number, int64 [], that bytes, int32 [n], are in little-endian order."""
     shifts = 8 * tf.range(tf.size(values, tf.int64))
     return tf.reduce_sum(tf.bitwise.left_shift(tf.cast(values, tf.int64), shifts))
 
 
 def varint(values, at, check):
-    """Reads int32 [n] at `at`; returns (number int64 [], where it ends)."""
+    """Reads a varint at position `at` of bytes, int32 [n]: (int64 [], its end)."""
     found = tf.pad(values, [[0, 5]])[at : at + 5]
     last = tf.argmax(tf.cast(found < 0x80, tf.int32), output_type=tf.int32)
     digits = tf.cast(tf.bitwise.bitwise_and(found, 0x7F)[: last + 1], tf.int64)
@@ -83,7 +86,7 @@ def adler32(string):
     """The checksum of a string [], int64 []."""
     values = tf.io.decode_raw(string, tf.uint8)
     size = tf.size(values)
-    # Bytes count by how far they are from the end, so zeros before them change nothing.
+    # A byte's weight depends on its distance from the end, so zeros may be put before.
     values = tf.pad(values, [[tf.math.floormod(-size, 256), 0]])
     rows = tf.cast(tf.reshape(values, [-1, 256]), tf.int32)
     sums = tf.cast(tf.reduce_sum(rows, 1), tf.int64)
@@ -95,32 +98,32 @@ def adler32(string):
 
 
 class Fields(NamedTuple):
-    """What a header says, tensors; each field makes sense, but may be over a limit."""
+    """The fields of a header, as tensors: each in its range, but maybe over a limit."""
 
     end: tf.Tensor  # int32 [], where the chunks begin
-    height: tf.Tensor  # int64 [], as width and quality
-    width: tf.Tensor
+    height: tf.Tensor  # int64 [], in pixels
+    width: tf.Tensor  # int64 [], in pixels
     layout: tf.Tensor  # int32 [], of the colours alone
-    side: tf.Tensor  # int32 [], of the tiles, 0 for one
-    quality: tf.Tensor  # 0 to 10000, hundredths
+    side: tf.Tensor  # int32 [], of the tiles in pixels, 0 for a single tile
+    quality: tf.Tensor  # int64 [], 0 to 10000, in hundredths
 
 
 class Extent(NamedTuple):
     """How much there is to decode, tensors int64 []."""
 
     pixels: tf.Tensor  # of the image
-    tiles: tf.Tensor  # their number
+    tiles: tf.Tensor  # number of tiles
     area: tf.Tensor  # pixels of the largest tile, padded
 
 
 def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> File:
-    """Reads a file up to the data of its chunks; see `bitstream.unpack`.
+    """Reads the header and finds the chunks of a file; see `bitstream.unpack`.
 
     Args:
-        data: string [].
-        fingerprint: of the model; files of others are refused.
-        stride: of the model.
-        limits: what a file may ask for.
+        data: string [], the file.
+        fingerprint: of the model; files of other models are refused.
+        stride: of the model, in pixels.
+        limits: how much a file may make us decode.
     """
     check = Check()
     check_size(data, limits, check)
@@ -130,7 +133,7 @@ def parse(data, fingerprint: bytes, stride: int, limits: Limits = LIMITS) -> Fil
     check_chunks(chunks, extent.tiles, header.layout, check)
     good = check.error == ""
 
-    def known(value):  # int32, and small where there is an error
+    def known(value):  # as int32; 1 if there is an error, so that nothing large is made
         return tf.cast(tf.where(good, tf.cast(value, tf.int64), 1), tf.int32)
 
     return File(
@@ -153,8 +156,8 @@ def read_header(data, fingerprint: bytes, stride: int, check: Check) -> Fields:
 
     Args:
         data: string [], the file.
-        fingerprint, stride: of the model, as of `parse`.
-        check: keeps the first thing that is wrong.
+        fingerprint, stride: of the model, as for `parse`.
+        check: keeps the first error.
     """
     start = window(data, 0, 64)
     magic = list(bitstream.MAGIC)
@@ -181,9 +184,10 @@ def read_header(data, fingerprint: bytes, stride: int, check: Check) -> Fields:
 
 
 def checked_extent(header: Fields, limits: Limits, check: Check) -> Extent:
-    """Returns how much a file asks to decode, held against the limits."""
+    """Returns how much there is to decode, and checks it against the limits."""
     height, width, side = header.height, header.width, header.side
-    pixels = width * height  # each below 2^32: a product that wraps is negative
+    # Each is below 2^32, so the product is negative if it exceeds int64.
+    pixels = width * height
     channels = tf.gather([3, 1, 4, 2], tf.minimum(header.layout, 3))
     decoded = pixels * tf.cast(channels, tf.int64)
     long_side = tf.cast(side, tf.int64)
@@ -208,10 +212,10 @@ def check_chunks(chunks, tiles, layout, check: Check):
     """Checks that a file has as many chunks of each type as its header asks for.
 
     Args:
-        chunks: int32 [n, 3], as of `File`.
-        tiles: their number, int64 [].
+        chunks: int32 [n, 3], as in `File`.
+        tiles: number of tiles, int64 [].
         layout: of the colours, int32 [].
-        check: keeps the first thing that is wrong.
+        check: keeps the first error.
     """
     count = {
         kind: tf.math.count_nonzero(chunks[:, 0] == kind) for kind in bitstream.KNOWN
@@ -236,7 +240,15 @@ def tile_area(height, width, side):
 
 
 def chunk_table(data, at, extent: Extent, limits: Limits, error):
-    """Returns (chunks as of `File`, error): every length and checksum is right."""
+    """Returns (chunks as in `File`, error), with every length and checksum checked.
+
+    Args:
+        data: string [], the file.
+        at: int32 [], where the chunks begin.
+        extent: how much there is to decode.
+        limits: how much a file may make us decode.
+        error: string [], of what was read before; if not empty, nothing is read.
+    """
     pixels, tiles, area = extent
     length = tf.strings.length(data)
     header = piece(data, 0, at)
@@ -280,7 +292,7 @@ def chunk_table(data, at, extent: Extent, limits: Limits, error):
     _, _, _, error, table = tf.while_loop(
         more, body, (at, tf.constant(0), tiles, error, table), parallel_iterations=1
     )
-    # One that stands for none, as an empty array does not stack.
+    # One more row, removed again, as an empty TensorArray cannot be stacked.
     table = table.write(table.size(), tf.zeros([3], tf.int32))
     return table.stack()[:-1], error
 
@@ -294,7 +306,7 @@ def byte_string(value):
 
 
 def varint_bytes(value):
-    """As `bitstream.varint`, of int32 []."""
+    """As `bitstream.varint`, for int32 []: a string []."""
     digits = [
         tf.bitwise.bitwise_and(tf.bitwise.right_shift(value, 7 * k), 0x7F)
         for k in range(5)
@@ -310,7 +322,13 @@ def varint_bytes(value):
 
 
 def chunk(start, kind, data):
-    """A chunk, string [], of a file that begins with `start`."""
+    """Returns a chunk, string [], for a file whose bytes before all chunks are `start`.
+
+    Args:
+        start: string [].
+        kind: type of the chunk, a number.
+        data: string [].
+    """
     kind = bytes([kind])
     checksum = tf.bitcast(adler32(tf.strings.join([start, kind, data])), tf.uint8)
     checksum = tf.gather(tf.constant(BYTES), tf.cast(checksum[:4], tf.int32))

@@ -1,4 +1,4 @@
-"""Reading of PNG and JPEG, and tiles of images, in stock TensorFlow operations."""
+"""Reading PNG and JPEG, and the tiles of an image, in stock TensorFlow operations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Grid:
         return top, tf.minimum(top + self.side, self.size)
 
     def joined(self, tiles):
-        """A TensorArray of [h, w, c], all as large, to [rows * h, columns * w, c]."""
+        """Joins tiles, a TensorArray of equal [h, w, c]: [rows * h, columns * w, c]."""
         tiles = tiles.stack()
         _, h, w, _ = tf.unstack(tf.shape(tiles))
         c = tiles.shape[-1]
@@ -38,15 +38,17 @@ def padded(size, stride):
 
 
 def bits_per_pixel(file, image):
+    """Bits of a file, string [], per pixel of an image [h, w, c]: float32 []."""
     bits = 8 * tf.cast(tf.strings.length(file), tf.float32)
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     return bits / tf.maximum(tf.reduce_prod(size), 1.0)
 
 
 def read_image(data, limits):
-    """A PNG or JPEG, string [], to (uint8 [h, w, c], error).
+    """A PNG or JPEG, string [], to (uint8 [h, w, c], error string []).
 
-    Its size is looked at first: a few bytes can ask for gigabytes.
+    The size in its header is checked first, as a file of a few bytes can claim one that
+    needs gigabytes.
     """
     check = graph_files.Check()
     start = graph_files.window(data, 0, 24)
@@ -65,7 +67,7 @@ def read_image(data, limits):
     width = tf.where(png, sides[0], tf.cast(shape[1], tf.int64))
     height = tf.where(png, sides[1], tf.cast(shape[0], tf.int64))
     check((width > 0) & (height > 0), "no pixels")
-    # Each below 2^32: a product that wraps is negative.
+    # Each is below 2^32, so the product is negative if it exceeds int64.
     pixels = width * height
     check(pixels > 0, "over the limit of pixels")
     if limits.pixels:
@@ -77,8 +79,10 @@ def read_image(data, limits):
 
 
 def decode_image(data):
+    """A PNG or JPEG, string [], to uint8 [h, w, c]."""
+
     def jpeg():
-        # As libjpeg does by default, and Pillow; CMYK becomes RGB.
+        # The inverse DCT is the default of libjpeg and so of Pillow; CMYK becomes RGB.
         channels = tf.minimum(tf.image.extract_jpeg_shape(data)[2], 3)
         return tf.cond(
             channels == 1,
@@ -90,13 +94,13 @@ def decode_image(data):
 
 
 def decode_png(data):
-    """A PNG to uint8 [h, w, c], with the alpha that a transparent colour stands for.
+    """A PNG to uint8 [h, w, c]; a transparent colour becomes an alpha channel.
 
-    `tf.io.decode_png` gives it where four channels are asked for. Where there is none,
-    it fills in another value than 0, which depends on the bits of a sample. Alpha that
-    is opaque throughout is left out, as the command line does.
+    `tf.io.decode_png` makes that channel if four are asked for: 0 where a pixel has the
+    transparent colour, and else a value that depends on the bits per sample. Alpha that
+    is opaque everywhere is dropped, as on the command line.
     """
-    colour = graph_files.window(data, 25, 1)[0]  # type, as the header has it
+    colour = graph_files.window(data, 25, 1)[0]  # colour type in the header
 
     def without_alpha():
         image = tf.io.decode_png(data, channels=4)
@@ -115,15 +119,16 @@ def decode_png(data):
 
 
 def grey_of(image):
-    """As `planes.grey_of`, uint8 [h, w, 1]."""
+    """As `planes.grey_of`: uint8 [h, w, 3] to uint8 [h, w, 1]."""
     total = tf.reduce_sum(tf.cast(image, tf.int32), -1, keepdims=True)
     return tf.cast((total + 1) // 3, tf.uint8)
 
 
 def attempt(function, value, dtype):
-    """Runs what may fail on `value`: (tensor of `dtype`, whether it did not).
+    """Runs a function that may fail: (its result, of `dtype`; whether it succeeded).
 
-    Inside a graph an error cannot be caught, except in a dataset.
+    Within a graph only a dataset can catch an error. Where it fails, the result is of
+    shape [1, 1, 1].
     """
 
     def run(value):

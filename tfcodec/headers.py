@@ -1,8 +1,8 @@
-"""What image files hold beside what Pillow reads: colours, transparency, depth, texts.
+"""What image files hold that Pillow does not read: colours, transparency, depth, texts.
 
-The one place that says what of a file is not kept. PNG chunks are those of the PNG
-specification, third edition; boxes those of ISO/IEC 14496-12, 23008-12 (HEIF) and
-15444-1 (JPEG 2000).
+This module finds what of a file will not be kept, and says so. PNG chunks are those of
+the PNG specification, third edition; boxes those of ISO/IEC 14496-12, 23008-12 (HEIF)
+and 15444-1 (JPEG 2000).
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from tfcodec import exif, jpegs, profiles, tiff
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_XMP = "XML:com.adobe.xmp"
 RAW_PROFILE = "Raw profile type "
-# Chunks that say how the picture is seen or whose it is, and that we do not keep.
+# PNG chunks on how to show the picture or on its origin, which are not kept.
 NAMED_CHUNKS = {"caBX", "cLLI", "mDCV", "oFFs", "pCAL", "sCAL", "sTER", "tIME"}
-BOXES = {b"meta", b"iprp", b"ipco", b"jp2h"}  # that hold boxes which we read
+BOXES = {b"meta", b"iprp", b"ipco", b"jp2h"}  # containers of boxes that are read
 READ_BOXES = {
     b"pixi", b"ihdr", b"bpcc", b"colr", b"xml ", b"uuid", b"brob", b"iinf", b"mpvd"
 }  # fmt: skip
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
-LARGEST_BOX = 2**26  # bytes
-MOST_BOXES = 2**16
-IPTC = 0x0404  # number of the resource of Photoshop that holds it
+LARGEST_BOX = 2**26  # bytes; larger ones are not read
+MOST_BOXES = 2**16  # boxes that are looked at
+IPTC = 0x0404  # number of Photoshop's image resource for IPTC
 TIFF_NAMES = {
     301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities",
     33723: "IPTC", 34377: "Photoshop's",
 }  # fmt: skip
-OPENJPEG = b"Created by OpenJPEG"  # a comment of the program, not of a person
+OPENJPEG = b"Created by OpenJPEG"  # start of the comment that OpenJPEG writes itself
 ANIMATION = {"acTL", "fcTL", "fdAT"}
 GAIN_MAP = "not kept: gain map, which shows the picture brighter on HDR screens"
-FEW = 16  # bytes after the end of a picture that are nothing, as a line feed
-# Resolutions that programs write where no one chose one: not worth a word.
+FEW = 16  # so few bytes after the end of a picture mean nothing, as a line feed
+# Resolutions that programs write by default; their loss is not reported.
 USUAL_DPI = {72, 96}
 
 
@@ -44,19 +44,20 @@ class Facts:
     """What is known of a file before its pixels are read.
 
     Args:
-        bits: of a sample, if the file says; None: as Pillow's mode has it.
-        grey: greyscale, whatever Pillow's mode.
-        transparent: the samples, of `bits` bits, of PNG's transparent colour.
-        colours: other than sRGB, said in other ways than by an ICC profile.
-        overruled: the file has an ICC profile too, which counts less than `colours`.
+        bits: bits per sample, if the file says; None if Pillow's mode tells.
+        grey: whether it is greyscale, whatever Pillow's mode.
+        transparent: PNG's one transparent colour: its samples, of `bits` bits.
+        colours: a colour space other than sRGB that is given by other means than an ICC
+            profile, such as PNG's cICP.
+        overruled: whether there also is an ICC profile, over which `colours` prevails.
         profile: an ICC profile that Pillow does not read.
         xmp: XMP that Pillow does not read.
         tiff: how to read a TIFF file.
-        notes: what is not kept, in words.
-        damage: what is wrong with the pixels that are read all the same, in words.
+        notes: what will not be kept, in words.
+        damage: in words, what is wrong with pixels that can be read nevertheless.
         texts: keywords of PNG texts.
-        gain_map: there is one, of Ultra HDR.
-        aspect: across and down, where no unit is known, of unequal resolutions.
+        gain_map: whether there is one, as in Ultra HDR.
+        aspect: (across, down), a resolution of no known unit.
     """
 
     bits: int | None = None
@@ -75,10 +76,10 @@ class Facts:
 
 
 def facts(file: BinaryIO) -> Facts:
-    """Returns what a file says of itself.
+    """Returns what the headers of an image file say.
 
     Raises:
-        tiff.Unfit: its values have no range that could be made 0 to 255.
+        tiff.Unfit: which values mean black and white is not known.
     """
     file.seek(0)
     start = file.read(16)
@@ -103,14 +104,14 @@ def facts(file: BinaryIO) -> Facts:
 
 
 def _listed(values, most=8):
-    """A few values in brackets, and how many more there are."""
+    """Lists at most `most` values in brackets, and how many more there are."""
     values = [_plain(str(value)) for value in values]
     more = [f"{len(values) - most} more"] if len(values) > most else []
     return f"({', '.join(values[:most] + more)})"
 
 
 def _plain(text):
-    """Text from a file as it may be shown: short, and nothing that moves a cursor."""
+    """Makes text from a file fit to print: short, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)[:40]
 
 
@@ -118,7 +119,10 @@ def _plain(text):
 
 
 def _png_chunks(file):
-    """Yields (name, bytes of data) of a PNG; the file is then where the data begins."""
+    """Yields (name, size of its data in bytes) of each chunk of a PNG.
+
+    At each, the file is positioned at the data; in the end, after the picture.
+    """
     at = len(PNG_START)
     while True:
         file.seek(at)
@@ -144,7 +148,7 @@ def _png(file, found):
             if word != PNG_XMP and not word.startswith(RAW_PROFILE):
                 found.texts.append(word)
         elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
-            others[name] = None  # a set with an order; those are private
+            others[name] = None  # a dict as an ordered set; small letters: private
     _after(file, found)
     head = kept.get("IHDR", b"")
     if len(head) < 13:
@@ -155,7 +159,7 @@ def _png(file, found):
         found.bits = 8
     transparent = kept.get("tRNS", b"")
     if len(transparent) == {0: 2, 2: 6}.get(colour):
-        # Of fewer bits the others do not count, as libpng has it.
+        # Samples have 16 bits here; of fewer, only the lower count, as in libpng.
         values = struct.unpack(f">{len(transparent) // 2}H", transparent)
         found.transparent = tuple(value & (2**found.bits - 1) for value in values)
     _png_colours(kept, found)
@@ -167,7 +171,7 @@ def _png(file, found):
 
 
 def _png_colours(kept, found):
-    """What counts, in this order: cICP, iCCP, sRGB, gAMA with cHRM."""
+    """Finds the colour space, by the first there is of cICP, iCCP, sRGB, gAMA/cHRM."""
     points = kept.get("cICP", b"")
     if len(points) == 4:
         _code_points(points[0], points[1], "cICP", found)
@@ -204,9 +208,9 @@ def _code_points(primaries, transfer, name, found):
 
 
 def _after(file, found):
-    """Says what follows the end of a picture, where the file is: a video, say."""
+    """Notes what follows the end of a picture, at the file's position: a video, say."""
     rest = file.read()
-    # Of a motion photo it is a video, in a container of ISO/IEC 14496-12.
+    # A motion photo has a video there, in a container of ISO/IEC 14496-12.
     if b"ftyp" in rest:
         found.notes.append(f"not kept: video after the picture, {len(rest)} bytes")
     elif len(rest.strip(b"\0\xff")) > FEW:
@@ -214,7 +218,7 @@ def _after(file, found):
 
 
 def _jpeg(file, found):
-    """Pictures beside the picture, and what follows its end."""
+    """Notes further pictures in a JPEG (gain maps), and what follows its end."""
     file.seek(0)
     data = file.read()
     several, end = False, 0
@@ -231,7 +235,7 @@ def _jpeg(file, found):
 
 
 def _pnm_bits(file):
-    """Bits of a sample of a PGM or PPM; None if its head is too odd."""
+    """Returns the bits per sample of a PGM or PPM; None if its header is unusual."""
     file.seek(0)
     head = re.sub(rb"#[^\r\n]*", b" ", file.read(4096)).split(None, 4)
     with_size = len(head) > 3 and head[3].isdigit() and len(head[3]) < 6
@@ -239,7 +243,10 @@ def _pnm_bits(file):
 
 
 def _boxes(file, at, end, left):
-    """Yields (name, where its data begins, where it ends) of boxes, inner ones too."""
+    """Yields (name, start of its data, end of its data) of boxes, inner ones too.
+
+    `left` is a list of one number, that of boxes that may still be looked at.
+    """
     while at + 8 <= end and left[0] > 0:
         left[0] -= 1
         file.seek(at)
@@ -281,7 +288,7 @@ def _iso(file, found):
             points = points or struct.unpack(">HH", data[4:8])
         elif name == b"colr" and data[:1] == b"\2" and len(data) > 131:
             found.profile = data[3:]  # of JPEG 2000
-        elif name == b"xml ":  # of JPEG XL, which means XMP by it
+        elif name == b"xml ":  # of JPEG XL, where it holds XMP
             found.xmp = data
         elif name == b"uuid" and data.startswith(XMP_UUID):
             found.xmp = data[16:]
@@ -297,11 +304,11 @@ def _iso(file, found):
 
 
 def lost(image, found: Facts) -> list[str]:
-    """Returns what of a loaded Pillow image's file is not kept, in words.
+    """Returns, in words, what will not be kept of an image's file.
 
     Args:
-        image: with its `info` whole.
-        found: what the file said.
+        image: a loaded Pillow image, with nothing yet removed from its `info`.
+        found: what the headers of the file say.
     """
     info, notes = image.info, list(found.notes)
     if found.texts:
@@ -336,7 +343,7 @@ def lost(image, found: Facts) -> list[str]:
 
 
 def _resolution(image, found):
-    """Says that a resolution is not kept, unless EXIF has one, or it is a usual one."""
+    """Notes a resolution that is not kept, unless it is usual, or EXIF has it too."""
     info, dpi, aspect = image.info, image.info.get("dpi"), found.aspect
     if image.format == "TIFF":
         return []  # kept among the tags
@@ -364,7 +371,9 @@ def _resolution(image, found):
 
 
 def raw_profiles(info: dict) -> dict[str, bytes]:
-    """Returns what ImageMagick's "Raw profile" texts of a PNG hold, by our names.
+    """Returns the metadata in "Raw profile" texts, which ImageMagick writes into PNGs.
+
+    Names are those of `bitstream.METADATA`.
 
     The text is a newline, a name, the number of bytes, and the bytes in hexadecimal.
     """

@@ -1,9 +1,9 @@
 """The entropy coder of `rans` in NumPy: the same bytes, without TensorFlow.
 
-docs/format.md, "A string", says what the bytes are. A string is coded by many states
-side by side, its lanes; one step codes a symbol in each lane, and is a few NumPy calls
-on arrays of that length. A string has about 4096 to 8192 steps, whatever its size, as
-the number of lanes grows with that of symbols.
+docs/format.md, "A string", says what the bytes are. A string is coded by many rANS
+states side by side, its lanes. One step codes one symbol in each lane, in a few NumPy
+calls on arrays of one element per lane. The number of lanes grows with the number of
+symbols, so that a string of up to four million symbols has at most 8192 steps.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ SYMBOLS_PER_LANE = 4096
 
 _TOTAL = 1 << PRECISION
 _LOWEST = 1 << 16  # the least state: where an encoder starts and a decoder ends
-_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzagged, it still fits 16 bits
-_LARGE = 255  # the byte of an escape that has a unit of its own
-_HEADER = 3  # units before the states
+_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzag coded, it still fits 16 bits
+_LARGE = 255  # the byte that says: this escape is one of the 16-bit ones
+_HEADER = 3  # 16-bit units before the states
 
 
 class Tables:
     """Distributions over runs of consecutive integers, one for each row.
 
-    The last symbol of a row is its escape. One more row than is given holds a single
-    symbol that is certain: coding it changes nothing, so it fills up the last step.
+    The last symbol of a row is its escape, which stands for all integers outside the
+    row. A row is added to those given, with one symbol of probability 1. Coding that
+    symbol changes no state, so it fills lanes that have nothing to code in the last
+    step of a segment.
 
     Args:
-        frequency: [symbols], of 4096, row after row.
-        size: [rows], the number of symbols of each.
-        offset: [rows], the value that the first symbol of each stands for.
+        frequency: integers [symbols], row after row; those of a row sum to 4096.
+        size: [rows], the number of symbols of each row, its escape included.
+        offset: [rows], the value that the first symbol of each row stands for.
     """
 
     def __init__(self, frequency, size, offset):
@@ -40,11 +42,12 @@ class Tables:
         self.size = np.append(size, 1).astype(np.int64)
         self.offset = np.append(offset, 0).astype(np.int64)
         self.first = np.cumsum(self.size) - self.size
-        # Frequencies of a row fill its 4096 slots exactly, so sums run on.
+        # A row sums to exactly 4096, so one cumulative sum serves all rows.
         begin = np.cumsum(frequency) - frequency
         self.frequency, self.start = frequency, begin % _TOTAL
-        # Of each slot, row after row: its symbol, that one's frequency, and how many
-        # slots of the same symbol come before. In types as small as hold them.
+        # For each of a row's 4096 slots, row after row: its symbol, the frequency of
+        # that symbol, and how many slots of the same symbol come before it. In the
+        # smallest types that hold them.
         self.slot_symbol = np.arange(len(frequency), dtype=np.int32).repeat(frequency)
         self.slot_frequency = frequency.astype(np.int16).repeat(frequency)
         slots = np.arange(len(self.slot_symbol), dtype=np.int32)
@@ -58,7 +61,7 @@ def lanes_for(count: int) -> int:
 
 
 def _steps(values, lanes, filling):
-    """Returns values [n] as [steps, lanes], the last step filled up."""
+    """Returns values [n] as [steps, lanes], the last step filled up with `filling`."""
     whole = np.full(-(-len(values) // lanes) * lanes, filling, np.int64)
     whole[: len(values)] = values
     return whole.reshape(-1, lanes)
@@ -72,9 +75,12 @@ class Writer:
         self.symbols, self.escapes = [], []
 
     def write(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """Appends a segment: integers [n], coded by the rows [n] of the tables.
+        """Appends a segment.
 
-        A value beyond a row's by more than 32767 becomes one that is not.
+        Args:
+            rows: integers [n], the row of the tables that codes each value.
+            values: integers [n]. One more than 32767 outside the range of its row is
+                clipped to that distance.
         """
         tables = self.tables
         values = values.astype(np.int64) - tables.offset[rows]
@@ -112,19 +118,20 @@ def _encode(frequency, start):
     """Encodes symbols, from the last step to the first.
 
     Args:
-        frequency, start: of each symbol, int64 [steps, lanes].
+        frequency: of each symbol, int64 [steps, lanes].
+        start: sum of the frequencies before it in its row, likewise.
 
     Returns:
-        (final states [lanes], words as a decoder needs them).
+        (final states [lanes], 16-bit words in the order in which a decoder takes them).
     """
     before = np.empty_like(frequency)
     x = np.full(frequency.shape[1], _LOWEST, np.int64)
-    limit = frequency << (32 - PRECISION)  # from which a state sheds a word
+    limit = frequency << (32 - PRECISION)  # a state from this on gives off a word
     rest = _TOTAL - frequency
     for step in range(len(frequency) - 1, -1, -1):
         before[step] = x
         x = x >> ((x >= limit[step]) << 4)
-        # (x // f) * 4096 + x % f + s, with one division.
+        # x = (x // f) * 4096 + x % f + s, with one division.
         x += x // frequency[step] * rest[step]
         x += start[step]
     return x, before[before >= limit] & 0xFFFF
@@ -134,10 +141,10 @@ class Reader:
     """Decodes the segments of a string, in order. Used once.
 
     Time and memory are bounded by the length of the string and the number of symbols
-    that are asked for.
+    that the caller asks for.
 
     Raises:
-        CorruptStream: here and from each method: no encoder wrote the string.
+        CorruptStream: (also from each method) no encoder wrote the string.
     """
 
     def __init__(self, tables: Tables, string: bytes):
@@ -161,11 +168,11 @@ class Reader:
         self.count = self.words_read = self.escapes_read = 0
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the next segment, int64 [n], coded by the rows [n] of the tables."""
+        """Returns the next segment, int64 [n]; `rows` [n] as the writer got them."""
         tables, lanes = self.tables, len(self.states)
         self.count += len(rows)
-        # Fewer lanes than a writer would choose are forged: they could make the decoder
-        # take a thousand times as many steps.
+        # A string with fewer lanes than a writer would choose is forged, and could make
+        # the decoder take a thousand times as many steps.
         _check(lanes >= lanes_for(self.count))
         slots = _steps(rows * _TOTAL, lanes, (len(tables.size) - 1) * _TOTAL)
         self._decode(slots)
@@ -183,7 +190,10 @@ class Reader:
         return symbols + tables.offset[rows]
 
     def _decode(self, slots):
-        """Adds to the first slots of rows, [steps, lanes], what the states say."""
+        """Decodes in place: from the first slot of each symbol's row to its own slot.
+
+        `slots` is int64 [steps, lanes].
+        """
         frequency, rank = self.tables.slot_frequency, self.tables.slot_rank
         x, words, taken = self.states, self.words, self.words_read
         for slot in slots:
@@ -200,7 +210,7 @@ class Reader:
         self.states, self.words_read = x, taken
 
     def finish(self) -> None:
-        """Checks that the string is used up and ends as an encoder begins."""
+        """Checks that all of the string was read, and all states are initial ones."""
         _check(
             len(self.states) == lanes_for(self.count)
             and (self.states == _LOWEST).all()

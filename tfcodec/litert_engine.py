@@ -1,7 +1,7 @@
 """An exported model run by LiteRT and NumPy: a small installation that starts at once.
 
-LiteRT (`ai-edge-litert` on PyPI, TensorFlow Lite's successor) runs the networks of
-floating point, and `walk` the exact coder. `litert_export` makes the files.
+LiteRT (`ai-edge-litert` on PyPI, TensorFlow Lite's successor) runs the floating-point
+networks, and `walk` the exact coder. `litert_export` makes the files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 from tfcodec import litert_files, registry, walk
 from tfcodec.compression import WORKERS
 
-# Pixels of the image after which the noise of the second synthesis repeats.
+# The noise of the second synthesis repeats every so many pixels of the image.
 PERIOD = 256
 
 
 def installed() -> bool:
+    """Returns whether LiteRT is installed."""
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
@@ -32,14 +33,14 @@ def cores() -> int:
 
 
 class Network:
-    """A LiteRT file, for inputs of any height and width.
+    """A network in a LiteRT file, for inputs of any height and width.
 
-    An interpreter has memory for one call at a time. So two calls at once, as when
-    tiles are coded side by side, have one each, and more calls wait for those.
+    An interpreter has memory for one call at a time. As `WORKERS` tiles are coded at a
+    time, there are up to as many interpreters; further calls wait for one of them.
 
     Args:
         data: the file.
-        threads: processor cores to use; by default all that this process may.
+        threads: processor cores to use; by default all that this process may use.
     """
 
     def __init__(self, data: bytes, threads: int | None = None):
@@ -49,7 +50,7 @@ class Network:
         self.idle.append(self._runner())
 
     def _runner(self):
-        """Returns a new interpreter's; the second has the half of the cores."""
+        """Returns the signature of a new interpreter; a second has half the threads."""
         from ai_edge_litert.interpreter import Interpreter
 
         self.made += 1
@@ -58,7 +59,7 @@ class Network:
         return interpreter.get_signature_runner()
 
     def __call__(self, **inputs) -> dict[str, np.ndarray]:
-        """Runs it on arrays, by the names that its inputs have."""
+        """Runs the network; inputs and outputs are arrays by name."""
         with self.free:
             with self.lock:
                 runner = self.idle.pop() if self.idle else self._runner()
@@ -70,14 +71,15 @@ class Network:
 
 
 class LiteRTEngine:
-    """A model, loaded: see `engine.Engine` for what each method means.
+    """A model run by LiteRT: see `engine.Engine` for what each method does.
 
     Args:
-        model: what to run.
-        threads: as of `Network`.
+        model: the model to run.
+        threads: as for `Network`.
 
     Raises:
-        ValueError: its LiteRT files are missing, damaged, or of another model.
+        ValueError: (here or from a method) its LiteRT files are missing, damaged, or of
+            another model.
     """
 
     name = "litert"
@@ -92,10 +94,11 @@ class LiteRTEngine:
         self.loading = threading.Lock()
 
     def check(self) -> None:
-        """Nothing: a forked process loads its own networks."""
+        """Does nothing: in a forked process `network` loads new interpreters."""
 
     @functools.cached_property
     def numbers(self) -> dict[str, np.ndarray]:
+        """The numbers of the exact coder, and the noise, by name."""
         numbers = self.files.numbers()
         of = numbers.get("fingerprint")
         if of is None or of.tobytes() != self.model.fingerprint:
@@ -109,9 +112,10 @@ class LiteRTEngine:
         return walk.coder_of(self.numbers)
 
     def network(self, name: str) -> Network:
-        """Returns a network, loaded when it is first asked for.
+        """Returns a network, which is loaded when first asked for.
 
-        The threads of one do not survive a fork, so a forked process loads its own.
+        An interpreter's threads do not survive a fork, so a forked process loads its
+        own.
         """
         with self.loading:
             if self.process != os.getpid():
@@ -152,8 +156,14 @@ class LiteRTEngine:
         return found["image"][0]
 
     def _cut(self, values, size, origin):
-        """Returns [1, h, w, n]: periodic noise where latents of a size lie."""
-        scale = len(values) * self.model.latent_stride // PERIOD  # places to a latent
+        """Returns the periodic noise at a box of latents: [1, h, w, n].
+
+        Args:
+            values: one period of the noise, [side, side, n].
+            size: (rows, columns) of the box, in latents.
+            origin: (row, column) of its first latent in the image.
+        """
+        scale = len(values) * self.model.latent_stride // PERIOD  # positions per latent
         rows, columns = (
             (np.arange(length * scale) + start * scale) % len(values)
             for length, start in zip(size, origin)

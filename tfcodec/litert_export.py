@@ -32,27 +32,28 @@ from tfcodec.transforms import RealisticSynthesis
 
 
 class Unsuited(ValueError):
-    """The engine without TensorFlow cannot run a model of this architecture."""
+    """LiteRT cannot run a model of this architecture."""
 
 
 def export(directory, target=None, int8: bool = False) -> pathlib.Path:
-    """Writes the files of one model.
+    """Writes the LiteRT files of one model.
 
     Args:
         directory: an exported model, or the name of a shipped one.
         target: model directory to make, for LiteRT alone; by default `litert` is added
             to that of the model, and shares the SavedModel's weights.
-        int8: whether the weights of the networks are rounded to 8 bits, which halves
-            the files, for `target` alone. Layers then round what they see, too. The
-            exact coder is the same, and so are the integers that a file holds.
+        int8: whether to round the weights of the floating-point networks to 8 bits,
+            which halves the files; only with `target`. Layers then round their inputs
+            to 8 bits, too. The exact coder stays the same, so that files decode to the
+            same integers.
 
     Returns:
-        The directory.
+        The directory that was written.
 
     Raises:
-        Unsuited: its coder has networks that are not exact.
+        Unsuited: the coder has networks that are not exact.
         ValueError: there is no such model, or `int8` and no `target`.
-        OSError: `target` could not be written.
+        OSError: the directory could not be written.
     """
     source = registry.resolve(directory)
     if int8 and not target:
@@ -91,7 +92,10 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
 
 
 def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
-    """Returns the variables of a model's SavedModels, by the file that holds them."""
+    """Returns the variables of a model's SavedModels, by the file that stores them.
+
+    Names of files are relative to the model's directory.
+    """
     arrays = {}
     for directory in filter(
         None, [pathlib.Path(), source.realism and registry.REALISM]
@@ -108,7 +112,7 @@ def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
 
 
 def check_whole(found: litert_files.Files, networks, numbers):
-    """Raises ValueError if the files that were written do not give what went in."""
+    """Raises ValueError if files read back differ from what was to be written."""
     read = found.numbers()
     if not all(
         np.array_equal(read[name], array) and read[name].dtype == array.dtype
@@ -121,7 +125,8 @@ def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
     own = architectures.from_card(source.card).synthesis
     found = weights.trained(source.realism)
-    # Of each place with noise: gate [channels, n], its bias [n], projection.
+    # After the variables of the synthesis come three for each place where noise enters:
+    # gate [channels, n], its bias [n], projection.
     gates = range(len(own.trainable_variables), len(found), 3)
     second = RealisticSynthesis(own, [found[k].shape[1] for k in gates])
     second(tf.zeros([1, 4, 4, model.channels]), tf.zeros([2], tf.int32))
@@ -130,11 +135,12 @@ def realistic(model, source: registry.Model) -> RealisticSynthesis:
 
 
 def coder_numbers(directory, model) -> dict[str, np.ndarray]:
-    """Returns what `walk.Coder` takes, each array in a small type that holds it.
+    """Returns the numbers that `walk.Coder` takes, each array in a small type.
 
     Args:
-        directory: the SavedModel.
-        model: the same, rebuilt, for the parts of its coder.
+        directory: of the SavedModel.
+        model: the same model as a `CompressionModel`, which tells the parts of its
+            coder.
     """
     numbers = weights.held(directory, "decoder")
     if not isinstance(model.coder, Conditional):
@@ -146,12 +152,12 @@ def coder_numbers(directory, model) -> dict[str, np.ndarray]:
 
 
 def quantiser_starts(directory, points) -> np.ndarray:
-    """Returns `Quantiser.extra` of an exported model: a constant of its encoder.
+    """Returns `Quantiser.extra` [64, 9] of an exported model.
 
-    The only other of its size and type is that of the points.
+    It is a constant of the encoder, found by size and type, which only `points` shares.
 
     Raises:
-        ValueError: there is not one.
+        ValueError: there is no such constant, or several.
     """
     found = {}
     for node in operations(directory, "encode"):
@@ -167,7 +173,7 @@ def quantiser_starts(directory, points) -> np.ndarray:
 
 
 def operations(directory, signature: str):
-    """Yields the NodeDefs of what a signature of a SavedModel runs."""
+    """Yields the NodeDefs of the operations that a signature of a SavedModel runs."""
     content = pathlib.Path(directory, "saved_model.pb").read_bytes()
     (meta,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
@@ -181,7 +187,7 @@ def operations(directory, signature: str):
 
 
 def networks(model) -> dict:
-    """Returns the floating-point networks: name -> (function, its TensorSpecs)."""
+    """Returns the floating-point networks: name -> (function, specs of its inputs)."""
 
     def analysis(image):
         x = (tf.cast(image, tf.float32) - CENTRE) / SCALE
@@ -215,10 +221,10 @@ def networks(model) -> dict:
 
 
 def realistic_network(model, second):
-    """Returns the second synthesis as `networks` has others.
+    """Returns the second synthesis in the form of `networks`: (function, TensorSpecs).
 
-    The noise of each place is an input, [1, h, w, n], which the engine cuts out of the
-    constant as the position of the image asks for.
+    The noise of each place is an input, [1, h, w, n], which the engine cuts out of one
+    period of the noise by the position within the image.
     """
 
     def synthesis(y_hat, quality, *noises):
@@ -241,19 +247,20 @@ def realistic_network(model, second):
 
 
 def with_noise(layer, x, noise):
-    """Returns what a `Noise` layer adds to x, as convolutions."""
+    """Returns what a `Noise` layer adds to x, computed by convolutions."""
     gate = tf.nn.conv2d(x, layer.gate[None, None], 1, "VALID") + layer.gate_bias
-    # Softplus by operations that LiteRT has, without overflow.
+    # Softplus, made of operations that LiteRT has, and without overflow.
     gate = tf.nn.relu(gate) + tf.math.log(1 + tf.exp(-tf.abs(gate)))
     return tf.nn.conv2d(noise * gate, layer.project[None, None], 1, "VALID")
 
 
 def levels(x):
+    """Turns the output of a synthesis into pixels, uint8."""
     return whole_levels(x * SCALE + CENTRE)
 
 
 def lite(layer, x):
-    """Applies a layer by operations that LiteRT runs fast at any height and width."""
+    """Applies a layer to x, by operations that LiteRT runs fast at any size of x."""
     if isinstance(layer, tf.keras.Sequential):
         for each in layer.layers:
             x = lite(each, x)
@@ -277,10 +284,11 @@ def lite(layer, x):
 
 
 def blockwise(layer) -> bool:
-    """Whether a convolution is to be one over blocks of its stride: see `blocks`.
+    """Whether to compute a convolution over blocks of its stride: see `blocks`.
 
-    Always where blocks do not overlap. Where each reaches half a block beyond, for
-    few channels alone, since LiteRT multiplies those of one pixel at a time.
+    Always if the kernel is as large as its stride. If it is twice as large, only with
+    few input channels, where LiteRT's own strided convolution is slow, as its inner
+    products are over the channels of one pixel.
     """
     (stride, _), (side, _) = layer.strides, layer.kernel_size
     few = layer.kernel.shape[2] < 16
@@ -288,9 +296,10 @@ def blockwise(layer) -> bool:
 
 
 def transposed(layer, x):
-    """A transposed convolution of padding "same" as an ordinary one: see `phases`.
+    """Computes a transposed convolution of padding "same" by an ordinary one.
 
-    LiteRT's own operation wants the size of its output as a constant to be fast.
+    See `phases`. LiteRT's own operation is fast only if the size of its output is a
+    constant.
     """
     stride, side = layer.strides[0], layer.kernel_size[0]
     taps = -(-side // stride)

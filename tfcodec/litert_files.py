@@ -3,9 +3,9 @@
 `litert_export` makes both kinds of directory that are read here:
 
 - whole: `analysis.tflite`, ..., and `coder.npz`, which need nothing else;
-- compact: `rest.npz`, which holds what of those files is in none of the model's
-  variables, and `parts.json`, which says where the SavedModel has the others. A model
-  with both engines then stores its weights once.
+- compact: `parts.json` lists which arrays of those files are variables of the
+  SavedModel, and where in its files; `rest.npz` holds all other bytes. So a model for
+  both engines stores its weights once.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
 
 def kernel(array):
-    """[h, w, in, out], or [in, out], as LiteRT holds it: [out, h, w, in]."""
+    """[h, w, in, out], or [in, out], in LiteRT's order: [out, h, w, in], [out, in]."""
     return np.moveaxis(array, -1, 0)
 
 
 def blocks(array, stride: int):
-    """The kernel of a convolution as that of one over blocks of its stride.
+    """The kernel of a strided convolution as that of one over blocks of its stride.
 
-    After "space to depth" a block of s x s pixels is one place of s^2 times as many
-    channels, and a kernel of k s pixels a side sees k places a side.
+    After "space to depth" a block of s x s pixels is one position with s^2 times as
+    many channels. A kernel with sides of k s pixels then has sides of k positions, and
+    a stride of 1.
 
     [side, side, in, out] to [taps, taps, stride^2 in, out].
     """
@@ -43,10 +44,11 @@ def blocks(array, stride: int):
 def phases(array, stride: int):
     """The kernel of a transposed convolution as that of an ordinary one.
 
-    Output r of stride s, counted from the first that the padding cuts off, takes from
-    input i the tap r - s i of the kernel. So all s outputs from s i on see the same
-    inputs, from i back, and are the channels of one place of a convolution; "depth to
-    space" puts them in a row.
+    In one dimension, with stride s: to output r (counted from the first, of those that
+    padding cuts off) input i contributes by tap r - s i of the kernel. So the s outputs
+    from s i on depend on the same inputs, i and those before it. They are made as s
+    groups of channels at one position of an ordinary convolution, and "depth to space"
+    puts them side by side.
 
     [side, side, out, in] to [taps, taps, in, stride^2 out].
     """
@@ -55,12 +57,12 @@ def phases(array, stride: int):
     whole = np.zeros((taps * stride, taps * stride, n_out, n_in), array.dtype)
     whole[:side, :side] = array
     whole = whole.reshape(taps, stride, taps, stride, n_out, n_in)
-    # The first input of a place is the furthest back, so has the last tap.
+    # The first input that a position sees is the furthest back: it has the last tap.
     whole = whole[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
     return whole.reshape(taps, taps, n_in, stride * stride * n_out)
 
 
-# How a file holds an array of the SavedModel, by the name that `parts.json` has.
+# How a LiteRT file may store an array of the SavedModel, by its name in `parts.json`.
 LAYOUTS = {"same": lambda array: array, "kernel": kernel}
 for _change in (blocks, phases):
     for _stride in (2, 4, 8, 16):
@@ -72,14 +74,14 @@ for _change in (blocks, phases):
 
 
 class Files:
-    """Reads what a directory of either kind holds.
+    """Reads a directory of LiteRT files, of either kind.
 
     Args:
         directory: of the LiteRT files.
         model: directory of the SavedModel, which a compact one needs.
 
     Raises:
-        ValueError: here and from each method: a file is missing or damaged.
+        ValueError: (also from each method) a file is missing or damaged.
     """
 
     def __init__(self, directory: pathlib.Path, model: pathlib.Path):
@@ -108,7 +110,7 @@ class Files:
             return b"".join([*pieces, rest])
 
     def numbers(self) -> dict[str, np.ndarray]:
-        """Returns the numbers of the coder, and `fingerprint`, that of its model."""
+        """Returns the numbers of the coder by name, and the model's `fingerprint`."""
         if not self.compact:
             return self._loaded(CODER)
         numbers = {
@@ -126,7 +128,7 @@ class Files:
         return self._loaded(REST)
 
     def _array(self, part):
-        """Returns an array of the SavedModel's variables, as a file holds it."""
+        """Returns a variable of the SavedModel, as a LiteRT file stores it."""
         name = part["from"]
         if name not in self.sources:
             self.sources[name] = np.memmap(self.model / name, np.uint8, "r")
@@ -143,7 +145,7 @@ class Files:
 
     @contextlib.contextmanager
     def _explained(self, name):
-        """Makes one kind of error of all that a damaged or missing file leads to."""
+        """Turns every error that a damaged or missing file causes into a ValueError."""
         path = self.directory / name
         try:
             yield path
@@ -159,14 +161,15 @@ class Files:
 
 
 class Compact:
-    """Parts whole files into arrays that a SavedModel has, and the rest.
+    """Splits whole LiteRT files into arrays that a SavedModel has, and the rest.
 
     Args:
         model: directory of the SavedModel.
-        arrays: by file, relative to `model`, the variables that it holds.
+        arrays: the variables that each of its files stores, by name relative to
+            `model`.
     """
 
-    # Bytes; of shorter arrays a file is likely to hold the values by chance.
+    # Bytes; the values of a shorter array may occur in a file by chance.
     SHORTEST = 256
 
     def __init__(self, model: pathlib.Path, arrays: dict[str, list[np.ndarray]]):
@@ -185,6 +188,7 @@ class Compact:
         self.parts: dict = {"coder": {}}
 
     def add_network(self, name: str, data: bytes):
+        """Splits the `.tflite` file of a network."""
         found, begins = [], set()
         for where, array in self.candidates:
             for layout, made in self._layouts(array):
@@ -199,7 +203,7 @@ class Compact:
         found.sort(key=lambda each: each[0])
         arrays, rest, end = [], [], 0
         for at, size, part in found:
-            if at >= end:  # One array may hold another.
+            if at >= end:  # Else it lies within another array.
                 rest.append(data[end:at])
                 arrays.append(part)
                 end = at + size
@@ -209,7 +213,7 @@ class Compact:
 
     @staticmethod
     def _layouts(array):
-        """Yields (name, array) of each way in which a LiteRT file may hold it."""
+        """Yields (name, array) for each way in which a LiteRT file may store it."""
         for layout, change in LAYOUTS.items():
             name, *strides = layout.split()
             if strides:
@@ -224,6 +228,7 @@ class Compact:
                 yield layout, made.astype(np.float16)
 
     def add_numbers(self, numbers: dict[str, np.ndarray]):
+        """Adds the numbers of the coder; those in the SavedModel by reference."""
         known = {(a.dtype, a.shape, a.tobytes()): where for where, a in self.candidates}
         for name, array in numbers.items():
             where = known.get((array.dtype, array.shape, array.tobytes()))
@@ -233,6 +238,7 @@ class Compact:
                 self.rest[f"coder/{name}"] = array
 
     def write(self, directory: pathlib.Path):
+        """Writes the compact directory."""
         np.savez_compressed(directory / REST, **self.rest)
         (directory / PARTS).write_text(json.dumps(self.parts) + "\n")
 

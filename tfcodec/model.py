@@ -12,35 +12,38 @@ from tfcodec.densities import ERROR_BITS
 from tfcodec.layers import ExactConv, QualityGain
 from tfcodec.tracing import as_written, traced
 
-# Networks see pixels as (x - CENTRE) / SCALE, about -5..5: latents start well above
-# the rounding, which a model trained from scratch would first have to learn.
+# Networks see pixels as (x - CENTRE) / SCALE, in -5..5: so latents are large against
+# the rounding from the start, and training need not learn that first.
 CENTRE, SCALE = 127.5, 25.5
-# At this lambda the step size that rate and distortion ask for is about one unit.
+# At this lambda the best quantisation step of latents is about 1, so their gain is 1.
 UNIT_LMBDA = 0.01
 
 
 class CompressionModel(tf.keras.Model):
-    """Analysis, coder, synthesis, with the rate-distortion loss inside.
+    """Analysis, coder and synthesis; `call` adds the rate-distortion loss.
 
-    A model trained over a range of lambda scales its latents by gains that follow the
-    quality; the hyperprior sees them after the gain, so nothing else need know it.
+    A model trained over a range of lambda multiplies its latents by gains that depend
+    on the quality. The coder sees latents after the gain, so that no other part needs
+    to know the quality.
 
     Args:
         analysis: images [b, h, w, 3] to y.
         coder: `entropy.Factorized` or `entropy.Conditional`.
         synthesis: y_hat to images.
         channels: channels of y.
-        stride: height and width must be multiples of it.
+        stride: in pixels; height and width must be multiples of it.
         lmbda: (lowest, highest) weight of the distortion; equal for a model of one
             rate.
-        anchors: number of qualities at which the gains are learned.
+        anchors: number of qualities at which the gains are learned; between these they
+            are interpolated.
 
     Attributes:
-        distortion: what the model is trained for, `losses.Distortion`; squared error
-            unless set to another before a graph is made of a method.
-        sparsity: in training, bits that each unit of a latent's magnitude costs beside
-            its own (an L1 penalty, of latents after the gain), or None. As latents are
-            rounded, it cannot be escaped by smaller ones before a larger synthesis.
+        distortion: the `losses.Distortion` that training minimises; squared error
+            unless another is set before any method is traced to a graph.
+        sparsity: None, or in training the bits that each unit of a latent's magnitude
+            after the gain costs in addition to its rate (an L1 penalty). As latents are
+            rounded, training cannot avoid it by scaling latents down and the synthesis
+            up.
     """
 
     distortion = losses.Distortion()
@@ -62,6 +65,7 @@ class CompressionModel(tf.keras.Model):
             )
 
     def lmbda_at(self, quality):
+        """Lambda at a quality, 0 to 1, of any shape; it grows exponentially."""
         low, high = self.lmbda
         return low * tf.exp(quality * math.log(high / low))
 
@@ -84,11 +88,11 @@ class CompressionModel(tf.keras.Model):
         return tf.cast(self.synthesis(y_hat), tf.float32) * SCALE + CENTRE
 
     def outcome(self, inputs, training=False) -> dict:
-        """Returns what becomes of `call`'s inputs, by name.
+        """Runs the model on `call`'s inputs; returns results by name.
 
-        `x_hat` [b, h, w, 3]; of each image, [b], `bpp`, `distortion` and `cost`, what
-        training minimises the mean of; with a sparsity `zeros`, too, the share of its
-        latents that are coded as zero.
+        `x_hat` [b, h, w, 3]; for each image, [b], `bpp`, `distortion` and `cost`, whose
+        mean training minimises; with a sparsity also `zeros`, the share of its latents
+        that are coded as zero.
         """
         x = tf.cast(inputs["image"], tf.float32)
         quality = inputs["quality"]
@@ -112,7 +116,7 @@ class CompressionModel(tf.keras.Model):
         return found["x_hat"], found["bpp"], found["distortion"]
 
     def cost(self, bpp, distortion, quality):
-        """Rate and distortion in one, [b]; all arguments are [b], too."""
+        """Combines rate and distortion to the cost [b]; all arguments are [b]."""
         lmbda = self.lmbda_at(quality)
         return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
 
@@ -126,7 +130,7 @@ class CompressionModel(tf.keras.Model):
         Args:
             inputs: dict of `image`, uint8 [b, h, w, 3]; `quality`, float32 [b], 0 to 1;
                 in training also `seed`, int32 [b, 2], or [2] for the whole batch.
-            training: whether noise stands in for rounding in the rate.
+            training: whether the rate is that of latents with noise, not rounded ones.
         """
         found = self.outcome(inputs, training)
         x_hat = found["x_hat"]
@@ -140,33 +144,35 @@ class CompressionModel(tf.keras.Model):
         return x_hat
 
     def improve(self, x, y, quality, damping):
-        """Moves the latents of images some way to where they cost least.
+        """Takes a Newton step of the latents of images towards the least cost.
 
-        The cost is bits + lambda * distortion * pixels, of the distortion that the
-        model is trained for.  A Newton step needs its curvature in each latent, which
-        follows from what training has reached.  At high rates the rounding error e of a
-        latent is spread evenly over one unit, with the variance 1/12.  To scale a
-        latent up by 1 % costs 0.01 / log(2) bits more and makes e 1 % smaller, which
-        saves 0.01 * mean(e * slope), the slope being that of lambda * distortion *
-        pixels.  Where the sum of both is least, mean(e * slope) is thus 1 / log(2),
-        whatever the distortion, and the straight line through 0 that fits the slopes
-        best, over e, has the steepness mean(e * slope) / mean(e^2) = 12 / log(2), twice
-        ERROR_BITS.  For squared error this is the curvature; for other distortions,
-        whose slope is not in proportion to the error, its mean over many errors.  So a
-        step from the decoded latents is just a division by it.
+        The cost is bits + lambda * distortion * pixels, with the distortion that the
+        model is trained for.  A Newton step divides the slope of the cost by its
+        curvature in each latent, which is known, as training has minimised the cost.
+        At high rates the rounding error e of a latent is uniform over one unit, so its
+        variance is 1/12.  Scaling a latent up by 1 % costs 0.01 / log(2) bits more and
+        makes e 1 % smaller, which saves 0.01 * mean(e * slope), the slope being that of
+        lambda * distortion * pixels.  At the minimum both are equal: mean(e * slope) =
+        1 / log(2), whatever the distortion.  The line through 0 that fits the slopes
+        best, as a function of e, then has the steepness mean(e * slope) / mean(e^2) =
+        12 / log(2), which is twice ERROR_BITS.  For squared error this is the
+        curvature; for distortions whose slope is not proportional to the error, it is a
+        mean curvature.
 
-        The step takes half of what latents do to each other's bits into account, and is
-        damped, as rounding makes it coarse.  Stochastic Gumbel annealing (Yang, Bamler,
-        Mandt 2020, arXiv:2006.04240) has the same aim, and takes far more steps.
+        The step counts half of the effect of latents on each other's bits, and is
+        damped, as the rounding makes the cost rough.  Stochastic Gumbel annealing
+        (Yang, Bamler, Mandt 2020, arXiv:2006.04240) has the same aim, and takes far
+        more steps.
 
         Args:
-            x: pixels [b, h, w, 3].
-            y: latents before the gain, as of `analyse`, or of a call before.
-            quality: [b].
-            damping: the part of a whole step to go, 0.3 at first.
+            x: pixels [b, h, w, 3], 0 to 255.
+            y: latents before the gain, from `analyse` or a previous call.
+            quality: [b], 0 to 1.
+            damping: the part of a whole step to take, 0.3 at first.
 
         Returns:
-            (y, better or nearly so; cost [b] in bits of the y that was given).
+            (y after the step, usually of lower cost; cost [b], in bits, of the y that
+            was given).
         """
         y_gained = self.scaled_latents(y, quality)
         pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
@@ -195,8 +201,9 @@ class CompressionModel(tf.keras.Model):
         """Makes every variable, by one small forward pass."""
         for network in self.submodules:
             if isinstance(network, tf.keras.Sequential):
-                # Keras would make a graph of each, again for each kind of size, only to
-                # know shapes: more than half of the time that building a model took.
+                # Otherwise Keras would build a graph of each network, again for each
+                # new input shape, only to infer shapes: more than half of the time that
+                # it takes to build a model.
                 network._use_legacy_deferred_behavior = network.built = True
         side = self.stride
         self(
@@ -209,16 +216,18 @@ class CompressionModel(tf.keras.Model):
         return self
 
     def exact_layers(self):
+        """Returns all exact convolutions of the model."""
         return [x for x in self.submodules if isinstance(x, ExactConv)]
 
     def graphs(self, tables):
-        """The functions that an exported model has, over one image, by name.
+        """The functions of an exported model, each for one image, by name.
 
-        `analysis` image -> y and `synthesis` y_hat, quality -> image are ordinary
-        floating point.  `encode` y, quality -> string, y in sixteenths, y_hat and
-        `decode` string, size -> y, y_hat, sound work in exact integers and stay on the
-        CPU: a GPU's convolution need not be a sum of products.  `improve` is one step
-        of the method of that name.
+        Each is a pair (function, TensorSpecs of its arguments).  `analysis` (image to
+        y) and `synthesis` (y_hat, quality to image) are ordinary floating point.
+        `encode` (y, quality to string, y in sixteenths, y_hat) and `decode` (string,
+        size to y, y_hat, sound) are exact integer arithmetic and run on the CPU, as a
+        GPU's convolutions may use algorithms that round (such as Winograd's).
+        `improve` is one step of the method of that name.
         """
 
         def analysis(image):
@@ -273,10 +282,14 @@ class CompressionModel(tf.keras.Model):
 
     @property
     def latent_stride(self):
+        """Pixels per latent y, in each dimension."""
         return self.stride // self.coder.stride
 
     def reach(self, side=33):
-        """How far pixels and latents depend on each other, in latents, by network."""
+        """How far away inputs affect outputs, in latents, of analysis and synthesis.
+
+        Measured on random inputs of `side` latents a side: see `farthest`.
+        """
         stride = self.latent_stride
         random = np.random.default_rng(0)
         image = random.uniform(0, 255, [side * stride, side * stride, 3])
@@ -290,9 +303,9 @@ class CompressionModel(tf.keras.Model):
     def kmac_per_pixel(self, side=256):
         """Thousands of multiply-adds per pixel of each part, counted in its graph.
 
-        They are counted once: tracing the parts takes seconds.
+        They are counted only once, as tracing the parts takes seconds.
         """
-        # Not by an assignment, which Keras would take for a part of checkpoints.
+        # Not an attribute, which Keras would save in checkpoints.
         known = self.__dict__.setdefault("_kmac_per_pixel", {})
         if side not in known:
             known[side] = self._counted(side)
@@ -315,15 +328,15 @@ class CompressionModel(tf.keras.Model):
 
 
 def farthest(function, value, size=1):
-    """How far what a network makes depends on what it sees, in latents.
+    """Measures how far an input of a network affects its outputs, in latents.
 
-    Measured: where anything changes by more than a thousandth of the largest change
-    when the middle latent does, or its pixels.
+    The latent in the centre, or the pixels there, are set to zero; an output counts as
+    affected if it changes by more than a thousandth of the largest change.
 
     Args:
-        function: the network, of a batch of one.
-        value: [side, side, channels], what it sees, of an odd number of latents a side.
-        size: places of `value` to one latent, each way.
+        function: the network, for a batch of one.
+        value: its input [side, side, channels], of an odd number of latents a side.
+        size: positions of `value` per latent, in each dimension.
     """
     side = value.shape[0] // size
     middle, changed = side // 2, value.copy()
@@ -333,13 +346,13 @@ def farthest(function, value, size=1):
     pair = [function(x[None].astype(np.float32)) for x in (value, changed)]
     change = np.abs(pair[0] - pair[1])[0].max(-1)
     rows, columns = np.nonzero(change > 1e-3 * change.max())
-    # In latents, whichever of both these are.
+    # In latents, even if the outputs are pixels.
     cells = [x * side // pair[0].shape[1] for x in (rows, columns)]
     return int(max(np.abs(x - middle).max(initial=0) for x in cells))
 
 
 def whole_levels(x):
-    """Pixels as an image file has them: float32 rounded and clipped to uint8."""
+    """Rounds and clips float32 pixels to uint8."""
     return tf.cast(tf.clip_by_value(tf.round(x), 0, 255), tf.uint8)
 
 

@@ -1,8 +1,9 @@
-"""TensorFlow Serving's Predict call, without its stubs: messages and a client.
+"""A client of TensorFlow Serving's Predict call, without `tensorflow-serving-api`.
 
-The stubs, `tensorflow-serving-api`, are frozen to one TensorFlow each.  What they hold
-of use here are five messages of a few fields; these are the same on the wire, by the
-numbers of https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis.
+Each version of that package needs one version of TensorFlow.  All that is used of it is
+five messages of a few fields; those below are the same on the wire, as they have the
+field numbers of
+https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tfcodec import (
 from tfcodec.console import Failure
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
-# Message -> fields: name, number, type. A type of "map" is from names to tensors.
+# Message -> fields (name, number, type). The type "map" is a map of names to tensors.
 MESSAGES = {
     "ModelSpec": (("name", 1, "string"), ("signature_name", 3, "string")),
     "PredictRequest": (("model_spec", 1, "ModelSpec"), ("inputs", 2, "map")),
@@ -29,9 +30,9 @@ MESSAGES = {
     "PredictionLog": (("predict_log", 6, "PredictLog"),),
 }
 PACKAGE = "tfcodec.predict"
-# gRPC's own limit is 4 MiB, less than a photograph's pixels.
+# Bytes. gRPC's default is 4 MiB, less than a photograph's pixels.
 LARGEST_MESSAGE = 2**30
-SECONDS = 60.0
+SECONDS = 60.0  # until a call is given up
 
 
 @functools.lru_cache
@@ -62,7 +63,7 @@ def messages() -> dict:
                 own = type_ if type_ == "string" else f".{PACKAGE}.{type_}"
                 add(message, field, number, own)
                 continue
-            # A map is a list of pairs, named as protoc would.
+            # A map is a list of pairs, named as protoc names them.
             entry = message.nested_type.add(name=f"{field.capitalize()}Entry")
             entry.options.map_entry = True
             add(entry, "key", 1, "string")
@@ -80,7 +81,7 @@ def messages() -> dict:
 
 
 def request(model: str, signature: str, **inputs):
-    """Returns a PredictRequest of arrays."""
+    """Returns a PredictRequest with arrays or scalars as inputs."""
     import tensorflow as tf
 
     made = messages()["PredictRequest"]()
@@ -91,11 +92,15 @@ def request(model: str, signature: str, **inputs):
 
 
 class Server:
-    """A served model, as a codec.
+    """A model in TensorFlow Serving, with `compress` and `decompress` as a codec has.
 
     Args:
-        address: HOST:PORT of its gRPC, or HOST:PORT/NAME for a model of another name.
-        seconds: after which a call is given up.
+        address: HOST:PORT of its gRPC service; HOST:PORT/NAME for a model that is not
+            served under the name tfcodec.
+        seconds: until a call is given up.
+
+    Raises:
+        ValueError: the address is neither.
     """
 
     def __init__(self, address: str, seconds: float = SECONDS):
@@ -107,7 +112,7 @@ class Server:
 
     @functools.cached_property
     def predict(self):
-        """The call, of a PredictRequest. Making it imports TensorFlow's messages."""
+        """The function that sends a PredictRequest. Imports TensorFlow's messages."""
         import grpc
 
         most = [
@@ -121,12 +126,13 @@ class Server:
         )
 
     def call(self, signature: str, **inputs) -> dict[str, np.ndarray]:
-        """Calls a signature.
+        """Calls a signature with inputs by name; returns its outputs by name.
 
         Raises:
-            OSError: the server does not answer, in time or at all, or is no such one.
-            ValueError: it has no such model.
-            RuntimeError: it answers that it cannot.
+            OSError: the server does not answer, not in time, or is no TensorFlow
+                Serving.
+            ValueError: it does not have the model.
+            RuntimeError: it answers with another error.
         """
         import grpc
         import tensorflow as tf
@@ -140,7 +146,7 @@ class Server:
         return {k: tf.make_ndarray(v) for k, v in response.outputs.items()}
 
     def _failure(self, code, details) -> Exception:
-        """Returns what a failed call means."""
+        """Returns the exception for a failed call's gRPC status and details."""
         import grpc
 
         status = grpc.StatusCode
@@ -173,11 +179,11 @@ class Server:
         level: float = codec.DEFAULT_QUALITY,
         metadata: dict[str, bytes | None] | None = None,
     ) -> bytes:
-        """As `tfcodec.compress`. Alpha and metadata are added here, not there.
+        """As `tfcodec.compress`. Alpha and metadata are added by the client.
 
         Raises:
-            TypeError, ValueError: the image or quality is none, or over the server's
-                limits.
+            TypeError, ValueError: the image or quality is invalid, or the image is over
+                the server's limits.
             OSError, RuntimeError: as `call`.
         """
         image = planes.checked_image(image)
@@ -202,12 +208,13 @@ class Server:
         max_pixels: int | None = None,
         realism: float | None = None,
     ) -> np.ndarray:
-        """As `tfcodec.decompress`; `max_pixels` is of this side, not of the server.
+        """As `tfcodec.decompress`; `max_pixels` is a limit of the client alone.
 
         Raises:
-            StreamError: what the server refuses.
+            StreamError: the client or the server refuses the file.
             ValueError: the realism is not 0 to 1.
-            OSError, RuntimeError: as `call`; so if the model has no second synthesis.
+            OSError, RuntimeError: as `call`; RuntimeError also if `realism` is given
+                and the model has no second synthesis.
         """
         limits = bitstream.Limits().for_pixels(max_pixels)
         header = bitstream.read_header(data, limits)
@@ -227,6 +234,6 @@ class Server:
 
 
 def _with_advice(error):
-    """Adds to a server's error where its limits are set."""
+    """Adds to a server's error about a limit where that limit is set."""
     limited = error.startswith("over the limit")
     return f"{error}, set by export --limits" if limited else error

@@ -2,8 +2,9 @@
 
 Asymmetric numeral systems: Duda, https://arxiv.org/abs/1311.2540. Interleaving over
 lanes: Giesen, https://arxiv.org/abs/1402.3392. Each lane is a 32-bit state in
-[2^16, 2^32) that sheds and takes 16-bit words; all lanes share one stream of words.
-Everything is integer arithmetic, so bytes agree on every machine and every TensorFlow.
+[2^16, 2^32). An encoder moves 16-bit words from the states to one stream that all lanes
+share; a decoder moves them back. Everything is integer arithmetic, so bytes agree on
+every machine and with every version of TensorFlow.
 
 A message is one or more segments, written and read in the same order; the rows of a
 segment may depend on the values of the segments before it:
@@ -20,11 +21,11 @@ The payload is a string of little-endian 16-bit units:
 
     lanes (1) | escapes (2) | states (2 per lane) | words | large escapes | escapes
 
-where a two-unit number has its low half first. An escape is one byte, the last one
-padded to a unit with zero; 255 stands for the next large escape, of one unit. Symbol i
-of a segment belongs to lane i % lanes, at step i // lanes. The decoder visits steps in
-order, and after each step the lanes whose state fell below 2^16 take the next words, in
-ascending order of lanes.
+where a number of two units has its low half first. An escape is one byte, and a zero
+byte follows the last if their number is odd; 255 stands for the next of the large
+escapes, one unit each. Symbol i of a segment belongs to lane i % lanes, at step
+i // lanes. The decoder visits steps in order, and after each step the lanes whose state
+fell below 2^16 take the next words, in ascending order of lanes.
 """
 
 from collections.abc import Sequence
@@ -35,17 +36,18 @@ import tensorflow as tf
 
 PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
 MAX_LANES = 1024
-# A lane costs about 3 bytes (its final state, less what that state holds). Twice as
-# many took 0.08 % more bytes of a Kodak image, and half the time for its symbols.
+# A lane costs about 3 bytes: its final state, minus the information in that state.
+# Twice as many lanes made the file of a Kodak image 0.08 % larger, and halved the time
+# to code its symbols.
 SYMBOLS_PER_LANE = 4096
-# With |offset| up to this, every value in [-8192, 8191] survives, in any row.
+# With |offset| up to this, any row codes every value in [-8192, 8191] exactly.
 MAX_OFFSET = 16384
 
 _TOTAL = 1 << PRECISION
 _LOWEST = 1 << 16  # least state: where an encoder starts and a decoder ends
-_MAX_EXCESS = (1 << 15) - 1  # zigzagged, it still fits 16 bits
+_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzag coded, it still fits 16 bits
 _MAX_VALUE = 1 << 17  # beyond any value that a row can represent
-_LARGE = 255  # the byte of an escape that has a unit of its own
+_LARGE = 255  # the byte that says: this escape is one of the large ones
 _HEADER = 3  # units before the final states
 # Steps per loop iteration. Running an operation costs more than its arithmetic when
 # lanes are few: against one step per iteration, four are 1.6 times as fast at 32 lanes.
@@ -58,12 +60,12 @@ class Tables(NamedTuple):
     """Distributions ("rows") over runs of consecutive integers, all int32.
 
     The last symbol of a row is its escape, which stands for all other integers. The
-    last row is not the caller's: it holds one symbol that is certain, so that coding it
-    changes nothing; it pads segments to whole steps. Fields may be NumPy arrays,
-    tensors or variables (`tables._replace(...)`).
+    last row is added to those of the caller: it has one symbol, of probability 1.
+    Coding that symbol changes no state, so it pads segments to whole steps. Fields may
+    be NumPy arrays, tensors or variables (`tables._replace(...)`).
     """
 
-    frequency: np.ndarray  # [symbols] of 4096, at least 1; rows end to end
+    frequency: np.ndarray  # [symbols] at least 1, a row sums to 4096; row after row
     start: np.ndarray  # [symbols] sum of the frequencies before it in its row
     first: np.ndarray  # [rows + 1] where in `frequency` a row begins
     size: np.ndarray  # [rows + 1] number of symbols, with the escape
@@ -74,12 +76,12 @@ class Tables(NamedTuple):
         """Builds tables from (frequencies, offset) pairs.
 
         Args:
-          rows: Per row, integer frequencies, [size], the escape's last, and the value
-            of the first symbol. A row's index in this sequence is its name in `write`
-            and `read`. Concatenate sequences to code with several priors.
+          rows: Per row, integer frequencies [size], that of the escape last; and the
+            value of the first symbol. `write` and `read` refer to a row by its index in
+            this sequence. Concatenate sequences to code with several priors.
 
         Raises:
-          ValueError: If a row is not a distribution that can be coded with.
+          ValueError: If a row is no valid distribution; the message says why.
         """
         if not rows:
             raise ValueError("Tables need at least one row.")
@@ -120,9 +122,9 @@ def lanes_for(count) -> tf.Tensor:
 class Writer:
     """Codes segments into one payload.
 
-    Lives while one graph is traced (or eagerly) and is used once. Values outside a
-    row's range are exact up to a distance of 32768 beyond its first or last value,
-    which always covers [-8192, 8191]; values further away saturate.
+    Use it once, within the trace of one graph, or eagerly. Values outside a row's range
+    are exact up to a distance of 32768 beyond its first or last value, which always
+    covers [-8192, 8191]; values further away are clipped to that distance.
     """
 
     def __init__(self, tables: Tables):
@@ -172,10 +174,10 @@ class Writer:
 class Reader:
     """Decodes the segments of a payload.
 
-    Lives while one graph is traced (or eagerly) and is used once. No payload makes it
-    fail: from a bad one come arbitrary values of magnitude below 2^17, and `finish`
-    says so. Time and memory are bounded by the size of the payload and the number of
-    symbols asked for.
+    Use it once, within the trace of one graph, or eagerly. No payload makes it raise: a
+    damaged one yields arbitrary values of magnitude below 2^17, and `finish` returns
+    False. Time and memory are bounded by the size of the payload and the number of
+    symbols that the caller asks for.
     """
 
     def __init__(self, tables: Tables, payload):
@@ -217,7 +219,7 @@ class Reader:
             well = count <= left
             ok &= well
             left -= tf.where(well, count, 0)
-            # With one more, so that there is one to take when there should be.
+            # One value is appended, so that `gather` below never has an empty tensor.
             values = tf.concat([rest[left:][:count], [_LARGE]], 0)
             ok &= tf.reduce_all(values >= _LARGE)
             order = tf.cumsum(tf.cast(large, tf.int32), exclusive=True)
@@ -245,7 +247,7 @@ class Reader:
             escaped = symbols >= escape
             order = self._escapes_read + tf.cumsum(tf.cast(escaped, tf.int32))
             order = tf.clip_by_value(order, 0, tf.size(self._escapes))
-            # Entry 0 is for the symbols before the first escape.
+            # Entry 0 is what symbols before the first escape gather, and do not use.
             zigzag = tf.gather(tf.concat([[0], self._escapes], 0), order)
             excess = zigzag // 2
             beyond = tf.where(zigzag % 2 == 0, escape + excess, -1 - excess)
@@ -267,12 +269,13 @@ class Reader:
         """Returns slots, int32 [n], in the rows whose slots begin at `bases`."""
         count = tf.size(bases)
         self._count += count
-        # Fewer lanes than the writer would choose are forged: they could make the
-        # decoder take a thousand times as many steps. A bad payload is not decoded on.
+        # A payload with fewer lanes than the writer would choose is forged, and could
+        # make the decoder take a thousand times as many steps. Once a payload is known
+        # to be bad, no more of it is decoded.
         self._ok &= self._lanes >= lanes_for(self._count)
         count = tf.where(self._ok, count, 0)
-        # A symbol takes at most one word, and the padding none, so no lane looks beyond
-        # these. Entry 0 is for the lanes before the first that takes a word.
+        # A symbol takes at most one word, and padding none, so no lane needs a word
+        # beyond these. Entry 0 is what lanes gather that take no word yet.
         begin = tf.minimum(self._words_read, tf.size(self._words))
         words = self._words[begin:][:count]
         missing = count - tf.size(words)
@@ -293,12 +296,12 @@ def _encode(frequency, start):
     """Encodes symbols, from the last step to the first.
 
     Args:
-      frequency: int64 [groups, _UNROLL, lanes].
-      start: int64 [groups, _UNROLL, lanes].
+      frequency: int64 [groups, _UNROLL, lanes], of each symbol.
+      start: int64 [groups, _UNROLL, lanes], frequencies before it in its row, summed.
 
     Returns:
-      The final states, int64 [lanes], and the words, int64 [words], as a decoder needs
-      them.
+      The final states, int64 [lanes], and the words, int64 [words], in the order in
+      which a decoder takes them.
     """
     groups = tf.shape(frequency)[0]
     lanes = tf.shape(frequency)[2]
@@ -311,7 +314,7 @@ def _encode(frequency, start):
             f, s = frequencies[step], starts[step]
             before[step] = x
             x = tf.where(_sheds(x, f), tf.bitwise.right_shift(x, 16), x)
-            # (x // f) * 4096 + x % f + s, with one division.
+            # x = (x // f) * 4096 + x % f + s, with one division.
             x += x // f * (_TOTAL - f) + s
         return group - 1, x, history.write(group, tf.stack(before))
 
@@ -322,7 +325,7 @@ def _encode(frequency, start):
         (groups - 1, tf.fill([lanes], tf.constant(_LOWEST, tf.int64)), history),
         parallel_iterations=1,
     )
-    # The states before each step tell which lanes shed a word, and which word.
+    # The states before each step tell which lanes gave off a word, and which word.
     before = history.stack()
     words = tf.boolean_mask(before, _sheds(before, frequency))
     return x, tf.bitwise.bitwise_and(words, _LOWEST - 1)
@@ -336,13 +339,14 @@ def _sheds(x, frequency):
 def _decode(bases, x, words, steps):
     """Decodes symbols, from the first step to the last.
 
-    The loop body is short because this is where a decoder's time goes: what can be done
-    for all symbols at once is done outside.
+    The loop body is short because a decoder spends its time here: what can be done for
+    all symbols at once is done outside.
 
     Args:
       bases: int64 [groups, _UNROLL, lanes], where the slots of a symbol's row begin.
-      x: int64 [lanes], states in [2^16, 2^32). They stay in it, whatever the words.
-      words: int64 [n], from index 1 on; n is above the number of symbols not null.
+      x: int64 [lanes], states in [2^16, 2^32). They stay there, whatever the words.
+      words: int64 [n], used from index 1 on; n exceeds the number of symbols without
+        padding.
       steps: int32 [slots], see `_slots`.
 
     Returns:
@@ -384,12 +388,12 @@ def _slots(tables):
       The index of the symbol, int32 [rows * 4096], and its decoding step, int32
       [rows * 4096]: the frequency times 2^16, plus the slot's rank among the symbol's.
     """
-    # Frequencies of a row fill its slots exactly, so sums run on from row to row.
+    # A row sums to exactly 4096, so one cumulative sum serves all rows.
     frequency = tf.convert_to_tensor(tables.frequency)
     begin = tf.cumsum(frequency, exclusive=True)
     shape = [tf.size(tables.first), _TOTAL]
     begins = tf.scatter_nd(begin[:, None], tf.ones_like(begin), [shape[0] * _TOTAL])
-    # One sum per row, not one over all, so that they run side by side.
+    # One cumulative sum per row, not one over all, so that they run in parallel.
     nth = tf.cumsum(tf.reshape(begins, shape), axis=1) - 1
     symbols = tf.reshape(tf.convert_to_tensor(tables.first)[:, None] + nth, [-1])
     steps = tf.gather(frequency * (1 << 16) - begin, symbols)
@@ -397,18 +401,18 @@ def _slots(tables):
 
 
 def _clip_rows(tables, rows):
-    """Returns rows, int32 [n], none of them the null row or beyond."""
+    """Returns rows, int32 [n], clipped to those of the caller (without the last)."""
     return tf.clip_by_value(rows, 0, tf.size(tables.first) - 2)
 
 
 def _pad(symbols, multiple, null):
-    """Returns symbols, int32 [n], with `null` up to a multiple of `multiple`."""
+    """Returns symbols, int32 [n], padded by `null` to a multiple of `multiple`."""
     short = tf.math.floormod(-tf.size(symbols), multiple)
     return tf.concat([symbols, tf.fill([short], null)], 0)
 
 
 def _groups(symbols, lanes, null):
-    """Returns symbols, int32 [n], as [groups, _UNROLL, lanes], with `null` at the end.
+    """Returns symbols, int32 [n], as [groups, _UNROLL, lanes], padded by `null`.
 
     There is at least one group: a loop without iterations has no output to stack.
     """

@@ -1,6 +1,6 @@
-"""Image files to tiles, by all cores, and those of new files as they come.
+"""Cuts image files into tiles for training, on all cores, also while files arrive.
 
-A tile is uint8 [side, side, 3] with the size of what of it is picture, int32 [2] (rows,
+A tile is uint8 [side, side, 3] and the extent of the picture in it, int32 [2] (rows,
 columns): pictures smaller than a tile fill its upper left corner. Patches are cropped
 from tiles, at random, on the device that trains.
 """
@@ -19,20 +19,23 @@ from PIL import Image
 
 from tfcodec import files, images, workers
 
-# Tiles are handed over so many at once.
+# Tiles are handed over in blocks of this many.
 BLOCK = 64
-# An image is cut at each of these sizes: reduction removes traces of JPEG.
+# An image is reduced by each of these factors: reduction removes artifacts of JPEG.
 SCALES = (1.0, 0.75, 0.5)
 
 
 def starts(extent: int, side: int, stride: int) -> list[int]:
-    """Where tiles of `side` begin that together cover 0 to `extent`, in pixels."""
+    """Returns where tiles begin that together cover 0 to `extent`, all in pixels."""
     last = max(0, extent - side)
     return sorted({*range(0, last, stride), last})
 
 
 def cut(pixels: np.ndarray, side: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts uint8 [h, w, 3] to tiles: (uint8 [n, side, side, 3], int32 [n, 2])."""
+    """Cuts uint8 [h, w, 3] to tiles: (uint8 [n, side, side, 3], extents int32 [n, 2]).
+
+    Tiles begin every `stride` pixels.
+    """
     height, width, _ = pixels.shape
     corners = [(r, c) for r in starts(height, side, stride)
                for c in starts(width, side, stride)]  # fmt: skip
@@ -45,14 +48,25 @@ def cut(pixels: np.ndarray, side: int, stride: int) -> tuple[np.ndarray, np.ndar
 
 
 def stride_of(side: int, patch: int) -> int:
-    """How far apart tiles begin: two thirds of the room of a patch less than `side`."""
+    """Returns how far apart tiles begin, in pixels.
+
+    Neighbours overlap by two thirds of what a tile is longer than a patch.
+    """
     return side - (side - patch) * 2 // 3
 
 
 def tiles_of(path, side: int, patch: int, scales=SCALES):
-    """Returns the tiles of a file, as `cut` has them, and a line of what went wrong.
+    """Reads an image file and cuts it to tiles, at several scales.
 
-    A scale at which the image is smaller than a patch is left out.
+    Args:
+        path: of the file.
+        side: of a tile, in pixels.
+        patch: side of a patch, in pixels; scales at which the image is smaller than a
+            patch are left out.
+        scales: factors of reduction.
+
+    Returns:
+        (what `cut` returns, what went wrong as a line of text, or "").
     """
     parts = [(np.zeros([0, side, side, 3], np.uint8), np.zeros([0, 2], np.int32))]
     failure = ""
@@ -72,9 +86,9 @@ def tiles_of(path, side: int, patch: int, scales=SCALES):
 
 
 class Finder:
-    """Finds the files of folders and globs that are new, or have changed, each time.
+    """Finds files that are new or have changed since it last looked.
 
-    A file that is still being written changes again, and is then found again.
+    A file that is still being written will change, and is then found again.
 
     Args:
         patterns: folders, files and globs.
@@ -96,7 +110,7 @@ class Finder:
         if not self.hold_out or len(paths) < 2:
             return paths
         kept, held = files.hold_out(paths)
-        if self.held is None:  # What is held out at first stays so.
+        if self.held is None:  # What is held out at first stays held out.
             self.held = set(held)
         return [path for path in kept if path not in self.held]
 
@@ -116,21 +130,21 @@ class Finder:
 
 
 class Reader:
-    """Reads images to blocks of tiles in the background, new files as they come.
+    """Reads images to blocks of tiles in the background, also files that come later.
 
-    Used as a context. `blocks` is a queue of (tiles, extents) with `BLOCK` rows each,
-    the last of a search filled up with copies.
+    Use it as a context manager. `blocks` is a queue of (tiles, extents), `BLOCK` of
+    each; the last block of a search is filled up with copies.
 
     Args:
         finder: a `Finder`.
-        side, patch, scales: as of `tiles_of`.
-        jobs: processes.
+        side, patch, scales: as for `tiles_of`.
+        jobs: number of processes.
         seconds: between searches for new files.
-        pool: an executor, by default of processes.
+        pool: an executor, by default one of `jobs` processes.
 
     Attributes:
-        files, tiles, failed: counts so far.
-        searched: event, set once the first search is through.
+        files, tiles, failed: counts so far, `failed` of files that could not be read.
+        searched: event, set once all files of the first search were read.
     """
 
     def __init__(
@@ -157,7 +171,7 @@ class Reader:
                 return self._search(self.pool)
             with workers.processes(["tiles"], self.jobs) as pools:
                 self._search(pools["tiles"])
-        except Exception as error:  # Told by whoever waits for tiles.
+        except Exception as error:  # `take` raises it.
             self.error = error
         finally:
             self.searched.set()
@@ -169,7 +183,7 @@ class Reader:
             self.stopped.wait(self.seconds)
 
     def _read(self, pool, paths):
-        """Reads files, a few ahead, and hands over full blocks."""
+        """Reads files, a few in advance, and hands over full blocks."""
         running, kept, paths = collections.deque(), None, collections.deque(paths)
         while (running or paths) and not self.stopped.is_set():
             while paths and len(running) < 2 * self.jobs:
@@ -201,10 +215,10 @@ class Reader:
         """Returns a block, or None if none is ready.
 
         Args:
-            wait: for one, as long as the first search goes on.
+            wait: whether to wait for a block as long as the first search goes on.
 
         Raises:
-            ValueError: there is not one tile.
+            ValueError: the first search found not a single tile.
         """
         while True:
             if self.error:

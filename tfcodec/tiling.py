@@ -1,9 +1,9 @@
-"""Boxes of pixels: an image's tiles, what a network sees around one, padding (NumPy).
+"""Boxes of pixels: the tiles of an image, their surroundings, padding (NumPy).
 
-Tiles do not overlap.  A tile's latents are those of the whole image, as the analysis
-sees the pixels around it too, as far as they matter; and so are its pixels, as the
-synthesis sees the latents around it.  So there is no border to blend away; only the
-coder starts anew.
+Tiles do not overlap, and show no borders: the analysis of a tile sees all pixels around
+it that affect its latents, and the synthesis all latents around it that affect its
+pixels, so that both are the same as in an image of one tile.  Only the entropy coder
+starts anew in each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Box(NamedTuple):
         return self.right - self.left
 
     def __and__(self, other: Box) -> Box:
-        """Returns what both have in common; empty boxes have a negative side or 0."""
+        """Returns the intersection; an empty box has a side of 0 or less."""
         return Box(
             max(self.top, other.top),
             max(self.left, other.left),
@@ -58,11 +58,11 @@ class Box(NamedTuple):
         return Box(self.top // to * to, self.left // to * to, bottom, right)
 
     def shrunk(self, by: int) -> Box:
-        """Returns the box in units of `by`, of which it is made."""
+        """Returns the box in units of `by`, of which its coordinates are multiples."""
         return Box(*(side // by for side in self))
 
     def inside(self, outer: Box) -> tuple[slice, slice]:
-        """Returns where in an array of `outer` this box is: rows and columns."""
+        """Returns the slices, rows and columns, of this box in an array of `outer`."""
         return (
             slice(self.top - outer.top, self.bottom - outer.top),
             slice(self.left - outer.left, self.right - outer.left),
@@ -75,7 +75,7 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 def boxes(height: int, width: int, side: int) -> list[Box]:
-    """Returns the tiles of an image, row after row; `side` 0 is one tile."""
+    """Returns the tiles of an image, row after row; a `side` of 0 means one tile."""
     side = side or max(height, width)
     whole = Box(0, 0, height, width)
     return [
@@ -86,11 +86,11 @@ def boxes(height: int, width: int, side: int) -> list[Box]:
 
 
 def numbers(box: Box, side: int, columns: int) -> list[int]:
-    """Returns which of the tiles that `boxes` lists a box meets, by their numbers.
+    """Returns the numbers, in the list of `boxes`, of the tiles that overlap a box.
 
     Args:
-        box: within the image, or within what pads it.
-        side: of the tiles in pixels; of one tile, the longer side of the image, padded.
+        box: within the padded image.
+        side: of the tiles in pixels; for one tile, the longer side of the padded image.
         columns: tiles in a row.
     """
     rows = range(box.top // side, -(-box.bottom // side))
@@ -104,8 +104,8 @@ def numbers(box: Box, side: int, columns: int) -> list[int]:
 def cut(image: np.ndarray, box: Box) -> np.ndarray:
     """Returns the pixels [box.height, box.width, ...] of a box of an image.
 
-    Beyond the bottom and the right of the image the last row and column are repeated:
-    it costs the fewest bits, as nothing new begins.
+    Beyond the bottom and the right of the image the last row and column are repeated,
+    which costs few bits, as it adds no edges.
     """
     whole = Box(0, 0, *image.shape[:2])
     pixels = image[(box & whole).inside(whole)]
@@ -119,18 +119,23 @@ def pad(image: np.ndarray, stride: int) -> np.ndarray:
 
 
 def crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Takes off what `pad` added."""
+    """Removes what `pad` added."""
     return image[:height, :width]
 
 
 def tile_layout(height: int, width: int, side: int | None = None) -> int:
-    """Returns what a header says of tiles, for tiles of a side or those of the size.
+    """Returns the field `tile` of a header.
+
+    Args:
+        height, width: of the image in pixels.
+        side: of the tiles in pixels; 0 for one tile; by default 0 for images of up to
+            2 megapixels (`UNTILED_PIXELS`), and `TILE_SIDE` for larger ones.
 
     Raises:
         ValueError: the side is no power of two from 64 on.
     """
     if side is None:
-        # A thin image is coded as one as wide as the padding.
+        # The padded size counts: a thin image has many more pixels with its padding.
         rows, columns = padded_size(height, width, bitstream.PADDED)
         side = TILE_SIDE if rows * columns > UNTILED_PIXELS else 0
     if not side:

@@ -2,8 +2,9 @@
 
 Analysis takes scaled images [b, h, w, 3] to latents y, synthesis takes y_hat back.
 Hyper analysis takes y to z.  Hyper synthesis and the slice networks are made of exact
-convolutions, since what they compute picks the probability tables: where a paper has
-transposed float convolutions there, ours are exact ones before a pixel shuffle.
+convolutions, since encoder and decoder must find the same probability tables by them.
+Where a paper has transposed convolutions in floating point, these are exact
+convolutions followed by "depth to space" (a pixel shuffle).
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from tfcodec.layers import (
     up,
 )
 
-# Means lie on a grid of 1 / 2**MEAN_BITS, within +-MEAN_MAX of that unit.
+# Means are multiples of 1 / 2**MEAN_BITS, of up to +-MEAN_MAX such units.
 MEAN_BITS = 4
 MEAN_MAX = 2**11 - 1
-# ReLU halves the power of a signal: weights before it begin so large that the power
-# stays from layer to layer (He, Zhang, Ren, Sun 2015, arXiv:1502.01852).
+# ReLU halves the power of a signal; this initialiser makes up for it, so that all
+# layers have signals of equal power (He, Zhang, Ren, Sun 2015, arXiv:1502.01852).
 HE = "he_normal"
-# The networks of later slices see the latents before them in units of 1/8, to +-32.
+# The networks of later slices see earlier latents in units of 1/8, clipped to +-32.
 CONTEXT_BITS = 3
 
 
 def stack(*layers, name: str) -> tf.keras.Sequential:
+    """Returns a network that applies the layers one after the other."""
     return tf.keras.Sequential(layers, name=name)
 
 
@@ -50,6 +52,7 @@ def analysis_bls2017(n):
 
 
 def synthesis_bls2017(n):
+    """`analysis_bls2017` mirrored."""
     return stack(
         igdn(), up(n, 5), igdn(), up(n, 5), igdn(), up(3, 9, 4), name="synthesis"
     )
@@ -64,6 +67,7 @@ def analysis_bmshj2018(n, m):
 
 
 def synthesis_bmshj2018(n):
+    """`analysis_bmshj2018` mirrored."""
     return stack(
         up(n, 5), igdn(), up(n, 5), igdn(), up(n, 5), igdn(), up(3, 5),
         name="synthesis",
@@ -71,11 +75,11 @@ def synthesis_bmshj2018(n):
 
 
 def analysis_cnn(n, m, layers, kernel, pooled):
-    """Convolutions and ReLU alone: each layer halves height and width.
+    """Convolutions and ReLU; each of `layers` layers halves height and width.
 
-    By its stride; or with `pooled` by taking the largest of 2x2 after it, as in the
+    It does so by its stride, or with `pooled` by max pooling of 2x2 after it, as in the
     first convolutional autoencoders (Masci, Meier, Ciresan, Schmidhuber 2011,
-    doi:10.1007/978-3-642-21735-7_7). The last convolution, to the m latents, has
+    doi:10.1007/978-3-642-21735-7_7). One more convolution, to the m latents, has
     neither.
     """
     relu, pool = tf.keras.layers.ReLU, tf.keras.layers.MaxPool2D
@@ -91,45 +95,48 @@ def analysis_cnn(n, m, layers, kernel, pooled):
 def synthesis_cnn(n, layers, kernel, pooled):
     """`analysis_cnn` mirrored.
 
-    Strided convolutions become transposed ones; what was pooled is repeated 2x2 before
-    each convolution.
+    Strided convolutions become transposed ones; pooling becomes repetition of each
+    value 2x2, before a convolution.
     """
     scaled, relu = tf.keras.initializers.VarianceScaling, tf.keras.layers.ReLU
 
     def doubled(channels, power=2.0):
-        """Twice the height and width; and at first `power` times that of the inputs."""
+        """Layers that double height and width.
+
+        Weights start so that outputs have `power` times the power of the inputs.
+        """
         if pooled:
             start = scaled(power)
             widened = conv(channels, kernel, kernel_initializer=start)
             return [tf.keras.layers.UpSampling2D(2), widened]
         # Each output of a transposed convolution is a sum over a quarter of its kernel.
-        # Keras calls that side of a transposed kernel "out" which reads the input.
+        # "fan_out" is what Keras calls the input side of a transposed kernel.
         start = scaled(4 * power, "fan_out")
         return [up(channels, kernel, kernel_initializer=start)]
 
     steps = [x for _ in range(layers - 1) for x in [*doubled(n), relu()]]
     first = conv(n, kernel, kernel_initializer=HE)
-    # Pixels begin near mid-grey. Where they began at random, the first steps changed
-    # the weights so much that after 50 steps half of the units of the first layer gave
-    # zero everywhere; with these it was a fifth.
+    # Outputs start near mid-grey. When they started with random colours, the first
+    # steps changed the weights so much that after 50 steps half of the units of the
+    # first layer were zero everywhere; started like this, a fifth.
     last = doubled(3, power=0.02)
     return stack(first, relu(), *steps, *last, name="synthesis")
 
 
 def analysis_mlp(m, block, activation, means):
-    """A dense layer from the pixels of a block to m hidden units, scaled to integers.
+    """A dense layer from the pixels of a block to m hidden units, each then scaled.
 
     Args:
-        m: hidden units of a block.
-        block: side in pixels.
+        m: hidden units per block.
+        block: side of a block in pixels.
         activation: of the hidden units, `tanh` or `sigmoid`.
-        means: colours whose mean comes before the hidden units, 0 or 3.
+        means: 3 to put the block's mean luma and chroma before the hidden units, or 0.
     """
     small = tf.keras.initializers.VarianceScaling(0.01)  # units start unsaturated
     units = stack(
         SpaceToDepth(block),
         conv(m, 1, activation=activation, kernel_initializer=small),
-        # What a unit's range of one is worth, in steps of the quantiser: learned.
+        # A learned scale per unit: how many quantisation steps its range of 1 has.
         tf.keras.layers.DepthwiseConv2D(
             1, use_bias=False, depthwise_initializer=tf.constant_initializer(16.0)
         ),
@@ -145,7 +152,7 @@ def analysis_mlp(m, block, activation, means):
 
 
 def synthesis_mlp(block, means):
-    """A dense layer without an activation: all of a block's latents to its pixels."""
+    """A dense layer without an activation, from a block's latents to its pixels."""
 
     def means_first(shape, dtype=None):
         rest = tf.keras.initializers.GlorotUniform()((*shape[:3], shape[3] - means))
@@ -179,8 +186,8 @@ def hyper_synthesis(widths, kernels=(3, 3, 3)):
 def parameters(channels, *, scales, kernel=1, means=True, name="parameters"):
     """Features to (table index, mean) of `channels` latents: one exact convolution.
 
-    The kernel starts at zero and the index at a deviation of about 1: random means
-    would inflate the rate for thousands of steps.
+    The kernel starts at zero, so that means start at 0 and standard deviations at about
+    1: random means would inflate the rate for thousands of steps.
     """
     heads = 2 if means else 1
     low = np.repeat([0, -MEAN_MAX][:heads], channels)
@@ -199,25 +206,25 @@ def parameters(channels, *, scales, kernel=1, means=True, name="parameters"):
 
 
 def slice_net(widths, kernels, channels, *, scales, index):
-    """Features and the slices before, to (table index, mean) of slice `index`."""
+    """Features and earlier slices to (table index, mean) of slice `index`."""
     hidden = [ExactConv(n, k) for n, k in zip(widths, kernels)]
     head = parameters(channels, scales=scales, kernel=kernels[-1])
     return stack(*hidden, head, name=f"slice_{index}")
 
 
 class TwoPassNet(tf.keras.layers.Layer):
-    """Networks of a slice that is coded in two passes, each a half of a checkerboard.
+    """Networks of a slice that is coded in two passes, each half of a checkerboard.
 
     The second pass sees the latents of the first (He et al. 2021, arXiv:2103.15306; per
     slice, as He et al. 2022, arXiv:2203.10886). Both passes see the features and the
-    slices before, whose sums in the first layer are computed once. Then each pass has a
-    hidden layer and a head of its own.
+    earlier slices; the first layer's sums over these are computed once for both. Then
+    each pass has a hidden layer and a head of its own.
 
     Args:
         hidden: channels of the hidden layers.
-        channels: latents of the slice.
+        channels: channels of the slice.
         scales: number of tables.
-        index: of the slice, for the name.
+        index: number of the slice, for the name.
     """
 
     def __init__(self, hidden, channels, *, scales, index):
@@ -229,12 +236,17 @@ class TwoPassNet(tf.keras.layers.Layer):
         ]
 
     def call(self, seen, own=None, sums=None):
-        """Integers `seen` [b, h, w, c] to the parameters of one pass, [b, h, w / 2, n].
+        """Computes the parameters of one pass, [b, h, w / 2, n].
+
+        Args:
+            seen: features and earlier slices, integers [b, h, w, c].
+            own: for the second pass, the contexts of the latents of the first,
+                [b, h, w / 2, channels].
+            sums: for the second pass, the sums that the first returned.
 
         Returns:
-            (parameters, sums) of the first pass, on the places of the board that are
-            even; or with the contexts `own` of its latents, [b, h, w / 2, channels],
-            and its `sums`, the parameters of the second pass.
+            (parameters, sums) of the first pass, at the even positions of the
+            checkerboard; or the parameters of the second, at the odd ones.
         """
         if own is None:
             hidden, sums = self.conv(seen)
@@ -248,28 +260,28 @@ class TwoPassNet(tf.keras.layers.Layer):
 
 
 def residual_prediction(widths, channels, index):
-    """Latent residual prediction of ms2020: float, for the synthesis alone."""
+    """Latent residual prediction of ms2020, in floating point: only y_hat needs it."""
     hidden = [x for n, k in zip(widths, (5, 5)) for x in (conv(n, k), leaky_relu())]
     last = conv(channels, 3, kernel_initializer="zeros", activation="tanh")
     return stack(*hidden, last, name=f"residual_prediction_{index}")
 
 
 def analysis_tfcodec(widths, blocks, window):
-    """A linear transform of blocks, plus what convolutions with GDN add to it.
+    """The sum of a linear transform of blocks, and convolutions with GDN.
 
-    The linear part starts as a cosine transform, the convolutions near zero: training
-    begins at a codec much like JPEG's, not at noise, and needs a tenth of the steps.
-    The convolutions start at quarter resolution, where four fifths of the cost of
-    `analysis_bmshj2018` have been saved; residual blocks follow at 1/8 and 1/16, where
-    multiplications do most for their number.
+    The linear transform starts as a cosine transform, and the convolutions near zero,
+    so that training starts with a codec much like JPEG, not with noise, and needs a
+    tenth of the steps. The convolutions start at quarter resolution, which saves four
+    fifths of the multiplications of `analysis_bmshj2018`. Residual blocks follow at 1/8
+    and 1/16, where multiplications reduce the cost most.
 
     Args:
         widths: channels at 1/4, at 1/8, and of the latents at 1/16.
         blocks: number of residual blocks at 1/8 and at 1/16.
-        window: side in pixels of what the linear part sees for each latent. Blocks of
-            16 do not overlap, and a picture of few bits shows where they meet; with 32
-            each reaches 8 pixels into its neighbours, as in a lapped transform
-            (Malvar and Staelin 1989, doi:10.1109/29.17536).
+        window: side in pixels of the blocks of the linear transform, which begin every
+            16 pixels. Those of 16 do not overlap, and are visible in images of few
+            bits; those of 32 reach 8 pixels into their neighbours, as in a lapped
+            transform (Malvar and Staelin 1989, doi:10.1109/29.17536).
     """
     a, b, m = widths
     detail = stack(
@@ -283,7 +295,7 @@ def analysis_tfcodec(widths, blocks, window):
         *[Block(m) for _ in range(blocks[1])],
         name="detail",
     )
-    # In float32 even where the rest trains in half precision: its sums are large.
+    # In float32 even if the rest trains in half precision, as its sums are large.
     linear = conv(
         m, window, 16, use_bias=False, kernel_initializer=cosines, dtype=tf.float32
     )
@@ -291,10 +303,10 @@ def analysis_tfcodec(widths, blocks, window):
 
 
 def synthesis_tfcodec(widths, blocks, window):
-    """`analysis_tfcodec` mirrored, with its own number of blocks.
+    """`analysis_tfcodec` mirrored, with its own number of residual blocks.
 
-    With GDN, not its inverse: latents are as large as a cosine transform makes them,
-    and the inverse's squares of those diverge.
+    It has GDN, not inverse GDN: latents are as large as the coefficients of a cosine
+    transform, and inverse GDN, which multiplies them by each other, diverges on these.
     """
     a, b, m = widths
     detail = stack(
@@ -315,20 +327,20 @@ def synthesis_tfcodec(widths, blocks, window):
 
 
 class RealisticSynthesis(tf.keras.layers.Layer):
-    """A synthesis whose pictures have grain: the faithful one's layers, with noise.
+    """A synthesis that adds fine texture: the layers of the faithful one, and noise.
 
     Noise enters before the first layer, and after each GDN that follows a transposed
-    convolution; its period is always 256 pixels of the image.
+    convolution. It repeats every 256 pixels of the image.
 
     Args:
-        synthesis: a synthesis of any architecture here; its variables become those of
-            this layer, the first of them, in the same order.
-        counts: noise channels at each place, from the latents on; the last also stands
-            for places beyond.
+        synthesis: the synthesis of any architecture here; its variables become the
+            first variables of this layer, in the same order.
+        counts: number of noise channels at each of these places, from the latents on;
+            the last also for any further place.
     """
 
     PERIOD = 256  # pixels
-    STRIDE = 16  # pixels to one latent
+    STRIDE = 16  # pixels per latent, in each dimension
 
     def __init__(self, synthesis, counts=(8, 8, 16)):
         super().__init__(name="realistic", autocast=False)
@@ -357,7 +369,7 @@ class RealisticSynthesis(tf.keras.layers.Layer):
                 enlarged = False
 
     def call(self, y_hat, origin):
-        """Returns scaled images [b, 16 h, 16 w, 3], float32.
+        """Returns images [b, 16 h, 16 w, 3], float32, scaled as those of `synthesis`.
 
         Args:
             y_hat: latents [b, h, w, c] after the inverse gain.

@@ -1,13 +1,14 @@
-"""The coder of an exported model in NumPy: latents to a string, and back.
+"""The entropy coder of an exported model in NumPy: latents to a string, and back.
 
 docs/format.md, "Segments", says what is coded, in which order, and under which
 distribution; `entropy` has the same in TensorFlow, with what training needs. As there,
 one walk over the latents is handed an action, `Write` or `Read`, that says what coding
 means.
 
-Arrays are [rows, columns, channels]; latents count sixteenths. All that leads from
-decoded integers to the distribution of the next is integers, which float32 holds
-exactly: no sum of an exact network reaches 2**24, in whatever order it is added up.
+Arrays are [rows, columns, channels]; latents are in units of 1/16. Whatever is computed
+from the decoded integers to find the distribution of the next latent is an integer that
+float32 holds exactly: no sum in an exact network reaches 2**24, whatever the order of
+the additions. So all machines decode alike.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from tfcodec import blas, lanes
 UNIT = 16.0  # a latent of 1, in sixteenths
 LATENT_MAX, Z_MAX = 8191, 127
 CONTEXT_MAX = 255
-SKIPPED = 6  # a latent whose table has an index up to this is not coded
+SKIPPED = 6  # a latent with a table index up to this is not coded: it is its mean
 LEVELS = 8  # magnitudes from this on share an entry of the quantiser's tables
 
-# Neighbours, as steps (rows, columns), that a step of the first slice predicts from.
+# Offsets (rows, columns) of the neighbours that a step of the first slice uses.
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
 DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-# (distance, neighbours) of the steps, from coarse to fine.
+# (distance to the neighbours in latents, their offsets) of each step, coarse to fine.
 PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
-# Taps of a 3x3 kernel that see the places beside the one in the middle.
+# Taps (row, column) of a 3x3 kernel above, left, right of and below its centre.
 BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
 
 
@@ -37,9 +38,9 @@ BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
 def exact_dtype() -> type:
     """Returns the type in which this machine's matrix products of integers are exact.
 
-    That is float32 wherever products are of whole float32 numbers. A library that
-    rounds them to fewer bits, as some do for speed, is found out here by one product
-    with sums near 2**24, and float64 is taken in its place.
+    That is float32, unless the linear algebra library rounds factors to fewer bits, as
+    some do for speed. One product with sums near 2**24 shows such a library; then it is
+    float64.
     """
     x = np.arange(64 * 480).reshape(64, 480) ** 2 % (CONTEXT_MAX + 1)
     w = np.arange(480 * 64).reshape(480, 64) ** 2 % 255 - 127
@@ -49,7 +50,12 @@ def exact_dtype() -> type:
 
 
 class Layer:
-    """An exact convolution: clip(floor((sum W X + B) / 2^r), low, high)."""
+    """An exact convolution: clip(floor((sum W X + B) / 2^r), low, high).
+
+    Args:
+        kernel: the integers W [k, k, in, out].
+        numbers: [4, out]: B, r, low and high of each output channel.
+    """
 
     def __init__(self, kernel, numbers):
         self.kernel = kernel.astype(exact_dtype())  # [k, k, in, out]
@@ -60,10 +66,11 @@ class Layer:
         return self.activate(self.sums(x))
 
     def sums(self, x):
-        """Returns the sums of W X [h, w, out], zero beyond the edges of X [h, w, in].
+        """Returns the sums W X [h, w, out] of X [h, w, in], zero beyond its edges.
 
-        Of X with its zeros around, row after row in one line of places, each tap of the
-        kernel sees a part without gaps: one matrix product, of a few places too many.
+        X is padded and laid out as one sequence of positions, row after row. Each tap
+        of the kernel then sees a contiguous part of it, so that one matrix product does
+        a whole tap. (The columns of padding are computed too, and dropped.)
         """
         height, width, channels = x.shape
         side, edge = len(self.kernel), len(self.kernel) // 2
@@ -86,25 +93,29 @@ class Layer:
 
 
 def depth_to_space(x):
+    """[h, w, 4c] to [2h, 2w, c], as `tf.nn.depth_to_space` with blocks of 2."""
     height, width, channels = x.shape
     x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
     return x.reshape(2 * height, 2 * width, channels // 4)
 
 
 def context(y):
-    """Latents as an exact network sees them: in eighths, clipped."""
+    """Latents, in sixteenths, to the input of an exact network: in eighths, clipped."""
     return np.clip(np.floor(y * y.dtype.type(0.5)), -CONTEXT_MAX, CONTEXT_MAX)
 
 
 def half_of_board(x, odd: bool):
-    """[h, w, c] to the places whose row plus column is even, or odd: [h, w / 2, c]."""
+    """Takes the positions whose row plus column is even, or odd.
+
+    [h, w, c], h and w even, to [h, w / 2, c].
+    """
     half = np.empty((x.shape[0], x.shape[1] // 2, x.shape[2]), x.dtype)
     half[::2], half[1::2] = x[::2, int(odd) :: 2], x[1::2, 1 - odd :: 2]
     return half
 
 
 def both_halves(even, odd):
-    """The inverse of `half_of_board`: values at the even and the odd places to all."""
+    """The inverse of `half_of_board`: its even and odd positions to [h, w, c]."""
     height, width, channels = even.shape
     x = np.empty((height, 2 * width, channels), even.dtype)
     x[::2, ::2], x[1::2, 1::2] = even[::2], even[1::2]
@@ -113,9 +124,10 @@ def both_halves(even, odd):
 
 
 def beside(even):
-    """Values at even places to the four beside each odd one, in order of `BESIDE`.
+    """Gathers the four neighbours of each odd position, in the order of `BESIDE`.
 
-    [h, w / 2, c] to [h, w / 2, 4c], both as of `half_of_board`; zero beyond the edges.
+    All four are even positions. [h, w / 2, c], the even half of `half_of_board`, to
+    [h, w / 2, 4c], at the odd half; zero beyond the edges.
     """
     board = np.pad(both_halves(even, np.zeros_like(even)), ((1, 1), (1, 1), (0, 0)))
     height, width = len(even), 2 * even.shape[1]
@@ -124,7 +136,17 @@ def beside(even):
 
 
 def neighbours(y, places, distance, around):
-    """Returns (values [4, places, c], inside [4, places, 1]) of the latents around."""
+    """Gathers the four neighbours of some latents.
+
+    Args:
+        y: latents [h, w, c].
+        places: (rows, columns) of n latents.
+        distance: to the neighbours, in latents.
+        around: `CROSS` or `DIAGONAL`.
+
+    Returns:
+        (values [4, n, c], zero beyond the edges; whether each is inside, [4, n, 1]).
+    """
     height, width, _ = y.shape
     rows, columns = places
     values, inside = [], []
@@ -138,13 +160,20 @@ def neighbours(y, places, distance, around):
 
 
 class Write:
-    """Codes latents: z [h / 4, w / 4, cz], and slices of y [h, w, c] after the gain."""
+    """The action that writes latents to a string.
+
+    Args:
+        coder: a `Factorized` or `Coder`.
+        z: the side latents [h / 4, w / 4, cz]; without a hyperprior y itself.
+        parts: the slices of y, each [h, w, c], after the gain.
+    """
 
     def __init__(self, coder, z, parts=()):
         self.coder, self.z, self.parts = coder, z, parts
         self.writer = lanes.Writer(coder.tables)
 
     def side(self):
+        """Codes the side latents; returns them as decoded, integers."""
         limit = self.coder.side_limit
         z = np.clip(np.rint(finite(self.z)), -limit, limit)
         residuals = self.coder.residuals(z).reshape(-1)
@@ -152,7 +181,14 @@ class Write:
         return z
 
     def residual(self, k, pick, index, mean):
-        """Returns the integers of the latents that `pick` takes of slice k."""
+        """Codes some latents of slice k; returns their quantised residuals, integers.
+
+        Args:
+            k: number of the slice.
+            pick: function that takes these latents out of an array of the whole slice.
+            index: of the table of each.
+            mean: of each, in sixteenths.
+        """
         value = finite(pick(self.parts[k])) - mean / mean.dtype.type(UNIT)
         whole = self.coder.quantised(value, index)
         coded = index > SKIPPED
@@ -162,7 +198,7 @@ class Write:
 
 
 class Read:
-    """Reads what `Write` wrote; `shape` is that of z."""
+    """The action that reads what `Write` wrote; `shape` is that of the side latents."""
 
     def __init__(self, coder, string, shape):
         self.coder, self.shape = coder, shape
@@ -187,11 +223,11 @@ def finite(value):
 
 
 def coder_of(numbers) -> Factorized:
-    """Returns the coder of one model, by which numbers it has.
+    """Returns the coder of a model: `Coder` if it has a hyperprior, or `Factorized`.
 
     Args:
-        numbers: arrays by name, as docs/format.md has them; and those of the encoder
-            that the coder's class names.
+        numbers: arrays by name, as listed in docs/format.md, and those that only an
+            encoder needs, as listed at `Coder`.
     """
     kind = Coder if "hyper_synthesis/0/kernel" in numbers else Factorized
     return kind(numbers)
@@ -201,18 +237,19 @@ class Factorized:
     """The coder of a model without a hyperprior: a row of the tables per channel.
 
     Args:
-        numbers: arrays by name, as docs/format.md has them.
+        numbers: arrays by name, as listed in docs/format.md.
     """
 
-    stride = 1  # latents to one of the side latents, which are y itself, each way
+    stride = 1  # latents y per side latent, in each dimension; here both are the same
 
     def __init__(self, numbers):
-        self.predicted = int(numbers.get("predicted", 0))  # the first channels
+        # How many channels, the first ones, are predicted from neighbours.
+        self.predicted = int(numbers.get("predicted", 0))
         self.side_limit = LATENT_MAX // 4 if self.predicted else LATENT_MAX
         self.tables = lanes.Tables(
             *(numbers[f"tables/{name}"] for name in ("frequency", "size", "offset"))
         )
-        self.z_channels = len(self.tables.size) - 1  # without the row that pads
+        self.z_channels = len(self.tables.size) - 1  # without the row for padding
 
     def encode(self, y: np.ndarray, z: None = None):
         """As `Coder.encode`; there is no z."""
@@ -221,7 +258,11 @@ class Factorized:
         return action.writer.finish(), y, y_hat
 
     def decode(self, string: bytes, height: int, width: int):
-        """Returns (y, y_hat) as `encode` does, of [height, width] latents.
+        """Returns (y, y_hat) as `encode` does.
+
+        Args:
+            string: what `encode` returned.
+            height, width: of y, in latents.
 
         Raises:
             CorruptStream: no encoder wrote the string.
@@ -238,18 +279,19 @@ class Factorized:
         return (y * UNIT).astype(np.int32), y.astype(np.float32)
 
     def residuals(self, z):
-        """Returns z less what its neighbours predict of it: see `entropy.Predicted`."""
+        """Returns z minus its prediction from neighbours: see `entropy.Predicted`."""
         count = self.predicted
         known = np.pad(z[..., :count], ((1, 0), (1, 0), (0, 0)))
         guess = known[1:, :-1] + known[:-1, 1:] - known[:-1, :-1]
         return np.concatenate([z[..., :count] - guess, z[..., count:]], -1)
 
     def restored(self, residuals):
-        """The inverse of `residuals`, of integers [h, w, c]."""
+        """The inverse of `residuals`, for integers [h, w, c]."""
         own = residuals[..., : self.predicted].cumsum(0).cumsum(1).astype(np.int32)
         return np.concatenate([own, residuals[..., self.predicted :]], -1)
 
     def side_rows(self, shape):
+        """Rows of the tables, one per channel, for side latents of `shape`, flat."""
         return np.tile(np.arange(self.z_channels), shape[0] * shape[1])
 
 
@@ -257,13 +299,14 @@ class Coder(Factorized):
     """The coder of a model with a hyperprior.
 
     Args:
-        numbers: arrays by name, as docs/format.md has them; and of the encoder
-            `extra`, [64, 9]: how far above k - 1/2 the residuals begin that it takes
-            for the magnitude k, by table and k; `slices`, the channels of each slice;
-            `support`, the number of slices before that a network sees at most.
+        numbers: arrays by name, as listed in docs/format.md; and those that only an
+            encoder needs. `extra` [64, 9]: by table and magnitude k, how far above
+            k - 1/2 the interval of residuals begins that become k. `slices`: the
+            channels of each slice. `support`: how many earlier slices a network sees at
+            most.
     """
 
-    stride = 4  # latents to one of z, each way
+    stride = 4  # latents y per side latent z, in each dimension
 
     def __init__(self, numbers):
         super().__init__(numbers)
@@ -285,7 +328,8 @@ class Coder(Factorized):
         """Codes y [h, w, c] and z [h / 4, w / 4, cz].
 
         Returns:
-            (string, y in sixteenths int32 [1, h, w, c], y_hat float32 likewise).
+            (string; y as decoded, int32 [1, h, w, c], in sixteenths; y_hat, what the
+            synthesis takes, float32 of the same shape).
         """
         parts = np.split(y.astype(exact_dtype()), np.cumsum(self.slices)[:-1], -1)
         action = Write(self, z.astype(exact_dtype()), parts)
@@ -315,32 +359,36 @@ class Coder(Factorized):
         return y.astype(np.int32), y_hat
 
     def features(self, z):
+        """Runs the hyper synthesis: z [h / 4, w / 4, cz] to [h, w, c]."""
         for number, layer in enumerate(self.networks["hyper_synthesis"]):
             z = layer(z)
             z = depth_to_space(z) if number < 2 else z
         return z
 
     def parameters(self, name, x, k, first=0):
-        """Runs a network from layer `first` on; returns (table index, mean)."""
+        """Runs a network of slice k from layer `first` on; returns (index, mean)."""
         for layer in self.networks[name][first:]:
             x = layer(x)
         own = self.slices[k]
         return (x, np.zeros_like(x)) if x.shape[-1] == own else np.split(x, 2, -1)
 
     def coded(self, code, k, pick, index, mean):
-        """Codes the latents that `pick` takes of slice k; returns (y, y_hat)."""
+        """Codes the latents that `pick` takes out of slice k; returns (y, y_hat)."""
         whole = code.residual(k, pick, index, mean)
         y = whole * index.dtype.type(UNIT) + mean
         y_hat = (y / y.dtype.type(UNIT)).astype(np.float32)
         some = whole != 0
         value = whole[some].astype(np.float32)
         shift = self.entry(self.points, np.abs(value), index[some])
-        # Added up as `entropy` does, so that both agree to the last bit.
+        # Summed in the same order as in `entropy`, so that both agree to the last bit.
         y_hat[some] += (value + np.sign(value) * shift) - value
         return y, y_hat
 
     def two_passes(self, code, k, seen):
-        """Codes slice k, every second latent first."""
+        """Codes slice k in two passes, as on a checkerboard: even positions first.
+
+        `seen` [h, w, c] is what the networks see besides the first pass.
+        """
         first, second = (self.networks[f"slice/{k}/{x}"] for x in ("first", "second"))
         sums = first[0].sums(seen)
         x = first[0].activate(half_of_board(sums, False))
@@ -354,7 +402,10 @@ class Coder(Factorized):
         return [both_halves(*parts) for parts in zip(even, odd)]
 
     def pyramid(self, code, features):
-        """Codes slice 0 from coarse to fine: one latent in 4x4, then between those."""
+        """Codes slice 0 from coarse to fine: one latent of each 4x4, then the others.
+
+        See `entropy.Conditional`; each step of `PYRAMID` doubles the known latents.
+        """
         height, width, _ = features.shape
         y = np.zeros((height, width, self.slices[0]), features.dtype)
         y_hat = np.zeros(y.shape, np.float32)
@@ -389,12 +440,12 @@ class Coder(Factorized):
         return index.astype(np.int64) + self.z_channels
 
     def entry(self, table, magnitude, index):
-        """Looks a table of the quantiser up, at magnitudes and indexes."""
+        """Looks up magnitudes and indexes in a table of the quantiser, [64 * 9]."""
         column = np.minimum(magnitude, LEVELS).astype(np.int64)
         return table[index.astype(np.int64) * (LEVELS + 1) + column]
 
     def quantised(self, residual, index):
-        """Returns the integers that residuals become: see `densities.Quantiser`."""
+        """Rounds residuals to integers: see `densities.Quantiser`."""
         magnitude = np.abs(residual)
         whole = np.minimum(np.rint(magnitude), LATENT_MAX)
         half = whole.dtype.type(0.5)
@@ -403,7 +454,7 @@ class Coder(Factorized):
 
 
 def differences(y):
-    """Contexts of slice 0: what each of the four around is more than a latent.
+    """Contexts of slice 0: each of the four neighbours minus the latent, see `context`.
 
     [h, w, c] to [h, w, 4c], zero beyond the edges.
     """
