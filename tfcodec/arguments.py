@@ -1,4 +1,4 @@
-"""What the command line takes: one function for the arguments of each command."""
+"""The arguments of the command line: one function for each command."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tfcodec.options import (
     positive,
 )
 
-# Other names of stdin and stdout; files that are not to be replaced.
+# Other names of stdin and stdout, which must not be replaced by a new file.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
-# What `eval` compares by default.
+# Codecs that `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose messages may hold any name, on any terminal."""
+    """An argument parser that can print any file name on any terminal."""
 
     def error(self, message):
         say(self.format_usage(), sys.stderr, end="")
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Returns the arguments; `command` is the name of what to do with them."""
+    """Returns the arguments in `argv`; `command` is the name of the command to run."""
     parser = Parser(
         description="A learned image codec that runs wherever a picture is opened.",
         allow_abbrev=False,
@@ -63,7 +63,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         at = own.index("--")
         own, others = own[:at], own[at + 1 :]
     args, unknown = parser.parse_known_args(own)
-    if args.command == "bulk":  # Which of them Beam knows, only Beam can tell.
+    if args.command == "bulk":  # Unknown options may be Beam's, which `jobs` checks.
         args.beam, args.runners_own = unknown, others
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -78,10 +78,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def settle_output(parser, args) -> None:
-    """Takes the output from the last of the inputs, where that is one.
+    """Moves the last input to the output, if it is meant as one.
 
-    The last is a folder to write into, as it is for `cp`, if it is there, but with `-r`
-    all folders are inputs; a name that ends as an output does is a file.
+    As for `cp`, an existing folder that is named last is where to write; but with `-r`
+    all folders are inputs. The last of two files is the output if its suffix is that of
+    an output.
     """
     args.input = [STREAMS.get(name, name) for name in args.input]
     args.output = STREAMS.get(args.output, args.output)
@@ -100,11 +101,11 @@ def settle_output(parser, args) -> None:
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()
     if args.output and (len(args.input) > 1 or args.out_dir):
-        parser.error("one file for one OUT; --out_dir takes several")
+        parser.error("OUT can be given for one input only; --out_dir takes several")
 
 
 def add_command(commands, name: str, help: str):
-    """Adds a command, and what all commands take; returns its parser."""
+    """Adds a command with the options that all commands have; returns its parser."""
     command = commands.add_parser(
         name,
         help=help,
@@ -119,9 +120,10 @@ def add_command(commands, name: str, help: str):
 
 
 def add_files(command, source: str, target: str) -> None:
-    """Adds what `compress` and `decompress` share: the files, and what to do there.
+    """Adds the arguments of both `compress` and `decompress`: on files and results.
 
     Args:
+        command: the parser.
         source, target: help on the inputs and on the output.
     """
     command.add_argument("input", metavar="IN", nargs="+", help=source)
@@ -130,20 +132,20 @@ def add_files(command, source: str, target: str) -> None:
         "--out_dir",
         metavar="DIR",
         type=pathlib.Path,
-        help="write here, with the names of the inputs (default: beside each); a last "
-        "IN that is a folder does the same, unless -r is given",
+        help="write to this folder, with the names of the inputs (default: beside "
+        "each); a last IN that is a folder does the same, unless -r is given",
     )
     command.add_argument(
         "-r",
         "--recursive",
         action="store_true",
-        help="take all in folders, to any depth",
+        help="take all files in folders, to any depth",
     )
     command.add_argument(
         "-f",
         "--force",
         action="store_true",
-        help="overwrite what exists; let - write to a terminal",
+        help="overwrite existing files; let - write to a terminal",
     )
     add_strip(command)
     command.add_argument(
@@ -152,12 +154,12 @@ def add_files(command, source: str, target: str) -> None:
     command.add_argument(
         "--keep_times",
         action="store_true",
-        help="give what is written the times of the file it is made of",
+        help="give each output the file times of its input",
     )
     command.add_argument(
         "--server",
         metavar="HOST:PORT[/MODEL]",
-        help="have the work done by a served model, over gRPC: see export",
+        help="let a served model do the work, over gRPC: see export",
     )
 
 
@@ -187,15 +189,15 @@ def add_decompress(commands) -> None:
         command,
         ".tfc files, folders with -r, - for stdin; the last of two is OUT unless it "
         "ends in .tfc",
-        "format by suffix, as .png (default: IN with suffix .png), .webp (lossless), "
-        ".jpg (quality 95); - for a PNG on stdout",
+        "the file to write, its format by suffix: .png, .webp (lossless), .jpg (of "
+        "quality 95), ... (default: IN with suffix .png); - for a PNG on stdout",
     )
     add_realism(command)
     command.add_argument(
         "--crop",
         type=numbers,
         metavar="X,Y,W,H",
-        help="only so many pixels, from column X and row Y on",
+        help="decode only W x H pixels, from column X and row Y on",
     )
     command.add_argument(
         "--model",
@@ -214,16 +216,16 @@ def add_bulk(commands) -> None:
         "patterns",
         metavar="PATTERN",
         nargs="+",
-        help="as 'gs://bucket/photos/**.jpg', in quotes: * is any name, ** any path; "
-        "or a folder, and all images in it. Options of Beam's may follow, as "
-        "--name=value, and after -- those that only its runner knows",
+        help="input files, such as 'gs://bucket/photos/**.jpg', in quotes: * is any "
+        "name, ** any path; or a folder, for all images in it. Options of Beam may "
+        "follow as --name=value, and after -- those that only its runner knows",
     )
     command.add_argument(
         "--out_dir",
         metavar="DIR",
         required=True,
-        help="write here, with the names of the inputs from the pattern's first folder "
-        "with a wildcard on; and failed.jsonl, what failed and why",
+        help="write to this folder, with the names of the inputs from the pattern's "
+        "first folder with a wildcard on; and failed.jsonl, which files failed and why",
     )
     verb = command.add_mutually_exclusive_group()
     verb.add_argument(
@@ -232,8 +234,8 @@ def add_bulk(commands) -> None:
     verb.add_argument(
         "--evaluate",
         action="store_true",
-        help="write no images but rows.jsonl, their bits per pixel, PSNR, SSIMULACRA2 "
-        "and other figures, and mean.json",
+        help="write no images, but rows.jsonl with their bits per pixel, PSNR, "
+        "SSIMULACRA2 and other figures, and mean.json",
     )
     command.add_argument(
         "--suffix",
@@ -247,21 +249,22 @@ def add_bulk(commands) -> None:
     command.add_argument(
         "--skip_existing",
         action="store_true",
-        help="pass over inputs whose output is there: to go on after a job that ended",
+        help="skip inputs whose output exists: to continue a job that ended early",
     )
     command.add_argument(
         "--runner",
         default="DirectRunner",
-        help="of Beam, as DataflowRunner (default: %(default)s, on this machine)",
+        help="runner of Beam, such as DataflowRunner (default: %(default)s, on this "
+        "machine)",
     )
     command.add_argument(
         "--threads",
         metavar="N",
         type=positive,
-        help="cores that LiteRT takes in each process of Beam's (default: this "
-        "machine's shared by --direct_num_workers; 1 with other runners)",
+        help="cores that LiteRT uses in each process of Beam (default: those of this "
+        "machine divided by --direct_num_workers; 1 with other runners)",
     )
-    command.add_argument("--json", action="store_true", help="tell of it as JSON")
+    command.add_argument("--json", action="store_true", help="print results as JSON")
     for add in (add_rate, add_coding, add_realism, add_strip, add_engine):
         add(command)
     add_max_pixels(command, "images or files")
@@ -291,18 +294,19 @@ def add_export(commands) -> None:
     command.add_argument(
         "directory",
         metavar="DIR",
-        help="of all versions of the model; its name is the model's on the server",
+        help="folder of all versions of the model; the server knows the model by the "
+        "folder's name",
     )
     command.add_argument(
         "--limits",
         metavar="NAME=N,...",
         default="",
-        help="what a request may ask for, as pixels=4000000 (see SECURITY.md)",
+        help="limits on a request, such as pixels=4000000 (see SECURITY.md)",
     )
 
 
 def add_eval_extras(command) -> None:
-    """Adds what a comparison may have beside codecs and reports."""
+    """Adds the options of `eval` other than codecs and reports."""
     command.add_argument(
         "--published",
         action="store_true",
@@ -312,23 +316,24 @@ def add_eval_extras(command) -> None:
         "--cache",
         metavar="DIR",
         type=pathlib.Path,
-        help="keep every result here, and do none again; what was stopped goes on",
+        help="keep every result in this folder and use it again, so that a run that "
+        "was stopped can be continued",
     )
     command.add_argument(
         "--jobs",
         metavar="N",
         type=positive,
         default=1,
-        help="code so many files at a time, without times and memory; one at a time "
-        "has them (default: %(default)s)",
+        help="code N files at a time; times and memory are measured only with 1 "
+        "(default: %(default)s)",
     )
     command.add_argument(
         "--metric",
         metavar="MODULE:FUNCTION",
         action="append",
         default=[],
-        help="one more metric, may be given again: module:function of two uint8 "
-        "arrays [height, width, 3]",
+        help="a further metric, which may be given several times: module:function of "
+        "two uint8 arrays [height, width, 3]",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -388,15 +393,15 @@ def add_demo(commands) -> None:
         "--port",
         metavar="N",
         type=int,
-        help="of http://127.0.0.1:N/, where only this machine reaches it (default: "
-        "8642, or another that is free)",
+        help="serve http://127.0.0.1:N/, which only this machine reaches (default: "
+        "8642, or another port that is free)",
     )
     command.add_argument(
         "--megapixels",
         metavar="X",
         type=float,
         default=4,
-        help="reduce larger photographs to so many (default: %(default)s)",
+        help="reduce larger photographs to X megapixels (default: %(default)s)",
     )
     command.add_argument(
         "--no_browser", action="store_true", help="do not open a browser"

@@ -1,4 +1,4 @@
-"""One command over many files: which there are, where each goes, what came of it."""
+"""One command over many files: finds them, says where each goes, reports results."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ WILDCARD = re.compile(r"[*?]")
 
 @dataclasses.dataclass
 class Job:
-    """One file to make of another; "-" is stdin or stdout.
+    """The conversion of one file; "-" is stdin or stdout.
 
     Args:
         source, target: paths.
-        args: of the command.
+        args: arguments of the command.
     """
 
     source: str
@@ -46,6 +46,7 @@ class Job:
 
     @functools.cached_property
     def stdin(self) -> bytes:
+        """All bytes of stdin."""
         if sys.stdin is None:
             raise Failure("stdin is closed, and there is nothing to read")
         with naming(sys.stdin):
@@ -53,7 +54,7 @@ class Job:
 
     @property
     def size(self) -> int:
-        """Bytes of the source; 0 where that is not known."""
+        """Size of the source in bytes; 0 if it is not known."""
         if self.source == "-":
             return len(self.__dict__.get("stdin", b""))
         with contextlib.suppress(OSError):
@@ -62,22 +63,22 @@ class Job:
 
     @property
     def streams(self) -> bool:
-        """Whether the bytes of the target go on, to a pipe or a device."""
+        """Whether the target is stdout, a named pipe or a device."""
         return self.target == "-" or files.is_stream(self.target)
 
     def reading(self):
-        """Returns what Pillow may open."""
+        """Returns the source, as a path or a file, for Pillow to open."""
         return io.BytesIO(self.stdin) if self.source == "-" else self.source
 
     def stream(self) -> bytes:
-        """Returns a `.tfc` file, of which the header is sound."""
+        """Returns the source's bytes, a `.tfc` file; a file's header is checked."""
         if self.source == "-":
             return self.stdin
         return read_stream(self.source, self.args.max_pixels)
 
     @contextlib.contextmanager
     def writing(self):
-        """Opens the target: a new file, or stdout when all is written."""
+        """Opens the target to write: it appears, or stdout gets it, only as a whole."""
         if self.target == "-":
             file = io.BytesIO()
             yield file
@@ -98,20 +99,21 @@ class Job:
             os.utime(self.target, ns=times)
 
     def check(self, taken: set[str]) -> None:
-        """Finds what would make `writing` fail, before the work is done.
+        """Raises, before the work is done, if `writing` is bound to fail.
 
         Args:
-            taken: what others write, to which the target is added.
+            taken: real paths of the targets of other jobs; this one is added.
         """
         if self.source != "-" and os.path.isdir(self.source):
             raise IsADirectoryError(
-                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes what is in it",
+                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes the files in it",
                 self.source,
             )  # fmt: skip
         if self.target == "-":
             if output("the file").isatty() and not self.args.force:
                 raise ValueError(
-                    "bytes of a file are not for a terminal: give an output, or -f"
+                    "the result is binary, and stdout is a terminal: name an output "
+                    "file, or use -f"
                 )
         else:
             check_output(pathlib.Path(self.target), self.args, self.source)
@@ -123,7 +125,7 @@ class Job:
             taken.add(real)
 
     def row(self, size: int | None) -> dict:
-        """Returns what a row of JSON begins with; `size` is that of the target."""
+        """Returns the first entries of a row of JSON; `size` is that of the target."""
         return {
             "input": self.source, "output": self.target, "bytes_in": self.size,
             "bytes": size,
@@ -131,24 +133,24 @@ class Job:
 
 
 def passed_over(words: str) -> None:
-    """Says on stderr what of a folder was not taken."""
+    """Prints on stderr, in `words`, which files of a folder were ignored."""
     say(f"note: {shown(words)}", sys.stderr)
 
 
 def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[Job]:
-    """Returns what is to be done.
+    """Returns a job for each input file of a command.
 
     Args:
-        args: of the command.
-        suffix: of what is written, where no name is given.
-        suffixes: of what is taken from folders.
+        args: arguments of the command.
+        suffix: of output files whose names are not given.
+        suffixes: of the files that are taken from folders.
 
     Raises:
-        ValueError: a folder has nothing of the kind.
+        ValueError: a folder has no such file.
     """
     jobs = []
     for source in args.input:
-        if not source:  # which would be this folder
+        if not source:  # pathlib would take it for the current folder
             raise ValueError("an empty file name")
         path = pathlib.Path(source)
         found, base = [path], path.parent
@@ -158,7 +160,7 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
                 kind = "images" if len(suffixes) > 1 else min(suffixes)
                 raise ValueError(f"{shown(source)}: no {kind} in it")
         elif WILDCARD.search(source) and not os.path.lexists(source):
-            # A shell of Windows leaves these to the program, others where quoted.
+            # Shells of Windows do not expand wildcards, others not those in quotes.
             matching = files.matching(source)
             found = [pathlib.Path(name) for name in matching] or found
         for each in found:
@@ -168,13 +170,13 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
 
 
 def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> str:
-    """Returns where the result of a file goes.
+    """Returns the path of the result for a file; "-" is stdout.
 
     Args:
         source: the file, "-" for stdin.
-        base: what stays of its folder's name is from here on, in `--out_dir`.
-        suffix: of what is written, where no name is given.
-        args: of the command.
+        base: with `--out_dir`, the folder whose place that takes: subfolders are kept.
+        suffix: of output files whose names are not given.
+        args: arguments of the command.
     """
     if args.output is not None:
         return args.output
@@ -187,14 +189,14 @@ def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> st
 
 
 class Results:
-    """Tells what came of each file, by a line of text or of JSON.
+    """Prints the result for each file, as a line of text or of JSON.
 
     Args:
-        args: of the command.
-        jobs: all of them.
+        args: arguments of the command.
+        jobs: all jobs of the command.
 
     Attributes:
-        failed: whether a file, or the telling, failed.
+        failed: whether a file failed, or a line could not be printed.
     """
 
     def __init__(self, args: argparse.Namespace, jobs: list[Job]):
@@ -206,14 +208,14 @@ class Results:
             self.file = output("JSON")
 
     def done(self, job: Job, row: dict, words: str) -> None:
-        """Tells of a file that was written."""
+        """Reports a file that was written."""
         size = "" if row["bytes"] is None else f" {row['bytes']} B"
         names = shown(job.source), shown(job.target)
         start = f"{names[0]} {row['bytes_in']} B -> {names[1]}{size}"
         self._tell(json.dumps(row) if self.args.json else f"{start}  {words}")
 
     def error(self, job: Job, error: Exception) -> None:
-        """Tells of a file that was not."""
+        """Reports a file that failed."""
         self.failed = True
         words = report(error, self.args, job.source)
         if self.args.json:
@@ -226,18 +228,20 @@ class Results:
             say(line, self.file)
         except BrokenPipeError:
             raise
-        except OSError as error:  # A full disk: the files are what counts.
+        except OSError as error:  # A full disk, say; the files go on, without lines.
             self.failed = self.silent = True
             report(error, self.args)
 
 
 def over_files(args, suffix, suffixes, unit, function) -> bool:
-    """Does `function` for each file, says what came of it; returns whether one failed.
+    """Calls `function` for each file, prints results; returns whether a file failed.
 
     Args:
-        suffix, suffixes: as `jobs_of` takes them.
-        unit: what `function` counts in its progress.
-        function: from a `Job` and a progress to (row of JSON, the same in words).
+        args: arguments of the command.
+        suffix, suffixes: as for `jobs_of`.
+        unit: what `function` counts in its progress, a plural noun.
+        function: takes a `Job` and a progress function (or None), returns (row of JSON,
+            the same in words).
     """
     jobs = jobs_of(args, suffix, suffixes)
     results = Results(args, jobs)
@@ -267,34 +271,37 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
 
 
 def read_stream(path: str, max_pixels: int | None = None) -> bytes:
-    """Returns a `.tfc` file, of which the header is sound.
+    """Returns the bytes of a `.tfc` file, after a check of its header.
 
     Args:
         path: of the file.
-        max_pixels: as of `tfcodec.decompress`.
+        max_pixels: as for `tfcodec.decompress`.
 
     Raises:
-        OSError, StreamError: it cannot be read, or is no such file.
+        OSError: the file cannot be read.
+        StreamError: its header is damaged or unsupported.
     """
     with open(path, "rb") as file:
         start = file.read(64)
         limits = bitstream.Limits().for_pixels(max_pixels)
         bitstream.read_header(
             start, limits
-        )  # before a large file of another kind is read
+        )  # so that a large file of another kind is not read
         return start + file.read()
 
 
 def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"):
-    """Finds what would make `new_file` fail, before the work is done.
+    """Raises, before the work is done, if `new_file` is bound to fail.
 
     Args:
-        path: the file to be.
-        args: of the command: `force`, and `out_dir`, which is made if it is not there.
-        source: what is read, which may not be the same file.
+        path: of the file to write.
+        args: arguments of the command, of which `force` counts, and `out_dir`, a folder
+            that will be made if it is missing.
+        source: the file that is read, which must be another one.
 
     Raises:
-        OSError, ValueError: `path` may not, or cannot, be written.
+        OSError: `path` cannot be written.
+        ValueError: it is the source, or exists and `force` is not given.
     """
     folder = os.path.dirname(os.path.realpath(path))
     while getattr(args, "out_dir", None) and not os.path.exists(folder):

@@ -1,4 +1,4 @@
-"""Many images by Apache Beam, on one machine or on many: needs `tfcodec[beam]`.
+"""Codes many images with Apache Beam, on one machine or on many: see `tfcodec[beam]`.
 
     import apache_beam as beam
     from tfcodec.beam import Compress, Read
@@ -9,7 +9,7 @@
         made.done | beam.Map(...)    # (name, bytes of a .tfc file)
         made.failed | beam.Map(...)  # (name, why)
 
-Each process loads a model once. `jobs` makes the command `tfcodec bulk` of it.
+Each process loads a model once. `jobs` runs these transforms for `tfcodec bulk`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from apache_beam.utils.shared import Shared
 from tfcodec import bulk
 from tfcodec.console import describe, shown
 
-# Beam's counters, in the namespace `tfcodec`. A runner that tries a bundle again may
-# count its files again.
+# Beam's counters, in the namespace `tfcodec`. If a runner tries a bundle again, it may
+# count the files in it twice.
 COUNTERS = ("files", "pixels", "bytes_in", "bytes_out", "failed", "skipped")
 NAMESPACE = "tfcodec"
-# Files that tell of a job, in its folder of outputs.
+# Files on the results of a job, in its output folder.
 LISTS = FAILED, NOTES, ROWS, MEAN = (
     "failed.jsonl", "notes.jsonl", "rows.jsonl", "mean.json"
 )  # fmt: skip
 
 
 def count(name: str, number: int = 1) -> None:
+    """Adds to one of `COUNTERS`."""
     Metrics.counter(NAMESPACE, name).inc(number)
 
 
@@ -44,17 +45,18 @@ def name_of(key) -> str:
 
 
 def failure(key, error: Exception):
-    """Returns an element of the output `failed`, and counts it."""
+    """Returns an element (key, why) for the output `failed`, and counts it."""
     count("failed")
     words = describe(error).removeprefix(f"{name_of(key)}: ")
-    words = words.removesuffix(" (--debug shows where)")  # not in another process
+    words = words.removesuffix(" (--debug shows where)")  # No: this process has none.
     return beam.pvalue.TaggedOutput("failed", (key, words))
 
 
 class _Try(beam.DoFn):
-    """Calls a function of (key, value) for the value that goes on; None: nothing does.
+    """Replaces the value of each (key, value) by `function(key, value)`.
 
-    What an element makes go wrong goes to the output `failed`, and never ends the job.
+    An element for which that is None is dropped. One for which it raises goes to the
+    output `failed`, and does not end the job.
     """
 
     def __init__(self, function):
@@ -72,7 +74,7 @@ class _Try(beam.DoFn):
 
 
 class _Work(beam.DoFn):
-    """Does work on bytes, with the models of this process."""
+    """Codes (key, bytes) by `work`, one of `bulk`, with the models of this process."""
 
     def __init__(self, work, threads):
         self.work, self.threads, self.shared = work, threads, Shared()
@@ -83,7 +85,7 @@ class _Work(beam.DoFn):
         self.models = self.shared.acquire(
             lambda: bulk.Models(engine, effort, self.threads)
         )
-        with self.models.used():  # A model that cannot be run ends the job here.
+        with self.models.used():  # If the model cannot be run, the job ends here.
             self.work.load()
 
     def process(self, element):
@@ -104,10 +106,10 @@ class _Work(beam.DoFn):
 
 
 class _Transform(beam.PTransform):
-    """Has outputs `done`, `failed`: (key, why), and `notes`: (key, what was not kept).
+    """Base of the transforms: from (key, bytes of a file) to three outputs.
 
-    Its input are (key, bytes of a file). A key is the file's name, or a tuple that
-    begins with it.
+    Outputs are `done`, `failed`, which has (key, why), and `notes`, which has (key,
+    what was not kept). A key is the file's name, or a tuple that begins with it.
     """
 
     def __init__(self, work, threads):
@@ -120,14 +122,14 @@ class _Transform(beam.PTransform):
 
 
 class Compress(_Transform):
-    """Makes (key, bytes of a `.tfc` file) of (key, bytes of an image file).
+    """From (key, bytes of an image file) to (key, bytes of a `.tfc` file).
 
     Outputs are `done`, `failed` and `notes`: see `_Transform`.
 
     Args:
-        strip: leave out metadata.
-        threads: cores that LiteRT takes in each process.
-        **options: of `tfcodec.compress`, as `quality`, `model` and `effort`.
+        strip: whether to leave out metadata.
+        threads: cores that LiteRT uses in each process.
+        **options: of `tfcodec.compress`, such as `quality`, `model` and `effort`.
     """
 
     def __init__(self, *, strip: bool = False, threads: int = 1, **options):
@@ -135,14 +137,14 @@ class Compress(_Transform):
 
 
 class Decompress(_Transform):
-    """Makes (key, bytes of an image file) of (key, bytes of a `.tfc` file).
+    """From (key, bytes of a `.tfc` file) to (key, bytes of an image file).
 
     Outputs are `done`, `failed` and `notes`: see `_Transform`.
 
     Args:
-        suffix: of the format, as `.png`.
-        strip, threads: as of `Compress`.
-        **options: of `tfcodec.decompress`, as `realism` and `crop`.
+        suffix: of the format, such as `.png`.
+        strip, threads: as for `Compress`.
+        **options: of `tfcodec.decompress`, such as `realism` and `crop`.
     """
 
     def __init__(
@@ -152,14 +154,14 @@ class Decompress(_Transform):
 
 
 class Evaluate(_Transform):
-    """Makes (key, row of figures) of (key, bytes of an image file).
+    """From (key, bytes of an image file) to (key, dict of figures).
 
-    Figures are those of `tfcodec eval`: bpp, psnr, ssimulacra2, ...; `Mean` adds up.
-    Outputs are `done`, `failed` and `notes`: see `_Transform`.
+    Figures are those of `tfcodec eval`: bpp, psnr, ssimulacra2, ...; `Mean` combines
+    them. Outputs are `done`, `failed` and `notes`: see `_Transform`.
 
     Args:
-        realism: of `tfcodec.decompress`.
-        threads, **options: as of `Compress`.
+        realism: as for `tfcodec.decompress`.
+        threads, **options: as for `Compress`.
     """
 
     def __init__(self, *, realism: float | None = None, threads: int = 1, **options):
@@ -167,7 +169,7 @@ class Evaluate(_Transform):
 
 
 class Mean(beam.CombineFn):
-    """Makes one row of those of `Evaluate`, as `bulk.Mean` has it."""
+    """Combines the figures of `Evaluate` to their means: see `bulk.Mean`."""
 
     def create_accumulator(self):
         return bulk.Mean()
@@ -186,9 +188,9 @@ class Mean(beam.CombineFn):
 
 
 class Read(beam.PTransform):
-    """Makes (name, bytes) of names of files, wherever Beam reads them.
+    """From names of files, on any file system of Beam, to (name, bytes).
 
-    Outputs are `done`, and `failed`: (name, why).
+    Outputs are `done`, and `failed`, which has (name, why).
     """
 
     def expand(self, names):
@@ -202,15 +204,16 @@ def _read(key, _):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What `jobs.run` is to do.
+    """A job of `jobs.run`.
 
     Args:
         patterns: of the inputs.
-        out_dir: without a slash at its end.
+        out_dir: output folder, without a slash at its end.
         suffix: of the outputs.
-        transform: `Compress`, `Decompress` or `Evaluate`.
-        parts: folder of files that are not whole yet.
-        force, skip_existing: what to do where an output exists.
+        transform: a `Compress`, `Decompress` or `Evaluate`.
+        parts: folder for incomplete files.
+        force, skip_existing: whether to overwrite or to skip outputs that exist; by
+            default they are failures.
     """
 
     patterns: list[bulk.Pattern]
@@ -230,7 +233,10 @@ class Job:
 
 
 class _Inputs(beam.DoFn):
-    """Yields (path of an output, name of its input) of patterns."""
+    """Yields (path of an output, name of its input) for all files of a pattern.
+
+    If the job only measures, the path is the name of the input.
+    """
 
     def __init__(self, job):
         self.job = job
@@ -250,7 +256,11 @@ class _Inputs(beam.DoFn):
 
 
 class _Chosen(beam.DoFn):
-    """Yields (input, output) of outputs that are to be made, of one input each."""
+    """Yields ((input, output), None) for outputs to make, of one input each.
+
+    The others fail (their output exists, or is that of another input too) or are
+    skipped.
+    """
 
     def __init__(self, job):
         self.job = job
@@ -280,7 +290,7 @@ class _Chosen(beam.DoFn):
 
 
 class _Files(beam.DoFn):
-    """Yields (path, True) of all files in a folder that need not exist."""
+    """Yields (path, True) for all files in a folder, which may be missing."""
 
     def process(self, folder):
         (found,) = FileSystems.match([f"{folder}/**"])
@@ -289,10 +299,10 @@ class _Files(beam.DoFn):
 
 
 def assemble(root, job: Job) -> None:
-    """Adds all that a job does to a pipeline.
+    """Adds all steps of a job to a pipeline.
 
-    Whether an output exists is known for all before the first is written, so that a
-    bundle that is tried again does not find its own.
+    All outputs that exist are listed before the first is written, so that a bundle that
+    is tried again does not take its own outputs for existing ones.
     """
     failed = []
 
@@ -332,6 +342,8 @@ def assemble(root, job: Job) -> None:
 
 
 def _row(name):
+    """Returns a function from an element ((input, output), value) to a row of JSON."""
+
     def row(element):
         (source, target), value = element
         return {"input": source, "output": target, name: value}

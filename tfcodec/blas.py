@@ -1,9 +1,9 @@
-"""Keeps NumPy's matrix products on the thread that asks for them.
+"""Keeps NumPy's matrix products on the thread that calls them.
 
-The coder makes some hundred small products for each tile. A BLAS that parts each among
-threads makes them wait for one another at every one, and where other programs use the
-processor too, or a container may use fewer cores than it sees, that took ten times as
-long as one thread needs. Tiles are coded side by side anyway.
+The coder computes some hundred small products per tile. If BLAS divides each among
+threads, they wait for each other at every product. When other programs used the
+processor too, or a container had fewer cores than it could see, that took ten times as
+long as a single thread. Tiles are coded in parallel anyway.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import threading
 
 
 class _OneThread(contextlib.ContextDecorator):
-    """Holds BLAS to one thread while any thread of the process is inside.
+    """Limits BLAS to one thread while any thread of the process is in the context.
 
-    The setting belongs to the process, so who comes first sets it, and the last to
-    leave sets it back.
+    The setting is that of the process, so the first thread to enter sets it, and the
+    last to leave restores it.
     """
 
     def __init__(self):
@@ -30,7 +30,7 @@ class _OneThread(contextlib.ContextDecorator):
         return ThreadpoolController()
 
     def _let_any_thread_set(self):
-        """Of OpenBLAS, threadpoolctl lets the thread alone that set it first set it."""
+        """Lets this thread set OpenBLAS, for which threadpoolctl allows only one."""
         for library in self.controller.lib_controllers:
             if hasattr(library, "clear_controlling_thread"):  # not in old versions
                 library.clear_controlling_thread(force=True)

@@ -1,6 +1,6 @@
-"""What is done to each of very many files: names, work on bytes, whole files.
+"""The work on each of very many files: naming outputs, coding bytes, writing files.
 
-`beam` has it done by Apache Beam; nothing here needs Beam. What is called a store is
+`beam` runs it on Apache Beam, but nothing here needs Beam. A "store" is
 `apache_beam.io.filesystems.FileSystems`, or anything with its functions `open`,
 `create`, `rename`, `exists`, `mkdirs` and `delete`.
 """
@@ -25,21 +25,21 @@ from tfcodec import codec, engine, evaluation, images, quality, registry
 from tfcodec import pixels as pixels_
 from tfcodec.litert_engine import LiteRTEngine
 
-RAW = "uncompressed"  # Beam's word: bytes are stored as they are, whatever the suffix
+RAW = "uncompressed"  # Beam's name for bytes stored as they are, whatever the suffix
 WILDCARD = re.compile(r"[*?[]")
-SCHEME = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")  # as of gs://, s3://, hdfs://
-FIGURES = ("bytes", *evaluation.FIGURES)  # of a row
+SCHEME = re.compile(r"[a-zA-Z][-a-zA-Z0-9+.]*://")  # such as gs://, s3://, hdfs://
+FIGURES = ("bytes", *evaluation.FIGURES)  # in a row of `Evaluating`
 
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """Files to look for.
+    """A pattern of names of input files.
 
     Args:
-        text: what a store matches: `*` is any name, `**` any path, as Beam has it.
-        prefix: the folder down to which names say nothing of an output's place.
-        start: what all names that count begin with.
-        suffixes: of the names that count, in lower case; None for any.
+        text: the pattern as a store matches it: `*` is any name, `**` any path.
+        prefix: the folder that `out_dir` replaces in the names of outputs.
+        start: what names must begin with, or else they are ignored.
+        suffixes: that names must have, in lower case; None for any.
     """
 
     text: str
@@ -52,12 +52,12 @@ class Pattern:
         """Reads a pattern, the name of a file, or that of a folder.
 
         Args:
-            text: as of the command line; a folder elsewhere than on this machine ends
+            text: from the command line; a folder that is not on this machine must end
                 in a slash.
-            suffixes: what is taken of a folder, to any depth.
+            suffixes: of the files that are taken from a folder, at any depth.
 
         Raises:
-            ValueError: it is empty.
+            ValueError: the text is empty.
         """
         if not text:
             raise ValueError("an empty file name")
@@ -65,15 +65,15 @@ class Pattern:
         if not SCHEME.match(text):
             folder, text = os.path.isdir(text), os.path.normpath(text)
             if not os.path.dirname(text) and not folder:
-                text = os.path.join(".", text)  # of which Beam wants to see the folder
+                text = os.path.join(".", text)  # Beam needs the folder's name
         if folder:
-            # A bracket of the folder's name would begin a class of letters.
+            # A bracket in the folder's name would start a class of characters.
             prefix = text.rstrip("/") + "/"
             plain = prefix.replace("[", "?")
             return cls(f"{plain}**", prefix, prefix, frozenset(suffixes))
         wild = WILDCARD.search(text)
         if wild and not SCHEME.match(text) and os.path.lexists(text):
-            wild, plain = None, text.replace("[", "?")  # a file's own name
+            wild, plain = None, text.replace("[", "?")  # the name of an existing file
         else:
             plain = text
         fixed = text[: wild.start()] if wild else text
@@ -81,32 +81,32 @@ class Pattern:
         return cls(plain, prefix, text if not wild else prefix)
 
     def takes(self, name: str) -> bool:
-        """Whether a name that was found counts."""
+        """Whether a file that matches `text` is an input."""
         suffix = os.path.splitext(name)[1].lower()
         wanted = self.suffixes is None or suffix in self.suffixes
         return wanted and name.startswith(self.start)
 
     def target(self, name: str, out_dir: str, suffix: str) -> str:
-        """Returns where the result of a file goes.
+        """Returns the path of the output for an input.
 
         Raises:
-            ValueError: it would leave `out_dir`; or the name cannot be passed on.
+            ValueError: it would be outside of `out_dir`, or the name is not UTF-8.
         """
         rest = name[len(self.prefix) :]
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise ValueError("a name that is no text (UTF-8)") from None
+            raise ValueError("a file name that is not valid UTF-8") from None
         if ".." in re.split(r"[/\\]", rest):
             raise ValueError("a name with .. in it, which may lead out of --out_dir")
         return f"{out_dir}/{os.path.splitext(rest)[0]}{suffix}"
 
 
 def out_dir_of(text: str) -> str:
-    """Returns the folder to write to, without a slash at its end.
+    """Returns the output folder without a slash at its end.
 
     Raises:
-        ValueError: it has a wildcard, by which it could not be searched.
+        ValueError: it is empty, or has a wildcard, so that a store could not list it.
     """
     if not text or WILDCARD.search(text):
         raise ValueError(f"--out_dir may not be empty nor have any of * ? [: {text!r}")
@@ -120,19 +120,19 @@ def read(store, path: str) -> bytes:
 
 
 def write(store, path: str, chunks: Iterable[bytes], parts: str) -> None:
-    """Writes a file that is whole or not there, however often this is tried.
+    """Writes a file that appears only when complete, however often this is tried.
 
-    Two that write the same at a time do not meet: each has a file of its own, which in
-    the end takes the place of what is there.
+    Two processes may write the same file at a time: each writes a temporary file of its
+    own, which in the end replaces what is there.
 
     Args:
-        store: see above.
-        path: of the file; its folder is made if it is not there.
-        chunks: what is written.
-        parts: folder of the same store, for files that are not whole yet.
+        store: see the top of this module.
+        path: of the file; its folder is made if it is missing.
+        chunks: bytes of the file.
+        parts: folder in the same store, for incomplete files.
 
     Raises:
-        OSError: it could not be written; what was at `path` is as it was.
+        OSError: the file could not be written; what was at `path` is unchanged.
     """
     part = f"{parts}/{secrets.token_hex(16)}.part"
     try:
@@ -140,13 +140,13 @@ def write(store, path: str, chunks: Iterable[bytes], parts: str) -> None:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()
-            # What is not a file of this machine has no number.
+            # Only a file on this machine has a descriptor.
             with contextlib.suppress(io.UnsupportedOperation, AttributeError):
                 os.fsync(file.fileno())
         try:
             store.rename([part], [path])
         except OSError:
-            with contextlib.suppress(OSError):  # It is there, or the next line fails.
+            with contextlib.suppress(OSError):  # It exists, or the next line raises.
                 store.mkdirs(path.rpartition("/")[0])
             store.rename([part], [path])
     except BaseException:
@@ -166,8 +166,8 @@ class Models:
 
     Args:
         wanted: name of an engine, or auto.
-        effort: of `tfcodec.compress`.
-        threads: cores that LiteRT takes; all of them if None.
+        effort: as for `tfcodec.compress`.
+        threads: cores that LiteRT uses; all of them if None.
     """
 
     def __init__(self, wanted: str, effort: int, threads: int | None):
@@ -186,7 +186,7 @@ class Models:
 
     @contextlib.contextmanager
     def used(self):
-        """Has `codec` code, within here, by these models."""
+        """Makes the functions of `codec` use these models, within this context."""
         token = codec.loader.set(self.load)
         try:
             yield
@@ -195,13 +195,13 @@ class Models:
 
 
 class Made(NamedTuple):
-    """What came of a file.
+    """The result for a file.
 
     Args:
-        result: bytes of another file, or a row of figures.
-        size: bytes of the file made.
+        result: bytes of the file that was made, or a row of figures.
+        size: of the file that was made, in bytes.
         pixels: width times height.
-        notes: what was not kept, or changed, in words.
+        notes: what was not kept, or was changed, in words.
     """
 
     result: bytes | dict
@@ -217,11 +217,11 @@ def _load(options):
 
 @dataclasses.dataclass(frozen=True)
 class Compressing:
-    """Makes a `.tfc` file of an image file.
+    """Compresses an image file to a `.tfc` file.
 
     Args:
         options: of `tfcodec.compress`.
-        strip: whether metadata are left out.
+        strip: whether to leave out metadata.
 
     Raises:
         TypeError, ValueError: as `codec.check_settings`.
@@ -234,7 +234,7 @@ class Compressing:
         codec.check_settings(**self.options)
 
     def load(self):
-        """Loads the model, before there is a file, if it can be run at all."""
+        """Loads the model before the first file, or raises if it cannot be run."""
         _load(self.options)
 
     def __call__(self, name: str, data: bytes) -> Made:
@@ -248,15 +248,15 @@ class Compressing:
 
 @dataclasses.dataclass(frozen=True)
 class Decompressing:
-    """Makes an image file of a `.tfc` file.
+    """Decompresses a `.tfc` file to an image file.
 
     Args:
         options: of `tfcodec.decompress`.
-        suffix: of the format, as `.png`.
-        strip: whether metadata are left out.
+        suffix: of the format, such as `.png`.
+        strip: whether to leave out metadata.
 
     Raises:
-        TypeError, ValueError: an option is none, or the format cannot be written.
+        TypeError, ValueError: an option is invalid, or the format cannot be written.
     """
 
     options: dict
@@ -272,10 +272,11 @@ class Decompressing:
         self.form()
 
     def load(self):
-        """Loads a model, as `Compressing.load`; a file may need another."""
+        """Loads a model, as `Compressing.load`; a file may need another one."""
         _load(self.options)
 
     def form(self) -> str:
+        """Returns Pillow's name of the format."""
         return images.form_of(pathlib.Path(f"*{self.suffix}"))
 
     def __call__(self, name: str, data: bytes) -> Made:
@@ -289,11 +290,11 @@ class Decompressing:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluating:
-    """Measures what compression does to an image file, without its alpha.
+    """Compresses and decompresses an image without its alpha; measures size and error.
 
     Args:
         options: of `tfcodec.compress`.
-        realism: of `tfcodec.decompress`.
+        realism: as for `tfcodec.decompress`.
 
     Raises:
         TypeError, ValueError: as `codec.check_settings`; the realism is out of range.
@@ -333,18 +334,18 @@ class Evaluating:
 
 
 class Mean:
-    """Sums of figures that can be added up in any order, and their means at the end.
+    """Sums of figures, which can be added in any order, and in the end their means.
 
     Attributes:
-        images: how many there are.
-        sums: by figure, (sum, number of images that have it).
+        images: number of images.
+        sums: by figure, (sum, number of images that have the figure).
     """
 
     def __init__(self):
         self.images, self.sums = 0, {figure: (0.0, 0) for figure in FIGURES}
 
     def add(self, row: dict) -> Mean:
-        """Adds the figures of one image; None where it lacks one."""
+        """Adds the figures of one image; those that are None do not count."""
         self.images += 1
         for figure, (total, count) in self.sums.items():
             if row[figure] is not None:
@@ -361,7 +362,8 @@ class Mean:
     def result(self) -> dict:
         """Returns the mean of each figure over the images that have it.
 
-        `lacking` says how many do not, such as those too small for MS-SSIM.
+        `lacking` has the number of images without each figure, such as those too small
+        for MS-SSIM.
         """
         means = {
             figure: total / count if count else None
@@ -376,7 +378,7 @@ class Mean:
 
 
 def summary(row: dict) -> str:
-    """Returns what was done, in words, from the counters of `beam` and `seconds`."""
+    """Describes a job in words, given the counters of `beam` and `seconds`."""
     return (
         f"{row['files']} files, {row['pixels'] / 1e6:.1f} megapixels, "
         f"{row['bytes_in']} B -> {row['bytes_out']} B  {row['failed']} failed, "
@@ -385,7 +387,7 @@ def summary(row: dict) -> str:
 
 
 def summary_of_mean(mean: dict) -> str:
-    """Returns what `Mean.result` found, in words."""
+    """Describes the result of `Mean.result` in words."""
     words = {
         "bpp": "{:.3f} bpp",
         "psnr": "PSNR {:.2f} dB",
@@ -403,7 +405,7 @@ def summary_of_mean(mean: dict) -> str:
 
 
 def finite(row: dict) -> dict:
-    """Returns a row for JSON, which has no infinity."""
+    """Returns a row with None for infinity and NaN, which JSON does not have."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

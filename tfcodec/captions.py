@@ -1,4 +1,4 @@
-"""Text drawn on training patches, so that a synthesis learns to leave letters alone."""
+"""Draws text on training patches, so that a synthesis learns not to alter letters."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import pathlib
 
 import numpy as np
 
-# Patches are judged by their squared error this many times as much where text is, in
-# sixteenths; `adversarial.Adversarial` adds it to 1.
+# Additional weight, in sixteenths, of squared error where there is text;
+# `adversarial.Adversarial` adds it to 1.
 WEIGHT = 64
-SIZES = (7, 28)  # pixels of a font, least and most
+SIZES = (7, 28)  # of fonts in pixels, smallest and largest
 FOLDERS = ("/usr/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?&%()-+="
 
 
 @functools.lru_cache
 def fonts() -> list[str]:
-    """Returns paths of the TrueType fonts that this machine has, perhaps none."""
+    """Returns the paths of TrueType fonts on this machine, perhaps none."""
     found = (p for folder in FOLDERS for p in pathlib.Path(folder).rglob("*.[to]tf"))
     return sorted(map(str, found))
 
@@ -34,11 +34,11 @@ def _font(rng, size):
 
 
 def written_on(pixels: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a patch with some lines of text on it, and where they are.
+    """Draws some lines of text on a patch.
 
     Args:
         pixels: uint8 [h, w, 3].
-        rng: NumPy generator, which decides fonts, sizes, colours, places and words.
+        rng: NumPy generator for fonts, sizes, colours, positions and letters.
 
     Returns:
         (uint8 [h, w, 3], uint8 [h, w]: `WEIGHT` within the lines, 0 elsewhere).

@@ -1,8 +1,8 @@
-"""The codecs that people use, by way of Pillow, behind the same two methods as ours.
+"""JPEG, WebP, AVIF and other codecs, by way of Pillow, with the same methods as ours.
 
-`compress(image, quality)` returns a whole file, `decompress(data)` reads one. Each
-codec has good plain settings, which its `settings` hold, and some take options in their
-name: `avif:speed=0:tune=ssimulacra2`, `jxl:effort=9`.
+`compress(image, quality)` returns a whole file, `decompress(data)` reads one. The
+`settings` of each codec are good ones for ordinary use; some codecs take options in
+their name: `avif:speed=0:tune=ssimulacra2`, `jxl:effort=9`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tfcodec import plugins
 
 
 class Missing(ValueError):
-    """A codec that this installation lacks; the message says what to install."""
+    """A codec is not installed; the message says what to install."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +26,17 @@ class Pillow:
     """A format that Pillow writes, alone or with a plugin.
 
     Args:
-        name: what a user calls it.
+        name: its name on the command line.
         form: Pillow's name of the format.
-        settings: arguments of `Image.save` beside quality.
+        settings: arguments of `Image.save` other than the quality.
         sweep: default qualities, from small files to large.
-        key: the argument of `Image.save` that takes quality; None: lossless.
+        key: the argument of `Image.save` for the quality; None for a lossless codec.
         limits: lowest and highest quality.
-        feature: what Pillow must have been built with.
-        library: name by which Pillow tells the version of the library within.
-        plugin: package on PyPI that teaches Pillow the format.
-        options: what may be set after its name, as `:speed=0`: of each option and value
-            the arguments of `Image.save`.
+        feature: Pillow's name of what it must have been built with.
+        library: Pillow's name of the library it uses, to find its version.
+        plugin: package on PyPI that adds the format to Pillow.
+        options: that may follow the name, such as `:speed=0`: option -> value ->
+            arguments of `Image.save`.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Pillow:
 
     @property
     def version(self) -> str:
-        """All that decides the bytes of a file, as `Pillow 13.0.0, webp 1.6.0`."""
+        """Versions on which the bytes of a file depend: `Pillow 13.0.0, webp 1.6.0`."""
         import PIL
         from PIL import features
 
@@ -69,7 +69,7 @@ class Pillow:
         return ", ".join(found)
 
     def missing(self) -> str:
-        """Returns why it cannot be used and what to install, or nothing."""
+        """Returns why the codec cannot be used, and what to install; "" if it can."""
         try:
             from PIL import features
         except ImportError:
@@ -92,10 +92,10 @@ class Pillow:
         return ""
 
     def check(self, quality: float | None) -> float | None:
-        """Returns a quality as `compress` takes it; None for a lossless codec.
+        """Returns a quality in the form that `compress` takes; None if lossless.
 
         Raises:
-            ValueError: it is out of range, or a fraction where none is possible.
+            ValueError: it is out of range, or not whole, and the codec needs that.
         """
         if self.key is None:
             if quality is not None:
@@ -113,10 +113,11 @@ class Pillow:
         return quality
 
     def compress(self, image: np.ndarray, quality: float | None = None) -> bytes:
-        """Returns a whole file of uint8 [height, width, 3].
+        """Compresses uint8 [height, width, 3]; returns a whole file.
 
         Raises:
-            Missing, ValueError: no such codec here, or no such quality.
+            Missing: the codec is not installed.
+            ValueError: it has no such quality.
         """
         from PIL import Image
 
@@ -132,11 +133,11 @@ class Pillow:
         return file.getvalue()
 
     def decompress(self, data: bytes) -> np.ndarray:
-        """Returns uint8 [height, width, 3] of a file.
+        """Decompresses a file to uint8 [height, width, 3].
 
         Raises:
-            Missing: no such codec here.
-            OSError: no such file, or a damaged one.
+            Missing: the codec is not installed.
+            OSError: the file is of another format, or damaged.
         """
         from PIL import Image
 
@@ -151,7 +152,7 @@ class Pillow:
 
 
 def _avif_encoder() -> list[str]:
-    """Name and version of the encoder below libavif, where Pillow tells them."""
+    """Name and version of the encoder that libavif uses, if Pillow tells them."""
     try:
         from PIL import _avif
 
@@ -163,7 +164,7 @@ def _avif_encoder() -> list[str]:
 
 @functools.lru_cache
 def _refusal(tune: str) -> str:
-    """Returns why the AV1 encoder of this Pillow does not take a `tune`, or nothing."""
+    """Returns why the AV1 encoder in Pillow does not take a `tune`; "" if it does."""
     from PIL import Image
 
     try:
@@ -204,7 +205,7 @@ CODECS = {
             "JPEG2000",
             # Pillow's defaults, no colour transform and 5/3 wavelets, cost 3 dB.
             {"mct": 1, "irreversible": True, "quality_mode": "rates"},
-            sweep=(240, 120, 80, 48, 32, 24, 16, 12, 8),  # one part in so many
+            sweep=(240, 120, 80, 48, 32, 24, 16, 12, 8),  # compression ratios
             key="quality_layers",
             limits=(1, 10000),
             feature="jpg_2000",
@@ -237,7 +238,7 @@ def find(text: str) -> Pillow:
     """Returns a codec by name, which options may follow: `avif:speed=0:tune=iq`.
 
     Raises:
-        ValueError: there is none of that name, or it has no such option.
+        ValueError: there is no such codec, or it has no such option.
         Missing: it is not installed; the message says what to install.
     """
     name, *words = text.split(":")

@@ -1,7 +1,7 @@
-"""The command line: compress, decompress, bulk, info, models, eval, demo.
+"""The command line: compress, decompress, bulk, info, models, export, eval, demo.
 
-One line on stdout says what was done. Diagnostics go to stderr; bad input is one line
-there and exit code 1, wrong usage exit code 2.
+One line on stdout reports each result. Diagnostics go to stderr. Bad input gives one
+line there and exit code 1, wrong usage exit code 2.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMMANDS = {
 def run() -> None:
     """Entry point of `tfcodec` and `compress.py`."""
     open_standard_streams()
-    if sys.argv[1:2] != ["demo"]:  # Its server minds signals itself, and has no files.
+    if sys.argv[1:2] != ["demo"]:  # Its server handles signals, and writes no files.
         signals.clean_up()
     code = main(parse(sys.argv))
     if code == 130:
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
         return 1 if failed else 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # The reader of our output has closed it.
         abandon_stdout()
         return 1
     except Exception as error:

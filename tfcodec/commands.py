@@ -1,4 +1,4 @@
-"""What each command does, from its arguments; see `arguments`."""
+"""Runs each command, given its arguments; see `arguments`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tfcodec.files import new_file
 
 
 def compress_options(args: argparse.Namespace) -> dict:
-    """Returns what `tfcodec.compress` takes beside an image, found to be sound.
+    """Returns the arguments of `tfcodec.compress` besides an image, checked.
 
     Raises:
-        ValueError: a quality, target, effort or model is none.
+        ValueError: a quality, target, effort or model is invalid.
     """
     from tfcodec import codec
 
@@ -55,7 +55,7 @@ def compress(args: argparse.Namespace) -> bool:
         }
         unfit = [name for name, value in given.items() if value is not None]
         if unfit:
-            raise ValueError(f"--{unfit[0]} is not for a server")
+            raise ValueError(f"--{unfit[0]} cannot be used with --server")
 
     def work(picture, progress):
         if server:
@@ -80,7 +80,7 @@ def compress(args: argparse.Namespace) -> bool:
 
 
 def note(name: str, notes: list[str]) -> None:
-    """Says on stderr what was not kept of a file, or changed."""
+    """Prints on stderr what of a file was not kept, or was changed."""
     if notes:
         say(f"note: {shown(name)}: {'; '.join(notes)}", sys.stderr)
 
@@ -92,11 +92,11 @@ def _write(job, data):
             file.flush()
             file.seek(0)
             if file.read() != data:
-                raise RuntimeError("what was written reads back otherwise")
+                raise RuntimeError("the file that was written reads back differently")
 
 
 def _summary(job, data, model, seconds, notes, max_pixels):
-    """Returns what was written, as a row of JSON and in words."""
+    """Describes what was written: (a row of JSON, the same in words)."""
     from tfcodec import metrics
 
     limits = bitstream.Limits().for_pixels(max_pixels)
@@ -118,7 +118,7 @@ def _summary(job, data, model, seconds, notes, max_pixels):
 
 
 def _measured(pixels, data, args, row):
-    """Returns figures of what was written, in words, and adds them to a row."""
+    """Adds the quality of what was written to a row; returns it in words, too."""
     from tfcodec import codec, metrics, planes, ssimulacra2
 
     decoded = codec.decompress(
@@ -133,7 +133,7 @@ def _measured(pixels, data, args, row):
         row["ms_ssim"] = metrics.ms_ssim(*pair)
         decibels = metrics.decibels(row["ms_ssim"])
         text += f"  MS-SSIM {row['ms_ssim']:.4f} ({decibels:.2f} dB)"
-    except ValueError as error:  # the image is too small for it
+    except ValueError as error:  # the image is too small for a metric
         text += f"  left out: {error}"
     return text
 
@@ -144,7 +144,7 @@ def decompress(args: argparse.Namespace) -> bool:
     if args.model is not None:
         registry.resolve(args.model)
     if args.server and args.crop is not None:
-        raise ValueError("--crop is not for a server")
+        raise ValueError("--crop cannot be used with --server")
     server = args.server and predict.Server(args.server)
     most = {"max_pixels": args.max_pixels}
 
@@ -158,7 +158,7 @@ def decompress(args: argparse.Namespace) -> bool:
 
     def one(job, progress):
         data = job.stream()
-        # Known to be of no use before the work is done.
+        # First, as it fails if the format cannot be written.
         path = pathlib.Path(job.target)
         form = "PNG" if job.streams and not path.suffix else images.form_of(path)
         start = time.perf_counter()
@@ -181,7 +181,7 @@ def decompress(args: argparse.Namespace) -> bool:
 
 def bulk(args: argparse.Namespace) -> bool:
     with quiet_tensorflow():
-        with without_warnings():  # that some of Google's libraries are missing
+        with without_warnings():  # about optional libraries of Google that are missing
             from tfcodec import jobs
         return jobs.run(args, compress_options(args))
 
@@ -232,13 +232,14 @@ def export(args: argparse.Namespace) -> None:
     with quiet_tensorflow():
         from tfcodec import graph_files, serving
 
-        # TensorFlow would tell how each function's inputs are renamed.
+        # TensorFlow would print how the inputs of each function are renamed.
         logging.getLogger("absl").setLevel(logging.ERROR)
         known = dataclasses.asdict(graph_files.LIMITS)
         for name, value in given.items():
             if name not in known or not value.isdigit():
                 raise ValueError(
-                    f"--limits: not one of {', '.join(known)} = a number: {name}"
+                    f"--limits takes NAME=NUMBER, with a name of {', '.join(known)}; "
+                    f"not {name}={value}"
                 )
             known[name] = int(value)
         version = serving.export(model, args.directory, bitstream.Limits(**known))
@@ -266,7 +267,7 @@ def eval_(args: argparse.Namespace) -> None:
     for words in others:
         passed_over(words)
     known = []
-    if args.published:  # found out before the work is done
+    if args.published:  # first, as it fails if the images are not of a known set
         known = evaluation.published([evaluation.digest(read(path)) for path in paths])
     with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
         rows = evaluation.evaluate(
@@ -310,7 +311,7 @@ def demo(args: argparse.Namespace) -> None:
     limits = server.Limits(megapixels=args.megapixels, max_pixels=args.max_pixels)
     with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
         server.serve(announce, args.image, args.port, limits)
-    os._exit(0)  # at once, though a thread may still work for no one
+    os._exit(0)  # at once, though a thread may still be coding
 
 
 def version(args: argparse.Namespace) -> None:

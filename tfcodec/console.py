@@ -1,4 +1,4 @@
-"""What a user sees: text that any terminal can take, errors, progress, no noise."""
+"""What a user sees: text that is safe on any terminal, errors, progress, no noise."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import time
 import traceback
 import unicodedata
 
-PROGRESS_SECONDS = 2
-BAR = 30  # characters
+PROGRESS_SECONDS = 2  # between lines of progress, if stderr is no terminal
+BAR = 30  # characters of a progress bar
 
-# Lines of TensorFlow's start that say nothing to a user: information and warnings, in
-# both its formats, and the errors of a GPU build on a machine without a GPU. Releases
-# from 2.18 on write the former before they have read any log level.
+# Lines that TensorFlow prints when it starts, of no use to a user: information and
+# warnings, in both its formats, and errors of a GPU build on a machine without a GPU.
+# Releases from 2.18 on print information before they read any log level.
 NOISE = (
     r"WARNING: All log messages before absl::InitializeLog|"
     r"[IW]\d{4} \d\d:\d\d:\d\d\.|[IW]0000 |"
@@ -27,8 +27,9 @@ NOISE = (
     r"INFO: Created TensorFlow Lite |"
     r"(E0000|.*: E) .*(Unable to register cu|failed call to cuInit)"
 )
-# A process of its own, so that what TensorFlow says before it aborts still arrives. It
-# outlives signals to the whole group, and ends when the pipe does.
+# A program that filters these lines. It is a process of its own, so that what
+# TensorFlow prints before it aborts still arrives. It ignores signals to the whole
+# process group, and ends when its input does.
 SIEVE = """
 import re, signal, sys
 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
@@ -44,11 +45,11 @@ for line in sys.stdin.buffer:
 """
 
 
-# Characters that reorder the text around them, so that a name looks like another one:
+# Characters that reorder the text around them, by which a name can look like another:
 # https://www.unicode.org/reports/tr9/
 REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
                        "\u2066\u2067\u2068\u2069")  # fmt: skip
-# Modules that may not be installed: the extra that brings each, what people call it.
+# Modules that may not be installed -> (the extra to install, a name for messages).
 EXTRAS = {
     "tensorflow": ("tensorflow", "TensorFlow"),
     "grpc": ("tensorflow", "TensorFlow"),
@@ -58,17 +59,17 @@ NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 class Failure(RuntimeError):
-    """What went wrong outside of this program, such as on a server.
+    """An error outside of this program, such as on a server.
 
-    The message says it all: no one needs to look for the place in the code.
+    The message is enough for a user, without a traceback.
     """
 
 
 def shown(text: str | os.PathLike, keep: str = "") -> str:
-    r"""Returns text with all escaped that would not be read but obeyed, or not encoded.
+    r"""Escapes text so that it is safe to print.
 
-    Control characters, of which terminals make commands, and those that reorder text
-    become `\x1b`, `\u202e`; a byte of a file name that is no UTF-8 becomes `\xe9`.
+    Control characters, which terminals may obey, and characters that reorder text
+    become `\x1b`, `\u202e`; a byte of a file name that is not UTF-8 becomes `\xe9`.
 
     Args:
         text: what to print, such as a file name.
@@ -79,7 +80,7 @@ def shown(text: str | os.PathLike, keep: str = "") -> str:
 
 def _escaped(character):
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # Python's stand-in for a byte that is no text
+    if 0xDC80 <= number <= 0xDCFF:  # Python's surrogate for a byte that is not UTF-8
         return f"\\x{number - 0xDC00:02x}"
     kind = unicodedata.category(character)
     if kind in ("Cc", "Cs", "Zl", "Zp") or character in REORDERING:
@@ -89,13 +90,15 @@ def _escaped(character):
 
 
 def say(text: str = "", file=None, end: str = "\n") -> None:
-    """Prints text that may hold any name; nothing where there is no such stream.
+    """Prints text after escaping it with `shown`; line feeds stay.
 
-    Line feeds of the text stay: of a name that may have some, print `shown`.
+    A file name in it, which may have line feeds, must already be escaped.
 
     Args:
         text: what to print.
-        file: where, such as `sys.stderr`, which is None where that is closed.
+        file: stream, such as `sys.stderr`; None, which that is if it is closed, prints
+            nothing.
+        end: printed after the text.
 
     Raises:
         OSError: naming the stream, which cannot be written.
@@ -112,9 +115,9 @@ def say(text: str = "", file=None, end: str = "\n") -> None:
 
 @contextlib.contextmanager
 def naming(file):
-    """Gives an OSError of a standard stream, which has no name, the name of it.
+    """Adds the name of a standard stream to an OSError, which lacks it.
 
-    A pipe that no one reads stays a BrokenPipeError.
+    A BrokenPipeError is left as it is.
     """
     try:
         yield
@@ -126,16 +129,19 @@ def naming(file):
 
 
 def names_are_shown(record) -> bool:
-    """A filter for a handler of `logging`: file names in messages do no harm."""
+    """A filter for handlers of `logging`, which escapes messages with `shown`."""
     record.msg, record.args = shown(record.getMessage(), keep="\n"), ()
     return True
 
 
 def output(what: str = "the output"):
-    """Returns stdout, for what a command is run for.
+    """Returns stdout, for the result of a command.
+
+    Args:
+        what: the result, for the message.
 
     Raises:
-        Failure: it is closed.
+        Failure: stdout is closed.
     """
     if sys.stdout is None:
         raise Failure(f"stdout is closed, and {what} has nowhere to go")
@@ -143,10 +149,10 @@ def output(what: str = "the output"):
 
 
 def open_standard_streams() -> None:
-    """Opens what is closed of the descriptors 0, 1 and 2, to nothing.
+    """Opens those of the descriptors 0, 1 and 2 that are closed, as the null device.
 
-    Else the next file that is opened gets such a number, and what TensorFlow's C++
-    logs to 2 would be written into it. Python's own streams stay None.
+    Else the next file that is opened would get such a number, and TensorFlow's C++
+    code, which logs to 2, could write into it. Python's own streams stay None.
     """
     for descriptor in range(3):
         try:
@@ -156,7 +162,7 @@ def open_standard_streams() -> None:
 
 
 def abandon_stdout() -> None:
-    """Lets what stdout's buffer holds go nowhere, else Python fails as it ends."""
+    """Discards what stdout still buffers, as Python would fail to flush it at exit."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -164,24 +170,27 @@ def abandon_stdout() -> None:
 
 
 class Progress:
-    """Says how far a work is: a bar on a terminal, elsewhere a line now and then.
+    """Shows progress: a bar on a terminal, else a line every few seconds.
 
     Args:
-        stream: where.
-        unit: what is counted, in the plural.
+        stream: where to print; None for nowhere.
+        unit: what is counted, a plural noun.
     """
 
     def __init__(self, stream, unit: str):
         self.stream, self.unit = stream, unit
         self.terminal = stream is not None and stream.isatty()
         self.wait = 0.1 if self.terminal else PROGRESS_SECONDS
-        # Nothing is said of what is done as soon as begun.
+        # Nothing is shown for work that takes less time than `wait`.
         self.began = self.last = time.monotonic()
         self.first = None
         self.shown = False
 
     def __call__(self, done: int, total: int, left: float | None = None) -> None:
-        """`left` is in seconds; by default as the work has gone so far."""
+        """Shows that `done` of `total` are done.
+
+        `left` is the remaining time in seconds, by default estimated from the past.
+        """
         if self.stream is None or total < 2:
             return
         now = time.monotonic()
@@ -201,7 +210,7 @@ class Progress:
         print(text, end="" if self.terminal else "\n", file=self.stream, flush=True)
 
     def clear(self) -> None:
-        """Leaves the line of a terminal empty."""
+        """Erases the bar from the terminal."""
         if self.terminal and self.shown:
             print("\r\033[K", end="", file=self.stream, flush=True)
 
@@ -224,10 +233,10 @@ def without_warnings():
 
 @contextlib.contextmanager
 def quiet_tensorflow():
-    """Keeps the log lines of TensorFlow's start from stderr, and nothing else.
+    """Filters the lines in `NOISE`, which TensorFlow prints as it starts, from stderr.
 
-    Gives a stream that leads to stderr at once; none where there is no stderr. Does
-    nothing else where the user has chosen a log level.
+    Gives a stream that leads to stderr without the filter; None if stderr is closed.
+    Filters nothing if the user has set a log level (TF_CPP_MIN_LOG_LEVEL).
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         yield sys.stderr
@@ -248,17 +257,19 @@ def quiet_tensorflow():
                 yield direct
         finally:
             sys.stderr.flush()
-            # The end, though a process started meanwhile may hold the pipe open.
+            # Ends the filter, even if a process started meanwhile holds the pipe open.
             os.write(2, b"\0\n")
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
 def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
-    """Says on stderr what went wrong, in one line; returns that line.
+    """Prints an error on stderr, in one line; returns that line.
 
     Args:
-        name: the file it happened to.
+        error: what happened.
+        args: of the command; `debug` adds the traceback.
+        name: of the file that it concerns.
     """
     if args.debug:
         with contextlib.suppress(OSError):
@@ -269,13 +280,13 @@ def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
             words = f"{name}: {words}"
         words = words.replace(name, shown(name))
     message = shown(re.sub(r"\s*\n\s*", " ", words.strip()))[:500]
-    with contextlib.suppress(OSError):  # There is no other place to say it.
+    with contextlib.suppress(OSError):  # There is no other place to report it.
         say(f"tfcodec: {message}", sys.stderr)
     return message
 
 
 def describe(error: Exception) -> str:
-    """Returns what went wrong, in words for a user."""
+    """Describes an error in words for a user."""
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             return str(error)

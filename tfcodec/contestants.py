@@ -1,4 +1,4 @@
-"""The codecs that a comparison is among: ours with options, and others by name."""
+"""The codecs of a comparison: ours with options, and others by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 
 from tfcodec import __version__, classical, dictionary, engine, registry
 
-SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # qualities tried by default
+SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # default qualities
 
 
-# What may be set after a model's name, and from what text: `tfcodec:effort=3`.
+# Options after a model's name, such as `tfcodec:effort=3` -> their types.
 OPTIONS = {"effort": int, "realism": float, "engine": str}
-# The packages that an engine comes in: the first that is installed.
+# Packages that may contain an engine; the version of the first one installed counts.
 PACKAGES = {
     "litert": ("ai-edge-litert",),
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly"),
@@ -25,7 +25,7 @@ PACKAGES = {
 
 
 class Ours:
-    """A shipped model or a model directory with options, behind the two methods.
+    """One of our models with options, with the two methods of every codec.
 
     Args:
         text: `NAME_OR_DIR`, and after it any of `:effort=0..9`, `:realism=0..1` and
@@ -58,7 +58,7 @@ class Ours:
             self.engine = engine.chosen(found, wanted, self.effort)
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from None
-        # Two directories may hold models of one name: those are called by their paths.
+        # Named by path, as two directories may hold models of the same name.
         self.model, self.name = model, text
         self.sweep = (50,) if found.single_rate else SWEEP
         self.single_rate = found.single_rate
@@ -68,7 +68,7 @@ class Ours:
         if found.realistic:
             record = found.card["realism"]
             default = record.get("default")
-            # It may be trained again, and the fingerprint stays that of the files.
+            # The second synthesis may be trained again without a new fingerprint.
             told = json.dumps(record, sort_keys=True).encode()
             self.settings["second"] = hashlib.sha256(told).hexdigest()[:16]
             self.settings["realism"] = default if self.realism is None else self.realism
@@ -82,10 +82,10 @@ class Ours:
         return f"tfcodec {__version__}, {self.engine} of unknown version"
 
     def check(self, quality: float) -> float:
-        """Returns a quality as `compress` takes it.
+        """Returns a quality in the form that `compress` takes.
 
         Raises:
-            ValueError: it is not from 0 to 100.
+            ValueError: it is not from 0 to 100, or the model has a single rate.
         """
         from tfcodec import quality as scale
 
@@ -111,7 +111,7 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A codec and the qualities to try."""
+    """A codec and the qualities at which to compare it."""
 
     codec: object
     qualities: tuple
@@ -122,15 +122,14 @@ class Contestant:
 
 
 def contestant(text: str) -> Contestant:
-    """Reads `NAME`, `NAME:q=10:30:50`, `NAME:effort=3:q=10:30`,
-    `NAME:realism=0`, `avif:speed=0:q=10`.
+    """Reads `NAME`, options and qualities: `tfcodec:effort=3:q=10:30`, `avif:speed=0`.
 
     NAME is one of `classical.CODECS`, `dictionary` (see that module), a shipped model
     or a model directory. Options come before the qualities.
 
     Raises:
-        classical.Missing: a codec that is not installed.
-        ValueError: no such codec, or no such quality.
+        classical.Missing: the codec is not installed.
+        ValueError: there is no such codec, option or quality.
     """
     name, colon, listed = text.partition(":q=")
     family = name.split(":")[0]
@@ -158,10 +157,10 @@ def contestant(text: str) -> Contestant:
 
 
 def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
-    """Returns the contestants, and why each missing one is missing.
+    """Returns (the contestants, reasons for those that are not installed).
 
     Raises:
-        ValueError: as `contestant`; one named twice; or none left.
+        ValueError: as `contestant`; or one is named twice, or none is left.
     """
     found, missing = [], []
     for text in texts:

@@ -1,8 +1,8 @@
 """Training and validation data: image folders, globs, TFDS; every example repeatable.
 
-Example `i` of a training set, counted from the start of the training, is a function of
-the seed and `i` alone: which image, which crop, which quality, which noise.  So a
-training that resumes at example `i` goes on as if it had not stopped.
+Example `i` of a training set, counted from the start of the training, depends only on
+the seed and `i`: its image, crop, quality and noise.  So a training that resumes at
+example `i` continues as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -23,40 +23,43 @@ from PIL import Image
 from tfcodec import images
 from tfcodec.pixels import Unfit, rgb_of
 
-VALIDATION_SIDE = 256
-# Sides of validation crops are multiples of this, or of a patch that is smaller.
+VALIDATION_SIDE = 256  # pixels, of a validation crop at most
+# Sides of validation crops are multiples of this, or of the patch if that is smaller.
 VALIDATION_MULTIPLE = 64
-VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
-# A folder is taken to be gone, or beyond use, when so many files in a row fail.
+VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)  # on the scale of 0 to 1
+# If so many files in a row fail, the folder is taken to be gone or useless.
 TRIES = 20
 
 
 @atexit.register
 def _release():
-    """Ends what iterators of a training that failed are at, while Python still can.
+    """Frees the iterators of a training that failed, before Python shuts down.
 
-    The frames of its exception hold them. They wait for our functions to return, which,
-    once the interpreter is being taken down, these never do.
+    The frames of the exception refer to them. Threads of an iterator wait for our
+    Python functions to return, which these never do once the interpreter shuts down.
     """
     sys.last_value = sys.last_traceback = None
     gc.collect()
 
 
 def _failure(path, error) -> str:
-    """What went wrong with a file, its name included, once."""
+    """Describes an error with a file; the description has the file's name once."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def usable(paths: Sequence[Path], side: int) -> list[Path]:
-    """Leaves out files that do not open as an image of at least `side` pixels a side.
+    """Returns the files that open as images with sides of at least `side` pixels.
 
-    What is left out is counted in the log; of unreadable ones the first is named.
+    The log counts the others, and names the first unreadable one.
+
+    Raises:
+        ValueError: there is no such file.
     """
     good, small, broken = [], 0, []
     for path in paths:
         try:
             size = images.size_of(path)
-        except Exception as error:  # Of a damaged file Pillow raises of any kind.
+        except Exception as error:  # Pillow may raise anything on a damaged file.
             broken.append(_failure(path, error))
             continue
         if min(size) < side:
@@ -80,11 +83,11 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
 def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
     """Returns uint8 [side, side, 3]: reduced by 0.5 to 1, cropped, mirrored at random.
 
-    Reduction removes traces of JPEG and adds scales.
+    Reduction removes artifacts of JPEG, and adds variety of scale.
     """
     window = min(side / rng.uniform(0.5, 1.0), *image.size)
     left, top = (rng.uniform(0, extent - window) for extent in image.size)
-    if window < side * 1.02:  # Too little to be worth the blur.
+    if window < side * 1.02:  # So small a reduction would only blur.
         left, top, window = int(left), int(top), side
     box = (left, top, left + window, top + window)
     crop = image.resize((side, side), Image.Resampling.LANCZOS, box)
@@ -93,7 +96,7 @@ def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
 
 
 def centre_crop(image: Image.Image, multiple: int) -> np.ndarray:
-    """Returns the middle, at most 256 pixels a side, sides multiples of `multiple`."""
+    """Returns the centre, uint8 [h, w, 3]: sides are multiples, of 256 at most."""
     width, height = (min(x, VALIDATION_SIDE) // multiple * multiple for x in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return np.asarray(image.crop((left, top, left + width, top + height)))
@@ -101,16 +104,16 @@ def centre_crop(image: Image.Image, multiple: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which examples of each batch a worker reads, where several train one model.
+    """Which examples of each batch a worker reads, if several workers train one model.
 
     Worker 0 reads the first examples of a batch, worker 1 those after them, and so on,
-    so that together they see the batches that one worker alone would see.
+    so that together they see the same batches as a single worker would.
 
     Args:
         worker: number of the worker, from 0 on.
-        workers: how many there are.
-        replicas: of the model, on each worker; each takes a batch of its own, an equal
-            part of the worker's.
+        workers: number of workers.
+        replicas: of the model on each worker; a worker's part of a batch is divided
+            equally among them.
     """
 
     worker: int = 0
@@ -118,13 +121,16 @@ class Share:
     replicas: int = 1
 
     def batch(self, batch: int) -> int:
-        """Examples that one replica takes of a batch of that many."""
+        """Returns how many examples of a whole batch one replica takes."""
         return batch // (self.workers * self.replicas)
 
     def of(self, examples: tf.data.Dataset, batch: int, first: int) -> tf.data.Dataset:
-        """Leaves out of examples, numbered from `first` on, those of other workers.
+        """Removes the examples of other workers from a dataset.
 
-        The number is what an example is, or its first part.
+        Args:
+            examples: of numbers from `first` on, or of tuples that begin with these.
+            batch: number of examples in a whole batch.
+            first: number of the first example.
         """
         if self.workers == 1:
             return examples
@@ -144,7 +150,10 @@ def _labels(rng):
 
 
 def _dataset(indexes, function, side, batch):
-    """Maps example numbers to batches of {image, quality, seed}, in order."""
+    """Maps example numbers to batches of {image, quality, seed}, in order.
+
+    `function` makes (image, quality, seed) of a number, in Python.
+    """
 
     def example(*inputs):
         kinds = (tf.uint8, tf.float32, tf.int32)
@@ -170,16 +179,17 @@ def training_set(
     """Endless batches of random crops of files, from example number `first` on.
 
     Yields dicts of `image` uint8 [batch, side, side, 3], `quality` float32 [batch],
-    0 to 1, `seed` int32 [batch, 2]; of a `share`, the parts of such batches. A file
-    that fails to decode is replaced by the next one of the epoch, and named once in the
-    log; after `TRIES` in a row there is a ValueError, which names the last.
+    0 to 1, `seed` int32 [batch, 2]; with a `share`, the part of each batch that one
+    replica takes. A file that fails to decode is replaced by the next one of the epoch,
+    and named once in the log; after `TRIES` failures in a row the iterator raises a
+    ValueError, which names the last file.
     """
     failed: set[str] = set()
     orders: dict[int, np.ndarray] = {}
 
     def order(epoch):
         if epoch not in orders:
-            orders.clear()  # Examples come nearly in order: the last epoch is enough.
+            orders.clear()  # Examples come nearly in order, so one epoch is enough.
             orders[epoch] = np.random.default_rng((seed, 0, epoch)).permutation(
                 len(paths)
             )
@@ -195,7 +205,7 @@ def training_set(
             try:
                 image = Image.fromarray(images.read_rgb(path))
                 return random_crop(image, side, rng), quality, noise
-            except Exception as error:  # As above.
+            except Exception as error:  # Pillow may raise anything on a damaged file.
                 failure = _failure(path, error)
                 if path not in failed:
                     failed.add(path)
@@ -209,11 +219,15 @@ def training_set(
 def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
     """Batches of one centre crop at each of `VALIDATION_QUALITIES`.
 
-    The images are read here, once: all validations are of the same, come what may.
+    The images are read here, once, so that all validations are of the same images, even
+    if the files change.
 
     Args:
-        pictures: returns an iterator of Pillow images, RGB.
-        side: sides of a crop are multiples of it.
+        pictures: function that returns an iterator of Pillow images, RGB.
+        side: in pixels; sides of a crop are multiples of it.
+
+    Raises:
+        ValueError: no image could be read that is large enough.
     """
     crops = {
         number: centre_crop(image, side)
@@ -246,9 +260,10 @@ def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
 
 
 def open_images(paths: Sequence[Path], count: int) -> Callable:
-    """Returns a function that reads up to `count` files, evenly spread, as RGB.
+    """Returns a function that reads up to `count` of the files, evenly spread.
 
-    One that fails to decode is left out, and named in the log.
+    It yields Pillow images, RGB. A file that fails to decode is left out, and named in
+    the log.
     """
     step = max(1, len(paths) // count)
 
@@ -256,7 +271,7 @@ def open_images(paths: Sequence[Path], count: int) -> Callable:
         for path in list(paths[::step])[:count]:
             try:
                 whole = Image.fromarray(images.read_rgb(path))
-            except Exception as error:  # As above.
+            except Exception as error:  # Pillow may raise anything on a damaged file.
                 logging.warning("left out: %s", _failure(path, error))
                 continue
             yield whole
@@ -274,7 +289,7 @@ def _tfds_builder(name, data_dir):
 
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:  # It lists all there are, some hundreds.
+    except tfds.core.DatasetNotFoundError:  # Its message lists some hundred data sets.
         near = difflib.get_close_matches(name, tfds.list_builders())
         hint = f"; similar ones: {', '.join(near)}" if near else ""
         raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
@@ -284,13 +299,14 @@ def tfds_sets(name: str, data_dir: str | None, count: int):
     """Returns (training images, validation images) of the TFDS data set `name`.
 
     The first is a function of a seed that returns an endless, shuffled dataset of
-    images, uint8, uint16 or bool [height, width, 1 to 4], the second a function that
-    returns an iterator of Pillow images, RGB. The validation set is the data set's own,
-    its test set where it has none, or else the last hundredth of the training set,
-    which is then not trained on.
+    images, uint8, uint16 or bool [height, width, 1 to 4]. The second is a function that
+    returns an iterator of up to `count` Pillow images, RGB. They are the data set's
+    validation split, or its test split if it has none, or else the last hundredth of
+    the training split, which is then not trained on.
 
     Raises:
-        ValueError: its images are of a type whose black and white are not known.
+        ValueError: there is no such data set, it has no images, or their values for
+            black and white are not known.
     """
     builder = _tfds_builder(name, data_dir)
     if "image" not in (builder.info.features or ()):
@@ -326,7 +342,10 @@ def tfds_training_set(
     first: int = 0,
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
-    """`training_set` over TFDS images; to resume, the images before are read again."""
+    """As `training_set`, for TFDS images; to resume, it reads all earlier images again.
+
+    `pictures` is the first result of `tfds_sets`.
+    """
 
     def load(number, pixels):
         rng = np.random.default_rng((seed, 1, number))

@@ -1,8 +1,8 @@
-"""A page, served to this machine alone, that shows a photograph as codecs make it.
+"""A web page, served on this machine only, that compares codecs on a photograph.
 
-Ours beside JPEG, WebP and AVIF at the same file size. Any page that the browser shows
-could send requests here, so only those of our own page are answered: see `refusal`.
-Nothing is written to disk. Needs Starlette and Uvicorn.
+It shows ours beside JPEG, WebP and AVIF at the same file size. Any page in the browser
+could send requests to this server, so only those of our own page are answered: see
+`refusal`. Nothing is written to disk. Needs Starlette and Uvicorn.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tfcodec import classical, codec, registry, report
 from tfcodec.photographs import OTHERS, OURS, Limits, Photograph
 
 HOST = "127.0.0.1"
-PORT = 8642  # by default, where it is free
-NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")
-# Of every request that does something. No page of another origin can send it, unless a
-# server allows that when the browser asks, and ours does not.
+PORT = 8642  # by default, if it is free
+NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:\d+)?")  # allowed in the Host header
+# A header that every POST must have. A browser lets a page of another origin send it
+# only if the server agrees (CORS), and ours does not.
 HEADER = "X-Tfcodec"
 TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp",
          ".avif": "image/avif"}  # fmt: skip
@@ -45,14 +45,15 @@ SECURITY = {
 
 
 def warm() -> None:
-    """Starts TensorFlow and loads the model, so that no photograph waits for it."""
+    """Loads the model, so that the first photograph need not wait for it."""
     codec.decompress(codec.compress(np.zeros([64, 64, 3], np.uint8)))
 
 
 def in_thread(function: Callable) -> asyncio.Future:
-    """Returns what a call in a thread will return; the end of the loop does not wait.
+    """Calls a function in a thread of its own; returns a future of its result.
 
-    The thread pools of asyncio and Starlette do, for all of TensorFlow's start.
+    When the server ends, it does not wait for the thread. It would wait for those in
+    the pools of asyncio and Starlette, even if one is loading TensorFlow.
     """
     future: concurrent.futures.Future = concurrent.futures.Future()
     future.set_running_or_notify_cancel()
@@ -68,26 +69,26 @@ def in_thread(function: Callable) -> asyncio.Future:
 
 
 def refusal(method: str, headers: Mapping[str, str]) -> str:
-    """Returns why a request is not answered, or nothing.
+    """Returns why a request is refused, or "".
 
-    The `Host` keeps out pages whose name was made to lead here (DNS rebinding), the
-    `Origin` and our header those that send requests across origins.
+    `Host` refuses pages whose domain name was made to resolve to this machine (DNS
+    rebinding); `Origin` and our header refuse pages that send requests across origins.
     """
     host = headers.get("host", "")
     if not NAMES.fullmatch(host):
-        return "only 127.0.0.1 and localhost are served here"
+        return "the demo answers only at 127.0.0.1 and localhost"
     if headers.get("origin", f"http://{host}") != f"http://{host}":
-        return "another page may not ask"
+        return "requests from other pages are refused"
     if method not in ("GET", "HEAD") and HEADER.lower() not in headers:
-        return f"a request without {HEADER}"
+        return f"the request has no header {HEADER}"
     return ""
 
 
 def number_in(document: object, name: str) -> float | None:
-    """Returns a number of a JSON object; None if it has none of that name.
+    """Returns the number of a name in a JSON object; None if the name is missing.
 
     Raises:
-        ValueError: it is no number, or there is no object.
+        ValueError: the value is no number, or `document` is no object.
     """
     value = document.get(name) if isinstance(document, dict) else document
     if value is None and isinstance(document, dict):
@@ -98,11 +99,11 @@ def number_in(document: object, name: str) -> float | None:
 
 
 class Refused(Exception):
-    """What a request asks for cannot be had.
+    """A request that cannot be answered as asked.
 
     Attributes:
-        status_code, detail: status and words of the answer, by the names that
-            Starlette's own exceptions have for them.
+        status_code, detail: HTTP status and text of the answer, named as in Starlette's
+            exceptions.
     """
 
     def __init__(self, status_code: int, detail: str):
@@ -111,7 +112,7 @@ class Refused(Exception):
 
 
 def failure(error: Exception) -> tuple[int, str]:
-    """Returns status and words of the answer to a request that ended in `error`."""
+    """Returns (status, text) of the answer to a request that ended in `error`."""
     if hasattr(error, "status_code"):  # `Refused`, or one of Starlette's own
         status, words = error.status_code, error.detail
     elif isinstance(error, ValueError):
@@ -122,17 +123,17 @@ def failure(error: Exception) -> tuple[int, str]:
 
 
 async def body_of(request, largest: int) -> bytes:
-    """Returns the body of a Starlette request, of at most so many bytes.
+    """Returns the body of a Starlette request.
 
     Raises:
-        Refused: it is longer.
+        Refused: it has more than `largest` bytes.
     """
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > largest:
             raise Refused(
-                413, f"more than {largest / 1e6:g} MB, which is the most it takes"
+                413, f"more than {largest / 1e6:g} MB, the largest request accepted"
             )
         parts.append(part)
     return b"".join(parts)
@@ -142,26 +143,26 @@ async def one_at_a_time(lock: asyncio.Lock, function: Callable, request=None):
     """Calls a function in a thread, while no other call holds the lock.
 
     Raises:
-        Refused: whoever sent the request left before it was its turn.
+        Refused: the client of `request` has disconnected while this waited.
     """
     async with lock:
         if request and await request.is_disconnected():
-            raise Refused(499, "no one waits for it")
+            raise Refused(499, "the client has disconnected")
         return await in_thread(function)
 
 
 class Demo:
-    """What the page's requests get: itself, photographs, figures and files.
+    """Answers the requests of the page: for itself, photographs, figures and files.
 
-    One photograph is read at a time, and one compressed.
+    At most one photograph is read at a time, and one compressed.
 
     Args:
-        limits: what it takes.
+        limits: on photographs and requests.
         first: a photograph that the page shows when it opens.
 
     Attributes:
-        photographs: those that were opened on the page, by their id, oldest first.
-        reading, coding: locks, from when the server starts.
+        photographs: those that were opened on the page, by id, oldest first.
+        reading, coding: locks, made when the server starts.
     """
 
     def __init__(self, limits: Limits, first: Photograph | None):
@@ -172,18 +173,18 @@ class Demo:
 
     @contextlib.asynccontextmanager
     async def running(self, app):
-        """Loads the model while the server begins; what Starlette calls a lifespan."""
-        # Not before: locks belong to a loop.
+        """Starlette's lifespan: makes locks, and starts to load the model."""
+        # Not in `__init__`, as locks belong to the event loop that is running.
         self.reading, self.coding = asyncio.Lock(), asyncio.Lock()
         warming = asyncio.create_task(one_at_a_time(self.coding, warm))
         yield
         warming.cancel()
 
     def photograph(self, id_: str) -> Photograph:
-        """Returns an open photograph.
+        """Returns the photograph of an id.
 
         Raises:
-            Refused: it is not open, or no more.
+            Refused: there is none, or it was dropped for newer ones.
         """
         if self.first and id_ == self.first.id:
             return self.first
@@ -192,7 +193,7 @@ class Demo:
         return self.photographs[id_]
 
     def page(self) -> tuple[str, str]:
-        """Returns the page's HTML, and the Content-Security-Policy it is sent with."""
+        """Returns (the HTML of the page, its Content-Security-Policy)."""
         nonce = secrets.token_urlsafe(16)
         others = [
             {"name": name, "label": label, "missing": classical.CODECS[name].missing()}
@@ -212,7 +213,7 @@ class Demo:
         return text, policy
 
     async def upload(self, request) -> dict:
-        """Opens the photograph that a request brings; returns its description."""
+        """Opens the photograph in a request's body; returns its description."""
         data = await body_of(request, self.limits.upload)
         name = request.query_params.get("name", "")[:100] or "photograph"
         photograph = await one_at_a_time(
@@ -224,10 +225,11 @@ class Demo:
         return photograph.description()
 
     async def code(self, request) -> dict:
-        """Returns figures of what a codec makes of a photograph, as a request asks.
+        """Compresses a photograph by the codec that a request names; returns figures.
 
         Raises:
-            ValueError: it names no quality or size, or one that the codec cannot do.
+            ValueError: it gives not exactly one of quality and size, or one that the
+                codec cannot reach.
         """
         photograph = self.photograph(request.path_params["id"])
         name = request.path_params["codec"]
@@ -235,18 +237,22 @@ class Demo:
         level = number_in(document, "quality")
         max_bytes = number_in(document, "max_bytes")
         if (level is None) == (max_bytes is None):
-            raise ValueError("quality or max_bytes is wanted")
+            raise ValueError("either quality or max_bytes is wanted, and not both")
         if name == OURS:
             realism = number_in(document, "realism")
             work = functools.partial(photograph.ours, level, max_bytes, realism)
         elif name in OTHERS and max_bytes is not None:
             work = functools.partial(photograph.theirs, name, max_bytes)
         else:
-            raise ValueError(f"no codec {name!r} that takes that")
+            raise ValueError(f"no codec {name!r}, or none that takes a quality")
         return await one_at_a_time(self.coding, work, request)
 
     def file(self, request) -> tuple[bytes, str]:
-        """Returns a file that belongs to a photograph, and its media type."""
+        """Returns (a file of a photograph, its media type).
+
+        Raises:
+            Refused: there is no such file.
+        """
         name = request.path_params["file"]
         data = self.photograph(request.path_params["id"]).file(name)
         if data is None:
@@ -255,10 +261,12 @@ class Demo:
 
 
 class Guard:
-    """Answers no one but our own page, and lets no other page use the answers.
+    """ASGI middleware that answers only our own page: see `refusal`.
+
+    It adds the headers `SECURITY`, by which no other page can use the answers.
 
     Args:
-        app: the ASGI application behind it.
+        app: the ASGI application to protect.
     """
 
     def __init__(self, app):
@@ -284,10 +292,10 @@ class Guard:
 
 
 def application(limits: Limits = Limits(), first: Photograph | None = None):  # noqa: B008
-    """Returns the server, an ASGI application: what `Demo` says, in HTTP.
+    """Returns the server, an ASGI application that maps URLs to methods of `Demo`.
 
     Args:
-        limits, first: as of `Demo`.
+        limits, first: as for `Demo`.
 
     Raises:
         ValueError: Starlette is not installed.
@@ -336,15 +344,19 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
 
 
 def missing(error: ImportError) -> ValueError:
-    """Returns what to raise where the server's packages are not installed."""
+    """Returns the exception to raise if one of the server's packages is missing."""
     return ValueError(f"the demo needs {error.name}: pip install 'tfcodec[demo]'")
 
 
 def listening(port: int | None = None) -> socket.socket:
-    """Returns a socket of this machine's own, at `port` or by default any free one.
+    """Returns a listening socket that only this machine can reach.
+
+    Args:
+        port: 0 for any free one; by default `PORT`, or any free one if that is in use.
 
     Raises:
-        OSError, ValueError: that port cannot be had.
+        OSError: the port cannot be used.
+        ValueError: there is no such port.
     """
     if not 0 <= (port or 0) < 65536:
         raise ValueError(f"a port is from 0 to 65535, not {port}")
@@ -371,12 +383,14 @@ def serve(
 
     Args:
         announce: called with the page's address when it can be opened.
-        path: a photograph to begin with.
-        port: see `listening`.
-        limits: what it takes.
+        path: of a photograph to show first.
+        port: as for `listening`.
+        limits: on photographs and requests.
 
     Raises:
-        OSError, ValueError: no such port or photograph, or no Starlette here.
+        OSError: the port cannot be used, or the photograph not be read.
+        ValueError: there is no such port, the file is no photograph, or Starlette or
+            Uvicorn is not installed.
     """
     try:
         import uvicorn
@@ -393,7 +407,7 @@ def serve(
                 app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1
             )
         )
-        # What comes before the server has begun waits in the socket's queue.
+        # Connections made before the server has started wait in the socket's queue.
         url = f"http://{HOST}:{sock.getsockname()[1]}/"
         threading.Thread(target=announce, args=[url], daemon=True).start()
         server.run(sockets=[sock])

@@ -1,16 +1,16 @@
-"""Sparse coding over a dictionary: blocks as sums of a few atoms each.
+"""A codec by sparse coding over a dictionary: blocks as sums of a few atoms each.
 
-What came between cosine transforms and networks: more atoms than a block has pixels, of
-which a pursuit takes as few as a block needs (Aharon, Elad and Bruckstein 2006, K-SVD,
-doi:10.1109/TSP.2006.881199; as a codec Bryt and Elad 2008,
-doi:10.1016/j.jvcir.2008.03.001). It stands behind the two methods of every codec, for
-comparisons: `dictionary` has cosines of fractional frequencies for atoms, and
-`dictionary:FILE.npy` those of a file, which
+Historically this came between cosine transforms and networks. There are more atoms than
+a block has pixels, and a pursuit takes as few as a block needs (Aharon, Elad and
+Bruckstein 2006, K-SVD, doi:10.1109/TSP.2006.881199; as a codec Bryt and Elad 2008,
+doi:10.1016/j.jvcir.2008.03.001). It has the two methods of every codec, for
+comparisons. The atoms of `dictionary` are cosines of fractional frequencies, those of
+`dictionary:FILE.npy` are in a file, learned by
 
     python -m tfcodec.dictionary PHOTOGRAPHS... FILE.npy
 
-learns. Writing files and learning take scikit-learn; reading them takes NumPy alone. A
-file opens with the atoms that it was made with.
+Compressing and learning need scikit-learn, decompressing only NumPy. A compressed file
+opens only with the atoms that it was made with.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tfcodec.classical import Missing
 
 NAME = "dictionary"
 SIDE = 8  # of a block, in pixels
-SWEEP = (10, 20, 30, 40, 50, 60, 70, 80)
-# Squared error that a pursuit leaves in a pixel, in squared steps of the quantiser.
+SWEEP = (10, 20, 30, 40, 50, 60, 70, 80)  # default qualities
+# Squared error per pixel at which a pursuit stops, in squared steps of the quantiser.
 LEFT = 0.2
-COARSER = 2.0  # steps of the two differences of colour against that of luma
+COARSER = 2.0  # quantiser step of the two chroma planes, in steps of luma
 # Magic, CRC-32 of the atoms, width, height, quality.
 HEADER = struct.Struct("<4sIHHH")
-MAGIC, QUALITIES = b"tfd1", 100  # parts of a quality of 1 that a file can tell apart
-# RGB to luma and two differences of colour, as JPEG has them (JFIF 1.02).
+MAGIC, QUALITIES = b"tfd1", 100  # a file stores quality times QUALITIES, rounded
+# RGB to luma and two chroma planes, as in JPEG (JFIF 1.02).
 YCC = np.array(
     [
         [0.299, 0.587, 0.114],
@@ -49,10 +49,10 @@ YCC = np.array(
 
 
 def cosine_atoms(count: int = 16) -> np.ndarray:
-    """Returns atoms [count^2 - 1, 64]: products of `count` cosines each way.
+    """Returns atoms [count^2 - 1, 64]: products of `count` cosines in each dimension.
 
-    Their frequencies are closer than those of an orthogonal transform, whose `count`
-    is 8. Each has a mean of zero and a norm of one; a constant is not among them.
+    Their frequencies are closer than in an orthogonal transform, which has a `count` of
+    8. Each has a mean of zero and a norm of one; the constant is not among them.
     """
     phase = np.pi / count * np.arange(count)[:, None] * (np.arange(SIDE) + 0.5)
     lines = np.cos(phase)
@@ -87,8 +87,8 @@ def planes_of(blocks: np.ndarray) -> np.ndarray:
 def pursued(blocks: np.ndarray, atoms: np.ndarray, left: float) -> np.ndarray:
     """Returns coefficients [n, atoms] of blocks [n, 64] by orthogonal matching pursuit.
 
-    Pati, Rezaiifar and Krishnaprasad 1993, doi:10.1109/ACSSC.1993.342465. It ends where
-    the squared error of a block is at most `left`.
+    Pati, Rezaiifar and Krishnaprasad 1993, doi:10.1109/ACSSC.1993.342465. It stops when
+    the squared error of a block, summed over its pixels, is at most `left`.
     """
     from sklearn.linear_model import orthogonal_mp_gram
 
@@ -97,7 +97,7 @@ def pursued(blocks: np.ndarray, atoms: np.ndarray, left: float) -> np.ndarray:
     some = energy > left
     if some.any():
         with warnings.catch_warnings():
-            # Where atoms depend on each other, it ends early, and says so.
+            # It warns when it ends early, as some atoms are linearly dependent.
             warnings.simplefilter("ignore")
             coefficients = orthogonal_mp_gram(
                 atoms @ atoms.T, atoms @ blocks[some].T, tol=left,
@@ -108,37 +108,40 @@ def pursued(blocks: np.ndarray, atoms: np.ndarray, left: float) -> np.ndarray:
 
 
 def learned(blocks: np.ndarray, count: int = 255, rounds: int = 4) -> np.ndarray:
-    """Returns `count` atoms in which blocks [n, 64] are sparse.
+    """Learns atoms [count, 64] of which few represent each block.
 
     Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009,
-    doi:10.1145/1553374.1553463), from cosines on.
+    doi:10.1145/1553374.1553463), starting from cosines.
 
     Args:
-        blocks: in levels of 0 to 255.
-        count: at most 255 atoms.
-        rounds: times that it goes through all blocks.
+        blocks: [n, 64], values of 0 to 255.
+        count: number of atoms, at most 255.
+        rounds: number of passes over all blocks.
+
+    Raises:
+        ValueError: all blocks are flat.
     """
     from sklearn.decomposition import MiniBatchDictionaryLearning
 
     blocks = (blocks - blocks.mean(1, keepdims=True)) / 25.5
-    blocks = blocks[(blocks**2).sum(1) > 1]  # flat ones teach nothing
+    blocks = blocks[(blocks**2).sum(1) > 1]  # without flat ones
     if not len(blocks):
-        raise ValueError("no block that is not flat, to learn from")
+        raise ValueError("all blocks are flat: there is nothing to learn from")
     learning = MiniBatchDictionaryLearning(
         count, alpha=0.5, max_iter=rounds, batch_size=256, random_state=0,
         fit_algorithm="cd", dict_init=cosine_atoms()[:count].astype(np.float64),
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it has not converged
+        warnings.simplefilter("ignore")  # about not having converged
         return normalised(learning.fit(blocks).components_)
 
 
 class Dictionary:
-    """The codec, behind `compress` and `decompress`.
+    """The codec, with `compress` and `decompress`.
 
     Args:
-        name: what a user calls it.
-        atoms: [at most 255, 64], float32.
+        name: its name on the command line.
+        atoms: float32 [n, 64], n at most 255.
     """
 
     sweep = SWEEP
@@ -153,7 +156,7 @@ class Dictionary:
         return f"scikit-learn {importlib.metadata.version('scikit-learn')}"
 
     def check(self, quality: float | None) -> float:
-        """Returns a quality as `compress` takes it.
+        """Returns a quality in the form that `compress` takes.
 
         Raises:
             ValueError: it is not from 0 to 100.
@@ -165,13 +168,13 @@ class Dictionary:
         return int(quality) if quality == int(quality) else quality
 
     def compress(self, image: np.ndarray, quality: float) -> bytes:
-        """Returns a whole file of uint8 [height, width, 3]; sides up to 65535."""
+        """Compresses uint8 [height, width, 3], sides up to 65535, to a whole file."""
         part = round(self.check(quality) * QUALITIES)
         height, width = image.shape[:2]
         planes = tiling.pad(image, SIDE) @ YCC.T
         blocks, body = blocks_of(planes), []
         for own, step in zip(blocks, steps_of(part / QUALITIES)):
-            # Eight times a mean is a coefficient of norm one, as those of atoms are.
+            # Eight times the mean is the coefficient of a constant of norm one.
             means = np.rint(own.mean(-1) * SIDE / step).astype(np.int64)
             body.append(packed(bytes_of(np.diff(np.diff(means, 1, 0, 0), 1, 1, 0))))
             rest = (own - own.mean(-1, keepdims=True)).reshape(-1, SIDE**2)
@@ -183,19 +186,19 @@ class Dictionary:
         return whole + struct.pack("<I", zlib.crc32(whole))
 
     def decompress(self, data: bytes) -> np.ndarray:
-        """Returns uint8 [height, width, 3] of a file.
+        """Decompresses a file to uint8 [height, width, 3].
 
         Raises:
-            CorruptStream: it is damaged, or of other atoms.
+            CorruptStream: it is damaged, or was made with other atoms.
         """
         if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
-            raise CorruptStream("not a file of a dictionary")
+            raise CorruptStream("not a file of the codec dictionary")
         _, identity, width, height, part = HEADER.unpack_from(data)
         if identity != self.identity:
-            raise CorruptStream("a file of another dictionary")
+            raise CorruptStream("made with the atoms of another dictionary")
         checksum = int.from_bytes(data[-4:], "little")
         if zlib.crc32(data[:-4]) != checksum or not width * height:
-            raise CorruptStream("damaged: the checksum is another")
+            raise CorruptStream("damaged: wrong checksum")
         rows, columns = (x // SIDE for x in tiling.padded_size(height, width, SIDE))
         reader, planes = Reader(data[HEADER.size : -4]), []
         for step in steps_of(part / QUALITIES):
@@ -210,12 +213,12 @@ class Dictionary:
         return tiling.crop(pixels, height, width)
 
     def _sums(self, reader, count):
-        """Returns what atoms add up to in blocks [count, 64], in steps."""
+        """Reads blocks [count, 64] as sums of atoms, in steps of the quantiser."""
         counts = np.frombuffer(reader.take(count), np.uint8).astype(np.int64)
         gaps = np.frombuffer(reader.take(counts.sum()), np.uint8).astype(np.int64)
         amounts = numbers_of(reader.take(2 * counts.sum()))
         block = np.arange(count).repeat(counts)
-        # Of each block the gaps before its atoms, one after the other.
+        # Gaps count from the previous atom of the same block.
         ends = (gaps + 1).cumsum()
         before = np.concatenate([[0], ends])[counts.cumsum() - counts]
         atom = ends - before[block] - 1
@@ -227,16 +230,16 @@ class Dictionary:
 
 
 def steps_of(quality: float) -> list[float]:
-    """Returns the quantiser's step for luma and for each difference of colour."""
+    """Returns the quantiser's steps, in levels, for luma and the two chroma planes."""
     step = 96.0 * 2.0 ** (-quality / 18)
     return [step, COARSER * step, COARSER * step]
 
 
 def streams_of(whole: np.ndarray) -> list[bytes]:
-    """Returns what coefficients [n, atoms], integers, are packed as.
+    """Packs coefficients [n, atoms], integers, into three strings.
 
-    How many of each block are not zero; how many atoms are skipped before each of
-    them; and their values.
+    They have the number of nonzero coefficients of each block; for each of these, the
+    number of atoms between it and the one before; and their values.
     """
     block, atom = np.nonzero(whole)
     counts = np.bincount(block, minlength=len(whole))
@@ -247,9 +250,9 @@ def streams_of(whole: np.ndarray) -> list[bytes]:
 
 
 def bytes_of(whole: np.ndarray) -> bytes:
-    """Integers of 16 bits as bytes: of all the low ones, then of all the high ones.
+    """Integers of 16 bits as bytes: all the low bytes, then all the high ones.
 
-    Signs are the lowest bits, so that high bytes of small numbers are zero.
+    The sign becomes the lowest bit, so that the high byte of a small number is zero.
     """
     whole = np.clip(whole.ravel(), -(2**15), 2**15 - 1)
     folded = np.where(whole < 0, -2 * whole - 1, 2 * whole)
@@ -264,23 +267,23 @@ def numbers_of(data: bytes) -> np.ndarray:
 
 
 def packed(data: bytes) -> bytes:
-    """Returns bytes deflated, after the length of that in four bytes."""
+    """Returns bytes compressed by zlib, after their compressed length (4 bytes)."""
     small = zlib.compress(data, 9)
     return struct.pack("<I", len(small)) + small
 
 
 class Reader:
-    """Takes what `packed` made from the front; sizes are known before.
+    """Reads strings of `packed` in order; the caller knows their sizes.
 
     Raises:
-        CorruptStream: here and from each method: it is damaged.
+        CorruptStream: (from each method) the data are damaged.
     """
 
     def __init__(self, data: bytes):
         self.data = data
 
     def take(self, size: int) -> bytes:
-        """Returns the next part, which is so many bytes when it is inflated."""
+        """Returns the next string, which has `size` bytes when decompressed."""
         length = int.from_bytes(self.data[:4], "little")
         part, self.data = self.data[4 : 4 + length], self.data[4 + length :]
         inflating = zlib.decompressobj()
@@ -289,16 +292,17 @@ class Reader:
         except zlib.error as error:
             raise CorruptStream(f"damaged blocks: {error}") from None
         if len(part) != length or len(found) != size or not inflating.eof:
-            raise CorruptStream("damaged blocks: another length")
+            raise CorruptStream("damaged blocks: wrong length")
         return found
 
     def end(self):
+        """Checks that all data were read."""
         if self.data:
-            raise CorruptStream("the file goes on after its blocks")
+            raise CorruptStream("damaged: bytes after the last block")
 
 
 def need_scikit_learn():
-    """Raises Missing, with what to install, where there is no scikit-learn."""
+    """Raises Missing, which says what to install, if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
         raise Missing(
             f"{NAME}: scikit-learn is not installed; pip install scikit-learn"
@@ -322,7 +326,7 @@ def find(text: str) -> Dictionary:
         raise ValueError(f"cannot read atoms from {path}: {error}") from None
     sound = isinstance(atoms, np.ndarray) and atoms.dtype == np.float32
     if not sound or atoms.shape[1:] != (SIDE**2,) or not 0 < len(atoms) < 256:
-        raise ValueError(f"{path} holds no atoms: float32, at most 255 times {SIDE**2}")
+        raise ValueError(f"{path} holds no atoms: float32 [1 to 255, {SIDE**2}]")
     return Dictionary(text, atoms)
 
 

@@ -1,8 +1,8 @@
 """Compares codecs on images: rows, means of each setting, BD-rates.
 
 All codecs have the same two methods, `compress(image, quality)` and
-`decompress(data)`; nothing here knows which of them learned. Every figure is that of a
-file as it was written, decoded by reading it back.
+`decompress(data)`, and are treated alike, learned or not. All figures are those of a
+file that was written to disk, read back and decoded.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from tfcodec import (
     workers,
 )
 
-SCHEMA = 3  # of a row; part of a cache entry's key
+SCHEMA = 3  # version of the entries of a row; part of the key of a cache entry
 PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 FIGURES = "bpp ratio psnr psnr_ycbcr ssim ms_ssim ms_ssim_db ssimulacra2".split()
-# Those by which codecs are compared: what people call it, and its unit.
+# Figures by which codecs are compared -> (usual name, unit).
 COMPARED = {
     "psnr": ("PSNR", "dB"),
     "ms_ssim_db": ("MS-SSIM", "dB"),
     "ssimulacra2": ("SSIMULACRA2", "points"),
     "wasserstein": ("Wasserstein distortion", "dB"),
 }
-# What depends on the machine and on what else it does.
+# Figures that depend on the machine and its load.
 COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
 
 
@@ -52,13 +52,17 @@ def digest(image: np.ndarray) -> str:
 
 
 def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> dict:
-    """Writes a file, reads it, and returns the figures of both.
+    """Compresses an image to a file, decompresses it, and returns figures by name.
 
-    A figure is None where it is infinite (equal images), the image too small for it,
-    the system does not tell it, or, of `COSTS`, unless `timed`.
+    A figure is None if it is infinite (equal images), if the image is too small for it,
+    or if the system does not tell it.
 
     Args:
-        extra: more metrics, as `metric` takes them.
+        codec: with the two methods, see above.
+        quality: as the codec takes it.
+        image: uint8 [height, width, 3].
+        timed: whether to measure `COSTS`; else they are None.
+        extra: names of more metrics, as `metric` takes them.
     """
     height, width = image.shape[:2]
     workers.reset_peak()
@@ -98,14 +102,14 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
 
 
 def metric(text: str):
-    """Returns a metric by name: a function of (image, decoded), both as Pillow has RGB.
+    """Returns a metric by name: a function of two uint8 [height, width, 3].
 
     Args:
-        text: `wasserstein`, or `module:function` of one's own, which gets two uint8
-            [height, width, 3] and returns a number.
+        text: `wasserstein`, or `module:function` of one's own, which gets the image and
+            the decoded image, and returns a number.
 
     Raises:
-        ValueError: there is no such function here.
+        ValueError: there is no such function.
     """
     if text == "wasserstein":
         return wasserstein.distortion
@@ -120,15 +124,16 @@ def metric(text: str):
 
 
 def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
-    """Returns a row for each quality of a contestant on one image, and seconds spent.
+    """Returns (a row for each quality of a contestant on one image, seconds spent).
 
     Args:
         image: uint8 [height, width, 3].
         sha256: its `digest`.
-        cache, extra: as `evaluate` has them.
-        timed: whether rows have times and memory.
-        warm: set that remembers which codec has coded which size, and so need not
-            code a file to warm up.
+        each: the `Contestant`.
+        cache, extra: as for `evaluate`.
+        timed: whether to measure times and memory.
+        warm: set, extended here, of (codec, version, size) that have been coded before,
+            and so need not code once to warm up before they are timed.
     """
     warm = set() if warm is None else warm
     identity = {
@@ -161,7 +166,7 @@ def _work(*args):
     return rows_of(*args, warm=_WARM)
 
 
-_WARM: set = set()  # of a process of `evaluate`
+_WARM: set = set()  # `warm` of a worker process of `evaluate`
 
 
 def evaluate(
@@ -169,22 +174,22 @@ def evaluate(
 ) -> list[dict]:
     """Returns one row for each image, codec and quality, in that order.
 
-    Before a codec is timed on an image of a new size, it codes one that is not.
+    Before a codec is timed on an image of a new size, it codes the image once untimed.
 
     Args:
         paths: of the images.
         contestants_: list of `Contestant`.
-        read: path to uint8 [height, width, 3].
+        read: function from a path to uint8 [height, width, 3].
         cache: folder that keeps every row, by pixels, codec, version and settings;
-            what it holds is not done again.
-        progress: called with rows done, rows in all and seconds left (None: unknown).
-        jobs: 1: one file is coded at a time, so that times are sound, and each codec
+            rows in it are not computed again.
+        progress: called with (rows done, rows in all, seconds left or None).
+        jobs: 1: one file is coded at a time, so that times are reliable, and each codec
             in a process of its own; 0: the same, but all in this process; more: so
             many processes, and rows without times and memory.
-        extra: more metrics, as `metric` takes them.
+        extra: names of more metrics, as `metric` takes them.
 
     Raises:
-        ChildProcessError: a codec took its process with it.
+        ChildProcessError: a codec crashed its process.
     """
     if cache is not None:
         pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
@@ -212,29 +217,35 @@ def evaluate(
 
 
 class _Tasks:
-    """What the processes of `evaluate` were given to do, oldest first.
+    """The tasks that `evaluate` gave to processes, oldest first.
 
     Args:
-        total: rows in all.
-        jobs, progress: as of `evaluate`.
+        total: number of rows in all.
+        jobs, progress: as for `evaluate`.
 
     Attributes:
-        rows: those that were collected, in the order of their tasks.
+        rows: those collected so far, in the order of their tasks.
     """
 
     def __init__(self, total, jobs, progress):
         self.total, self.jobs, self.progress = total, jobs, progress
         self.rows = []
         self.waiting = collections.deque()
-        # Seconds spent on rows that no cache had, and how many these are.
+        # Seconds spent on rows that were not in the cache, and the number of these.
         self.spent, self.worked = 0.0, 0
 
     def add(self, where, each, future):
-        """Adds a task: what its rows say of the image, its contestant, its future."""
+        """Adds a task.
+
+        Args:
+            where: entries of its rows that describe the image.
+            each: its `Contestant`.
+            future: of what `rows_of` returns.
+        """
         self.waiting.append((where, each, future))
 
     def collect(self, most):
-        """Waits until at most so many tasks wait.
+        """Collects rows until at most so many tasks are left.
 
         Raises:
             ChildProcessError: the process of a task died.
@@ -262,9 +273,9 @@ class _Tasks:
 
 
 def means(rows: list[dict]) -> list[dict]:
-    """Means over images of per-image values, one for each codec and quality.
+    """Means over images of per-image values, one dict for each codec and quality.
 
-    A figure that one image lacks has no mean.
+    The mean of a figure that is None for some image is None.
     """
     groups = {}
     for row in rows:
@@ -285,10 +296,10 @@ def means(rows: list[dict]) -> list[dict]:
 
 
 def published(digests) -> list[dict]:
-    """Returns the published curves, if they are of images with these digests.
+    """Returns the published curves, if they are of the images with these digests.
 
     Raises:
-        ValueError: the images are not those.
+        ValueError: they are of other images.
     """
     data = json.loads(PUBLISHED.read_text("utf-8"))
     about = data["images"]
@@ -302,9 +313,10 @@ def published(digests) -> list[dict]:
 
 
 def curves(means_: list[dict], published_=()) -> dict[str, dict]:
-    """Returns bpp and the figures `COMPARED` (lists) of every lossy codec by its name.
+    """Returns the curves of every lossy codec: name -> figure -> list of values.
 
-    A figure is None where it is not known, as SSIMULACRA2 of published curves.
+    Figures are bpp and those in `COMPARED`. A value is None if it is not known, as
+    SSIMULACRA2 of published curves.
     """
     result = {}
     for mean in means_:
@@ -328,7 +340,7 @@ def curves(means_: list[dict], published_=()) -> dict[str, dict]:
 
 
 def _compared(mean, figure):
-    """Returns a figure of `means` that is higher for better pictures, or None."""
+    """Returns a figure of an entry of `means`, scaled so that higher is better."""
     if figure != "wasserstein":
         return mean[figure]
     value = mean.get("metrics", {}).get("wasserstein")
@@ -338,7 +350,7 @@ def _compared(mean, figure):
 def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
     """BD-rate (%) and BD-quality of every codec against every other, by one figure.
 
-    None where two curves have no range in common, or too few points.
+    They are None if two curves have no range in common, or too few points.
     """
     result = []
     for anchor, a in curves_.items():
@@ -358,7 +370,7 @@ def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
 
 
 def document(rows, means_, pairs_, missing, published_=()) -> dict:
-    """All that was found, for JSON."""
+    """Returns all results of a comparison, for JSON."""
     return {
         "schema": SCHEMA,
         "made_with": {
@@ -398,7 +410,7 @@ def _entry(cache, key):
 
 
 def _recall(cache, key):
-    """Returns what the cache holds for a key; None if nothing, or nothing whole."""
+    """Returns the figures that the cache has for a key; None if none, or damaged."""
     if cache is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""EXIF and TIFF directories as bytes: read, and changed without a tag being lost.
+"""EXIF and TIFF directories as bytes: reads them, and changes them, losing no tags.
 
-A directory is a list of entries (tag, type, count, value or where it is), in EXIF as in
-a TIFF file: TIFF 6.0, section 2; BigTIFF has wider fields. Nothing here looks at values
-that it does not need, so that an odd value of one tag spoils no other.
+A directory is a list of entries (tag, type, count, value or its position), in EXIF as
+in a TIFF file: TIFF 6.0, section 2; BigTIFF has wider fields. Only the values that are
+needed are parsed, so that an invalid value of one tag affects no other.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import BinaryIO
 
 PREFIX = b"Exif\0\0"
 ORIENTATION = 0x0112
-THUMBNAIL = (513, 514)  # where it begins, and its bytes
+THUMBNAIL = (513, 514)  # its position, and its size in bytes
 RESOLUTION = (282, 283, 296)  # across, down, unit
-# Bytes of a value, and its letter in `struct`, of each type of integer.
+# Types of unsigned integers -> (bytes of a value, its letter in `struct`).
 INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
-NUMBERS = {1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 16, 17}
-MOST_ENTRIES = 4096
+NUMBERS = {1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 16, 17}  # types of numbers
+MOST_ENTRIES = 4096  # of a directory; one with more counts as damaged
 
 
 @dataclasses.dataclass
 class Directory:
-    """The first directory of a file, or of EXIF.
+    """A directory of a TIFF file or of EXIF.
 
     Args:
-        order: of bytes, as `struct` says it: "<" or ">".
+        order: byte order, as in `struct`: "<" or ">".
         big: whether it is BigTIFF.
-        entries: of each tag (type, count, bytes of the entry, its first value).
+        entries: the bytes of each tag's entry, by tag.
     """
 
     order: str
     big: bool
     entries: dict[int, bytes]
     file: BinaryIO = dataclasses.field(repr=False)
-    at: int = 0  # where it begins, in bytes
-    after: bytes = b""  # where the next directory is, as it is stored
+    at: int = 0  # position in the file, in bytes
+    after: bytes = b""  # position of the next directory, as stored
 
     def kind(self, tag: int) -> int | None:
         """Returns the type of a tag's values, None if there is no such tag."""
@@ -46,6 +46,7 @@ class Directory:
         return entry and struct.unpack_from(self.order + "H", entry, 2)[0]
 
     def count(self, tag: int) -> int:
+        """Returns the number of values of a tag that there is."""
         return struct.unpack_from(self.order + ("Q" if self.big else "I"),
                                   self.entries[tag], 4)[0]  # fmt: skip
 
@@ -70,20 +71,21 @@ class Directory:
         return struct.unpack(f"{self.order}{count}{letter}", data)
 
     def number(self, tag: int, default: int) -> int:
+        """Returns the first value of a tag of unsigned integers, or `default`."""
         return self.numbers(tag, (default,))[0]
 
     def changed(self, numbers: dict[int, int | None]) -> bytes:
-        """Returns the file with other values of some tags, which may be removed.
+        """Returns the bytes of the file with some tags changed, added or removed.
 
         Args:
-            numbers: the one value of each tag; None removes it.
+            numbers: the new value of each tag; None removes the tag.
         """
         entries = dict(self.entries)
         wide = "Q" if self.big else "I"
         for tag, value in numbers.items():
             entries.pop(tag, None)
             if value is not None:
-                # A LONG of one, in the entry itself.
+                # A single LONG, stored in the entry itself.
                 entry = struct.pack(f"{self.order}HH{wide}I", tag, 4, 1, value)
                 entries[tag] = entry + bytes(4 if self.big else 0)
         self.file.seek(0)
@@ -131,7 +133,7 @@ def _directory_at(file, at, order, big):
 
 
 def bare(exif: bytes) -> bytes:
-    """Returns EXIF from its TIFF header on."""
+    """Returns EXIF from its TIFF header on, without the prefix that JPEG needs."""
     return re.sub(b"^(Exif\0\0)+", b"", exif)
 
 
@@ -141,23 +143,24 @@ def of_bytes(exif: bytes) -> Directory | None:
 
 
 def orientation(exif: bytes) -> int:
-    """Returns how an image is stored, 1 (upright) to 8; 1 where EXIF says nothing."""
+    """Returns the orientation, 1 (upright) to 8; 1 if EXIF has none."""
     found = of_bytes(exif)
     value = found.number(ORIENTATION, 1) if found else 1
     return value if value in range(1, 9) else 1
 
 
 def oriented(exif: bytes) -> bool:
-    """Whether EXIF has an orientation that is not plainly upright."""
+    """Whether EXIF has an orientation other than 1 (upright), valid or not."""
     found = of_bytes(exif)
     tags = found.entries if found else {}
     return ORIENTATION in tags and found.number(ORIENTATION, 0) != 1
 
 
 def without_thumbnail(exif: bytes) -> tuple[bytes, bool]:
-    """Returns (EXIF without its thumbnail, all else where it was; whether it had one).
+    """Returns (EXIF without its thumbnail, whether it had one).
 
-    The thumbnail is a JPEG that the second directory describes: EXIF 2.32, 4.5.4.
+    Everything else keeps its position. The thumbnail is a JPEG that the second
+    directory describes: EXIF 2.32, 4.5.4.
     """
     found = of_bytes(exif)
     exif = bare(exif)
@@ -176,10 +179,10 @@ def without_thumbnail(exif: bytes) -> tuple[bytes, bool]:
 
 
 def upright(exif: bytes) -> bytes:
-    """Returns EXIF without its orientation, all else where it was.
+    """Returns EXIF without its orientation.
 
-    The entries after it move up: what they point to, and what points into EXIF, as a
-    maker's notes do, stays right.
+    Later entries of the directory move up, but everything else keeps its position, so
+    that positions stored in EXIF, such as in a maker's notes, stay right.
     """
     found = of_bytes(exif)
     exif = bare(exif)
@@ -193,7 +196,7 @@ def upright(exif: bytes) -> bytes:
     left = [entry for entry in entries if entry[:2] != mark]
     if not left:
         return b""
-    after = exif[end : end + 4]  # where the next directory is
+    after = exif[end : end + 4]  # position of the next directory
     listed = b"".join(left) + after
     listed += bytes(12 * count + len(after) - len(listed))
     head = struct.pack(found.order + "H", len(left))

@@ -326,7 +326,7 @@ def check_stock(functions):
         used |= {node.op for body in bodies for node in body} - library
     foreign = {op for op in used if not hasattr(tf.raw_ops, op)}
     if foreign or used & {"PyFunc", "EagerPyFunc", "XlaLaunch"}:
-        raise ValueError(f"not stock ops: {sorted(foreign)}")
+        raise ValueError(f"not operations of stock TensorFlow: {sorted(foreign)}")
 
 
 def constants(graph):

@@ -1,18 +1,24 @@
-"""Metadata of pictures: taken from Pillow images, made to fit, written again."""
+"""Metadata of pictures: taken from Pillow images, and adapted to what is kept."""
 
 from __future__ import annotations
 
 from tfcodec import bitstream, exif, headers, profiles, tiff
 
 KINDS = frozenset({"icc_profile", "exif", "xmp"})
-# What profiles that libjxl makes say of sRGB: tag `cicp`, primaries 1, transfer 13; of
-# greyscale, its name.
+# Bytes in the ICC profiles that libjxl makes for sRGB: a tag `cicp` of primaries 1 and
+# transfer 13; and, for greyscale, the name of the profile.
 JXL_SRGB = b"cicp\0\0\0\0\x01\x0d", "Gra_D65_Rel_SRG".encode("utf-16-be")
 LARGEST = bitstream.Limits().metadata  # bytes of each kind
 
 
 def collect(image, found, picture):
-    """Collects metadata; returns what of it is not kept, in words."""
+    """Puts metadata into `picture`; returns notes on what is not kept.
+
+    Args:
+        image: a loaded Pillow image.
+        found: `headers.Facts` of its file.
+        picture: a `pixels.Picture`.
+    """
     info = {**headers.raw_profiles(image.info), **image.info}
     notes = headers.lost(image, found)
     data, xmp = info.get("exif"), info.get("xmp") or info.get(headers.PNG_XMP)
@@ -24,7 +30,7 @@ def collect(image, found, picture):
             notes.append(f"not kept: TIFF tags of an odd type ({odd})")
     profile = info.get("icc_profile") or found.profile
     if image.format == "JXL" and any(mark in (profile or b"") for mark in JXL_SRGB):
-        profile = None  # made by the reader, of what is sRGB anyway
+        profile = None  # made by libjxl, and only says that colours are sRGB
     kinds = {
         "icc_profile": profile,
         "exif": data and exif.bare(data),
@@ -39,10 +45,10 @@ def collect(image, found, picture):
 
 
 def _tiff_exif(image, found):
-    """Returns as EXIF what tags of a TIFF say of the picture, and those that do not.
+    """Makes EXIF of the tags of a TIFF that describe the picture.
 
     Returns:
-        (bytes or None, numbers of tags that cannot be kept, with commas between).
+        (bytes or None, the numbers of tags that cannot be kept, separated by commas).
     """
     kept, odd = sound(image.getexif(), (*tiff.DESCRIPTIVE, *tiff.DIRECTORIES))
     odd += found.tiff.odd if found.tiff else ()
@@ -51,14 +57,14 @@ def _tiff_exif(image, found):
 
 
 def sound(tags, wanted):
-    """Returns those of Pillow's EXIF that it can write again.
+    """Selects tags that Pillow is able to write.
 
     Args:
         tags: an `Image.Exif`.
-        wanted: numbers of tags, of which some may not be there.
+        wanted: numbers of tags; those that are missing are ignored.
 
     Returns:
-        (an `Image.Exif`, a list of the others' numbers).
+        (an `Image.Exif` of the tags that it can write, numbers of those it cannot).
     """
     from PIL import Image
 
@@ -71,10 +77,10 @@ def sound(tags, wanted):
             value = tags.get_ifd(tag) if tag in tiff.DIRECTORIES else tags[tag]
             alone[tag] = value
             alone.tobytes()
-        except Exception:  # of values of another type than it writes, of any kind
+        except Exception:  # Pillow may raise anything on a value of unusual type.
             odd.append(tag)
             continue
-        if value in ({}, None):  # a directory that is not where it should be
+        if value in ({}, None):  # a directory that is not at its position
             odd.append(tag)
         elif value not in ("", b""):
             kept[tag] = value
@@ -82,17 +88,18 @@ def sound(tags, wanted):
 
 
 def take_orientation(image, found, picture):
-    """Takes out of metadata how the pixels are still to be turned.
+    """Removes the orientation from metadata, as the pixels will be turned by it.
 
     Returns:
-        (EXIF's number of it, what of the metadata is not kept, in words).
+        (orientation by which the pixels must still be turned, 1 to 8; notes on metadata
+        that are not kept).
     """
     data = picture.metadata.get("exif", b"")
     orientation = exif.orientation(data)
-    if image.format == "TIFF":  # turned by Pillow, if it was not taken apart
+    if image.format == "TIFF":  # Pillow turns a TIFF, unless its samples were packed.
         orientation = found.tiff.orientation if found.tiff and found.tiff.packed else 1
     elif image.format == "JXL" and not getattr(image, "jpeg", False):
-        orientation = 1  # its own was applied, and EXIF's does not count
+        orientation = 1  # libjxl applies JPEG XL's own, and EXIF's does not count
     notes = []
     if orientation in range(2, 9):
         data, small = exif.without_thumbnail(data)
@@ -108,12 +115,12 @@ def take_orientation(image, found, picture):
 
 
 def colours_to_profile(picture, found, grey):
-    """Makes an ICC profile of what a file says of its colours otherwise; says so."""
+    """Adds an ICC profile for a colour space given by other means; returns notes."""
     colours, notes = found.colours, []
     if not colours or ("icc_profile" in picture.metadata and not found.overruled):
         return notes
     if grey and colours.curve == profiles.SRGB_CURVE:
-        return notes  # only the curve counts
+        return notes  # for greyscale only the curve counts, and this is sRGB's
     if picture.metadata.pop("icc_profile", None):
         notes.append("not kept: ICC profile, over which cICP has precedence")
     picture.metadata["icc_profile"] = profiles.profile(colours, grey)
@@ -121,13 +128,13 @@ def colours_to_profile(picture, found, grey):
 
 
 def drop_unfit(picture, mode):
-    """Drops metadata that cannot be kept; says so."""
+    """Removes metadata that cannot be kept; returns notes on these."""
     notes = []
     profile = picture.metadata.get("icc_profile", b"")
     space = {b"GRAY": "L", b"RGB ": "RGB"}.get(profile[16:20])
     if profile and space != mode.removesuffix("A"):
         del picture.metadata["icc_profile"]
-        notes.append("not kept: an ICC profile that is not of such colours")
+        notes.append("not kept: an ICC profile for other colours than the picture's")
     for name, value in list(picture.metadata.items()):
         if len(value) > LARGEST:
             del picture.metadata[name]

@@ -1,4 +1,4 @@
-"""Finding images, and writing files that are whole or not there."""
+"""Finding image files, and writing files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ import shutil
 import stat
 from collections.abc import Callable, Collection, Sequence
 
-# What counts as an image in a folder; a file that is named may have any suffix.
+# Files in a folder that count as images; a file given by name may have any suffix.
 SUFFIXES = set(
     ".png .apng .jpg .jpeg .jpe .jif .jfif .jfi .mpo .webp .tif .tiff .bmp .dib .ppm "
     ".pgm .pbm .pnm .avif .gif .jp2 .j2k .j2c .jpc .jpf .jpx .heic .heif .hif .jxl "
     ".tga .qoi .psd".split()
 )
-# What stands beside images and is not missed: what they were compressed to.
+# Files that are expected beside images, which were made of them; ignored in silence.
 BESIDE = {".tfc"}
-MOST_NAMED = 6  # suffixes in a sentence
-# One file in this many is held out where no validation set is named.
+MOST_NAMED = 6  # suffixes that a message lists
+# One file in this many is held out if no validation set is named.
 HOLD_OUT = 50
 
 
 def find_images(
     patterns: Sequence[str | os.PathLike], tell: Callable[[str], None] | None = None
 ) -> list[pathlib.Path]:
-    """Returns the files of paths, folders (to any depth) and globs, each once, sorted.
+    """Returns the images that paths, folders (to any depth) and globs name, sorted.
 
     Args:
-        patterns: what to look at.
-        tell: is told, in words, of the files of a folder that are passed over.
+        patterns: paths, folders and globs. No file is returned twice.
+        tell: called with a sentence on the files of a folder that are ignored.
 
     Raises:
         ValueError: a pattern finds nothing.
@@ -57,9 +57,10 @@ def find_images(
 
 
 def matching(pattern: str) -> list[str]:
-    """Returns what a pattern finds, sorted: of a folder `[1]` or of a class of letters.
+    """Returns the paths that match a glob, sorted.
 
-    Brackets stand for themselves first, as they are more often part of a name.
+    Brackets are taken literally at first, as they mostly are part of a name, such as
+    `holiday [1]`; if nothing matches, they are classes of characters.
     """
     plain = re.sub(r"\[", "[[]", pattern)
     return sorted(
@@ -68,9 +69,9 @@ def matching(pattern: str) -> list[str]:
 
 
 def patterns_of(text: str) -> list[str]:
-    """Returns paths and globs of a list with commas between; what exists may have some.
+    """Splits a list of paths and globs at commas, except within names that exist.
 
-    Of `a,b` it is a file or folder of that name, if there is one, or else `a` and `b`.
+    So `a,b` is the file or folder `a,b` if there is one, or else `a` and `b`.
     """
     parts, found = text.split(","), []
     while parts:
@@ -89,17 +90,17 @@ def inside(
 ) -> list[pathlib.Path]:
     """Returns the files of some suffixes in a folder, to any depth, sorted.
 
-    Linked folders count as others do, but each folder is looked at once, and a link to
-    one that holds `folder` is passed over.
+    Links to folders are followed, but each folder is searched only once, and a link to
+    a folder that contains `folder` is ignored.
 
     Args:
         folder: where to look.
         suffixes: those to take, in lower case.
-        tell: as `find_images`. Not told of are hidden files, and images and `.tfc`
-            files, which stand beside each other.
+        tell: as for `find_images`; not called for hidden files, images and `.tfc`
+            files.
 
     Raises:
-        OSError: it or a folder in it cannot be read: less than all would be no answer.
+        OSError: the folder or one in it cannot be read. There is no partial result.
     """
     found, others = [], []
     for file in _files(folder):
@@ -119,7 +120,10 @@ def inside(
 
 
 def _files(folder):
-    """Yields all files in a folder and in linked ones: a real place before a link."""
+    """Yields all files in a folder, links to folders last.
+
+    A link to a folder above is yielded itself, so that it counts as ignored.
+    """
 
     def stop(error):
         raise error
@@ -133,7 +137,7 @@ def _files(folder):
             if real in seen or real in above:
                 names.clear()
                 if real in above:
-                    yield pathlib.Path(here)  # which is no file
+                    yield pathlib.Path(here)
                 continue
             seen.add(real)
             links += [
@@ -148,10 +152,10 @@ def _files(folder):
 def hold_out(
     paths: Sequence[pathlib.Path],
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Splits into (training, validation) by a hash of the file name: for good.
+    """Splits files into (training, validation), always alike: by a hash of the name.
 
     Raises:
-        ValueError: there is one alone, of which nothing would be left to train on.
+        ValueError: there is only one file, so none would be left to train on.
     """
     if len(paths) == 1:
         raise ValueError(
@@ -168,13 +172,13 @@ def hold_out(
     return [p for p in paths if p not in kept], validation
 
 
-# Files and folders that this process has begun, and that are of no use to anyone yet.
+# Files and folders that this process has begun to write, and that are incomplete.
 _unfinished: set[str] = set()
 
 
 @contextlib.contextmanager
 def _begun(part: str):
-    """Notes what would be left behind, should this process end meanwhile."""
+    """Registers a path to remove if the process ends before the context does."""
     _unfinished.add(part)
     try:
         yield
@@ -183,7 +187,7 @@ def _begun(part: str):
 
 
 def remove_unfinished() -> None:
-    """Removes what this process has begun to write, as it is about to end."""
+    """Removes incomplete files and folders of this process, which is about to end."""
     for part in list(_unfinished):
         if os.path.isdir(part):
             shutil.rmtree(part, ignore_errors=True)
@@ -193,7 +197,7 @@ def remove_unfinished() -> None:
 
 
 def is_stream(path: str | os.PathLike) -> bool:
-    """Whether bytes written to a path go on: a named pipe, or a device."""
+    """Whether a path is a named pipe or a device, so that a reader gets the bytes."""
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
@@ -210,13 +214,13 @@ def _mode_of(path: str) -> int | None:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike):
-    """Opens a file that takes the place of `path` when all is written, or leaves none.
+    """Opens a file that takes the place of `path` at the end; after an error, nothing.
 
     It keeps the permissions of the file that it replaces: what only its owner may read
-    stays so. A named pipe or a device is not replaced: it gets all when all is written.
+    stays so. A named pipe or a device is not replaced: it gets all bytes at the end.
 
     Raises:
-        OSError: naming `path`, whatever file it came from.
+        OSError: naming `path`, not the temporary file.
     """
     if is_stream(path):
         whole = io.BytesIO()
@@ -252,13 +256,13 @@ def new_file(path: str | os.PathLike):
 
 @contextlib.contextmanager
 def new_directory(path: pathlib.Path):
-    """Gives a directory to make, which takes the place of `path` once all is written.
+    """Gives the path of a directory to make, which in the end takes `path`'s place.
 
     Raises:
-        OSError: naming `path`, which is as it was.
+        OSError: naming `path`, which is unchanged.
     """
     part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
-    for left in (part, old):  # By one that was killed.
+    for left in (part, old):  # Left by a process that was killed.
         shutil.rmtree(left, ignore_errors=True)
     try:
         with writing(path), _begun(os.fspath(part)):
@@ -273,13 +277,13 @@ def new_directory(path: pathlib.Path):
 
 @contextlib.contextmanager
 def writing(path):
-    """Turns what goes wrong, in TensorFlow too, into an OSError that names `path`."""
+    """Turns errors of writing, TensorFlow's too, into an OSError that names `path`."""
     import tensorflow as tf
 
     try:
         yield
     except (tf.errors.OpError, OSError) as error:
-        # TensorFlow names an op, then a temporary file, and then what is the matter.
+        # TensorFlow's message names an operation, a temporary file, and then the error.
         words = getattr(error, "message", None) or error.strerror or str(error)
         line, *_ = re.sub(r"\{\{.*?\}\}|\[Op:.*?\]", "", words).strip().split("\n")
         raise OSError(f"{path}: {line.split('; ')[-1]}") from error

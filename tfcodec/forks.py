@@ -1,8 +1,8 @@
-"""Refuses to work where TensorFlow would wait for ever: in a forked process.
+"""Finds forked processes in which TensorFlow would hang, to raise an error there.
 
-A fork copies the memory of TensorFlow, with its locks and lists of threads, and none of
-the threads: the first operation of the new process waits for those. Nothing is wrong
-with a fork before TensorFlow has run, nor with a process started by "spawn".
+A fork copies the memory of TensorFlow, with its locks and lists of threads, but not the
+threads, for which the first operation of the new process then waits. A fork before
+TensorFlow has run is harmless, and so is a process started by "spawn".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def check() -> None:
     if _state["forked"]:
         raise RuntimeError(
             "this process was forked from one in which TensorFlow had run, and would "
-            'wait for ever; start workers by "spawn", such as with '
+            'hang; start workers by "spawn", such as with '
             'multiprocessing.get_context("spawn") or DataLoader(..., '
             'multiprocessing_context="spawn"), or before the first image is coded'
         )

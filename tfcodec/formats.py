@@ -1,4 +1,4 @@
-"""Formats to write, and what of a picture each holds."""
+"""Formats to write, and what of a picture each of them can store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ LARGEST_SEGMENT = 65_000  # bytes of EXIF or XMP in a JPEG
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A format to write: what of a picture it holds.
+    """A format to write, and what of a picture it can store.
 
     Args:
-        modes: those that it stores as they are.
-        keeps: kinds of metadata.
-        options: arguments of Pillow's `save` by which it loses least.
-        side: longest side, in pixels; 0: Pillow knows.
-        turns: readers follow the orientation of its EXIF, which is written as it is.
-        loses: what is lost beside that, in words.
+        modes: Pillow's modes that it stores without conversion.
+        keeps: kinds of metadata that it stores.
+        options: arguments of Pillow's `save` for the least loss.
+        side: longest side, in pixels; 0: Pillow checks that.
+        turns: whether readers turn the picture as EXIF says, so that the orientation
+            can stay in EXIF.
+        loses: in words, what is lost in addition.
     """
 
     modes: tuple[str, ...] = ("L", "LA", "RGB", "RGBA")
@@ -37,7 +38,7 @@ class Form:
 
 _PLAIN = ("L", "RGB")
 _ALL = extras.KINDS
-# What Pillow's formats hold of a photograph; those that are not here are refused.
+# Pillow's formats that can store a photograph; others are refused.
 FORMS = {
     "AVIF": Form(keeps=_ALL, options={"quality": 95}, turns=False),
     "BMP": Form(_PLAIN),
@@ -73,7 +74,7 @@ def form_of(path: pathlib.Path) -> str:
     """Returns Pillow's name of the format to write by a path's suffix.
 
     Raises:
-        ValueError: Pillow writes no such format, or none that holds a photograph.
+        ValueError: Pillow writes no such format, or it cannot store a photograph.
     """
     from PIL import Image
 
@@ -93,17 +94,17 @@ def form_of(path: pathlib.Path) -> str:
 def write(
     file: BinaryIO, form: str, picture: Picture, strip: bool = False
 ) -> list[str]:
-    """Writes an image to an open file; returns what could not be kept, in words.
+    """Writes an image to an open file; returns notes on what could not be kept.
 
     Args:
-        file: open for writing and reading, empty.
-        form: Pillow's name of the format, of `FORMS`.
-        picture: what to write. Where its EXIF is not kept, and so does not say how to
-            turn the picture, the pixels are turned.
-        strip: keep no metadata, and say nothing of it.
+        file: an empty file, open for writing and reading.
+        form: Pillow's name of the format, a key of `FORMS`.
+        picture: what to write. If its EXIF, and so its orientation, is not kept, the
+            pixels are turned.
+        strip: whether to leave out metadata, without notes on it.
 
     Raises:
-        OSError, ValueError: the format cannot hold it, or the disk is full.
+        OSError, ValueError: the format cannot store it, or the disk is full.
     """
     about, notes = FORMS[form], []
     longest = max(picture.pixels.shape[:2])
@@ -111,7 +112,7 @@ def write(
         raise ValueError(f"{form} has at most {about.side} pixels a side; try .png")
     kept = {} if strip else dict(picture.metadata)
     for name, value in list(kept.items()):
-        # EXIF and XMP have but one segment of a JPEG each.
+        # In a JPEG, EXIF and XMP must each fit in one segment.
         if name not in about.keeps or (
             form == "JPEG" and name != "icc_profile" and len(value) > LARGEST_SEGMENT
         ):
@@ -135,7 +136,7 @@ def _mode_of(picture):
 
 
 def _stored(mode, about):
-    """Returns the mode in which a format stores a mode."""
+    """Returns the mode in which a format stores pictures of a mode."""
     for each in (mode, *{"L": ["RGB"], "LA": ["RGBA", "L"]}.get(mode, ["RGB"])):
         if each in about.modes:
             return each
@@ -143,7 +144,7 @@ def _stored(mode, about):
 
 
 def _save(file, form, picture, kept):
-    """Writes an image with metadata, or without EXIF that Pillow cannot write."""
+    """Writes an image with metadata, but without EXIF if Pillow cannot write that."""
     from PIL import Image
 
     about = FORMS[form]
@@ -156,7 +157,7 @@ def _save(file, form, picture, kept):
             image.save(file, form, **about.options, **options)
         except MemoryError:
             raise
-        except Exception as error:  # of odd EXIF Pillow raises of any kind
+        except Exception as error:  # Pillow may raise anything on unusual EXIF.
             if metadata is tries[-1][1] or getattr(error, "errno", None):
                 raise
             file.seek(0)
@@ -169,7 +170,7 @@ def _save(file, form, picture, kept):
 
 
 def _tries(about, picture, kept):
-    """Yields (how to turn the pixels, metadata) until one can be written."""
+    """Yields (orientation to turn the pixels by, metadata) to try one after another."""
     orientation = exif.orientation(picture.metadata.get("exif", b""))
     if "exif" in kept and about.turns:
         yield 1, kept
@@ -183,7 +184,7 @@ def _tries(about, picture, kept):
 
 
 def _options(form, kept, size):
-    """Returns (arguments of Pillow's `save`, what of `kept` is not among them)."""
+    """Returns (arguments of Pillow's `save` for metadata, notes on what they lack)."""
     from PIL import Image
 
     options, notes = dict(kept), []
@@ -197,7 +198,8 @@ def _options(form, kept, size):
         text = options.pop("xmp").decode("utf-8", "replace")
         options["pnginfo"].add_itxt(headers.PNG_XMP, text)
     if form == "TIFF" and (data or xmp):
-        # One directory for both, without the tags that say how pixels are stored.
+        # EXIF and XMP share a directory with the tags on how pixels are stored, which
+        # Pillow adds itself.
         tags = Image.Exif()
         if data:
             tags.load(options["exif"])
@@ -220,7 +222,7 @@ def _options(form, kept, size):
 
 
 def _of_palette(file, picture):
-    """Says what a GIF lost, if it did."""
+    """Returns notes on what a GIF, just written to `file`, has lost."""
     from PIL import Image
 
     file.seek(0)

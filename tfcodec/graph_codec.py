@@ -261,7 +261,7 @@ class GraphCodec(tf.Module):
         return tf.strings.join([start, alpha, tf.strings.reduce_join(tiles)])
 
     def coded(self, image, side, hundredths):
-        """As `Compression.strings`: uint8 [h, w, 3] to strings [n], one for each tile."""
+        """As `Compression.strings`: uint8 [h, w, 3] to the strings [n] of its tiles."""
         stride, latent = self.card.stride, self.card.latent_stride
         halo = self.card.reach["analysis"] * latent
         size = tf.shape(image)[:2]

@@ -1,6 +1,6 @@
 """Image files to arrays and metadata, and back, with Pillow.
 
-One reader for all: what is compressed, compared, shown and trained on is read here.
+This is the only reader: for images to compress, to compare, to show and to train on.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ def read(
     max_pixels: int | None = None,
     strip: bool = False,
 ) -> Picture:
-    """Reads an image, upright.
+    """Reads an image, and turns it upright as its EXIF says.
 
     Args:
         source: a path, or a file open for reading.
-        name: what to call it in errors, by default the path.
-        max_pixels: width times height that is read, 0 for any; by default what
-            `tfcodec.Limits` allow a file.
-        strip: leave out all metadata, and say nothing of what of it is not kept.
+        name: its name in errors, by default the path.
+        max_pixels: the largest width times height, 0 for any; by default that of
+            `tfcodec.Limits`.
+        strip: leave out all metadata, without notes on what of it is not kept.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no image, or a damaged one, or of unknown range.
+        ValueError: it is no image, a damaged one, too large, or (`Unfit`) its values
+            for black and white are not known.
     """
     with _opened(source, name, max_pixels) as (image, found, low):
         return picture_of(image, found=found, low=low, strip=strip)
@@ -51,7 +52,7 @@ def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarr
     """Returns an image as uint8 [height, width, 3], without its alpha.
 
     Args:
-        path, max_pixels: as of `read`.
+        path, max_pixels: as for `read`.
 
     Raises:
         OSError, ValueError: as `read`.
@@ -63,7 +64,7 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
     """Returns width and height as stored, without reading the pixels.
 
     Raises:
-        OSError, ValueError: as `read`, but for what only the pixels show.
+        OSError, ValueError: as `read`, except for errors that only the pixels show.
     """
     with _opened(path, None, None) as (image, found, _):
         _check_mode(image)
@@ -77,7 +78,7 @@ def _opened(source, name, max_pixels):
     """Opens an image file: (Pillow image, `headers.Facts`, lower bytes or None).
 
     Raises:
-        OSError, ValueError: as `read`, whatever goes wrong within.
+        OSError, ValueError: as `read`, also for any error within the context.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -134,7 +135,7 @@ def _seekable(source):
 
 
 def _image(file, found):
-    """Opens a file with Pillow, which refuses an AVIF for the sake of its EXIF."""
+    """Opens a file with Pillow; an AVIF that it refuses for its EXIF, without that."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -143,7 +144,7 @@ def _image(file, found):
         file.seek(0)
         start = file.read(12)
         data = start + file.read() if start[4:8] == b"ftyp" else b""
-        # EXIF in the list of items (ISO/IEC 14496-12, `infe`), as one of no known type.
+        # In the list of items (ISO/IEC 14496-12, `infe`) EXIF gets an unknown type.
         hidden = re.sub(rb"(infe(?:.{8}|.{10}))Exif", rb"\1none", data, flags=re.DOTALL)
         if hidden == data:
             raise
@@ -153,9 +154,10 @@ def _image(file, found):
 
 
 def _lower_bytes(file, found):
-    """Returns the lower bytes of a PNG of 16 bits with a transparent colour, or None.
+    """Returns the lower bytes of a 16-bit RGB PNG with a transparent colour, or None.
 
-    Pillow gives the higher ones, or these where the order of bytes is said to be other.
+    Pillow reads only the higher byte of each sample. Told that the byte order is the
+    opposite, it reads the lower one.
     """
     from PIL import Image
 
@@ -180,21 +182,21 @@ def picture_of(
     low=None,
     strip: bool = False,
 ) -> Picture:
-    """Returns a Pillow image as a `Picture`; changes the image.
+    """Returns a Pillow image as a `Picture`; the image itself may be changed.
 
     Args:
         image: a Pillow image.
-        upright: turn it as its EXIF orientation says, which it then loses.
-        found: what its file said, if there is one.
-        low: the lower bytes of its pixels, where they are needed: `_lower_bytes`.
-        strip: as `read`.
+        upright: whether to turn it as its EXIF orientation says, and to remove that.
+        found: what the headers of its file say, if it is from a file.
+        low: see `_lower_bytes`.
+        strip: as for `read`.
 
     Raises:
-        Unfit: (a ValueError) its values have no range that could be made 0 to 255.
+        Unfit: (a ValueError) its values for black and white are not known.
     """
     _check_mode(image)
     found = found or _facts_of(image)
-    bits = _bits(image, found)  # which `tile` tells before the pixels are read
+    bits = _bits(image, found)  # before the pixels are read, which clears `image.tile`
     image.load()
     picture = Picture(np.empty(0), notes=list(found.damage))
     if getattr(image, "is_animated", False):
@@ -235,7 +237,7 @@ def picture_of(
 
 
 def _facts_of(image):
-    """Returns what is known of an image without a file."""
+    """Returns the `Facts` of a Pillow image that is not from a file."""
     value = image.info.get("transparency")
     if image.mode.startswith("I") and isinstance(value, int):
         return headers.Facts(bits=16, transparent=(value,))
@@ -244,7 +246,7 @@ def _facts_of(image):
 
 def _may_be_transparent(image):
     value = image.info.get("transparency")
-    # Of 16 bits where the pixels are of 8, it would be that of another colour.
+    # A transparent colour of 16 bits would match a wrong colour in pixels of 8 bits.
     if image.mode == "RGB" and isinstance(value, tuple) and max(value) > 255:
         return False
     return image.has_transparency_data
@@ -262,21 +264,21 @@ def _converted(image, mode):
 
 
 def _bits(image, found):
-    """Returns how many bits a sample has in the file, at most 16."""
+    """Returns the bits per sample in the file, at most 16."""
     if found.bits:
         return min(found.bits, 16)
     if image.mode.startswith("I"):
         return 16
     for tile in getattr(image, "tile", ()):
         raw = tile[3][0] if isinstance(tile[3], tuple) and tile[3] else tile[3]
-        # As RGB;16B; but BGR;16 is of 16 bits a pixel.
+        # Such as RGB;16B. But BGR;16 has 16 bits per pixel.
         if isinstance(raw, str) and re.search(r";16[BLN]$", raw):
             return 16
     return 8
 
 
 def _of_eight_bits(image, found, picture):
-    """Returns (an image of 8 bits a sample, the mode that it was of)."""
+    """Returns (the image with 8 bits per sample, the mode that it had)."""
     mode = image.mode
     told = found.tiff
     if told and told.packed:
@@ -290,6 +292,6 @@ def _of_eight_bits(image, found, picture):
         image = Image.merge(mode, [ImageOps.invert(first), *alpha])
     elif mode in ("CMYK", "LAB"):
         image = pixels.to_srgb(image, picture)
-    if image.mode == "La":  # premultiplied, of which Pillow makes nothing but LA
+    if image.mode == "La":  # premultiplied alpha; Pillow converts it only to LA
         image = image.convert("LA")
     return image, mode

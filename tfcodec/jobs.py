@@ -1,4 +1,4 @@
-"""The command `bulk`: a job of Beam's from the command line, and what came of it."""
+"""The command `bulk`: runs a job on Apache Beam, and reports its results."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tfcodec import bitstream, bulk, files
 from tfcodec.console import Failure, output, say, shown, without_warnings
 from tfcodec.litert_engine import cores
 
-# What the DirectRunner is told beside the user's options. By itself it would first look
-# for Prism, fetch that from GitHub, and run all in one process there, whatever the
-# options --direct_* say; pipelines that may have unsafe triggers, which ours has none
-# of, it runs itself. And each process would tell how it begins and ends.
+# Options for the DirectRunner in addition to the user's. By default it would download
+# Prism, another runner, from GitHub, and run everything in one process there, whatever
+# the options --direct_* say. It does not if unsafe triggers are allowed (our pipeline
+# has none). The second option silences messages of each process that starts and ends.
 DIRECT = ["--allow_unsafe_triggers", "--default_sdk_harness_log_level=ERROR"]
-LOOKED_AT = 1000  # names, to see whether there is anything to do
-MOST_SAID = 10  # failures that are said; a file has them all
+LOOKED_AT = 1000  # names that are listed to see whether there is anything to do
+MOST_SAID = 10  # failures that are printed; a file lists all
 
 
 def options_of(runner: str, flags: list[str], runners_own: list[str]):
@@ -36,11 +36,11 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
 
     Args:
         runner: its name.
-        flags: options of Beam's, each as --name=value.
-        runners_own: options that only a runner knows.
+        flags: options of Beam, each as --name=value.
+        runners_own: options that only the runner knows.
 
     Raises:
-        ValueError: a flag is none of Beam's.
+        ValueError: a flag is not an option of Beam.
     """
     for flag in flags:
         if not flag.startswith("--"):
@@ -49,7 +49,7 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
     flags = [f"--runner={runner}", *quiet, *flags]
     said = io.StringIO()
     try:
-        # Beam would say what it does not know, and go on.
+        # Beam would only print a warning about unknown options.
         with without_warnings(), contextlib.redirect_stderr(said):
             options = PipelineOptions(flags)
             known = options.get_all_options().keys()
@@ -65,7 +65,7 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
 
 
 def threads_of(runner: str, options: PipelineOptions) -> int:
-    """Returns how many cores LiteRT takes in each process, where no one says so."""
+    """Returns the default of how many cores LiteRT uses in each process."""
     if runner != "DirectRunner":
         return 1
     direct = options.view_as(DirectOptions)
@@ -74,10 +74,10 @@ def threads_of(runner: str, options: PipelineOptions) -> int:
 
 
 def transform_of(args, options: dict, threads: int) -> beam.PTransform:
-    """Returns what the command `tfcodec bulk` does to each file.
+    """Returns the transform that `tfcodec bulk` applies to each file.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
         options: of `tfcodec.compress`.
         threads: of each process.
     """
@@ -92,7 +92,7 @@ def transform_of(args, options: dict, threads: int) -> beam.PTransform:
 
 
 def check_some(text: str, pattern: bulk.Pattern) -> None:
-    """Raises ValueError if nothing matches, of the first `LOOKED_AT` names."""
+    """Raises ValueError if no file matches; looks at no more than `LOOKED_AT`."""
     (found,) = FileSystems.match([pattern.text], [LOOKED_AT])
     names = [each.path for each in found.metadata_list]
     if not names:
@@ -104,15 +104,15 @@ def check_some(text: str, pattern: bulk.Pattern) -> None:
 
 
 def run(args, options: dict) -> bool:
-    """The command `tfcodec bulk`; returns whether a file failed.
+    """Runs the command `tfcodec bulk`; returns whether a file failed.
 
     Args:
-        args: of the command.
+        args: arguments of the command.
         options: of `tfcodec.compress`.
 
     Raises:
-        ValueError: the arguments make no sense, or no file matches.
-        Failure: the job did not end well.
+        ValueError: an argument is invalid, or no file matches.
+        Failure: the job ended before all files were done.
     """
     out_dir = bulk.out_dir_of(args.out_dir)
     beams = options_of(args.runner, args.beam, args.runners_own)
@@ -130,7 +130,7 @@ def run(args, options: dict) -> bool:
     )  # fmt: skip
     stdout = output("JSON") if args.json else sys.stdout
     _remove(*(f"{out_dir}/{name}" for name in transforms.LISTS))
-    # Processes that Beam starts on this machine find this package as this one did.
+    # So that processes that Beam starts on this machine find this package.
     paths = [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     began = time.monotonic()
@@ -160,7 +160,7 @@ def _run(job, options):
         why = "" if state == PipelineState.DONE else state
         cause = None
     except Exception as error:
-        # Beam's messages hold the traceback of a worker; the last line says it.
+        # Beam's messages contain the traceback of a worker; its last line is the error.
         why = str(error).strip().split("\n")[-1] or type(error).__name__
         cause = error
     if why:
@@ -184,7 +184,7 @@ def _lines(path):
 
 
 def _tell(row, failed, path, as_json, stdout):
-    """Says what came of a job, and why files failed, all of which are in `path`."""
+    """Prints the results of a job, and why files failed (`path` lists all)."""
     for each in failed[:MOST_SAID]:
         say(f"tfcodec: {shown(each['input'])}: {shown(each['error'])}", sys.stderr)
     if len(failed) > MOST_SAID:

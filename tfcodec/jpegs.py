@@ -1,4 +1,4 @@
-"""JPEG files that lack their last two bytes, and nothing else."""
+"""Repairs JPEG files that lack only the end marker, their last two bytes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import BinaryIO
 
 START, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 APP1, APP2 = 0xE1, 0xE2
-# Stands for coded pixels, of which a decoder makes other ones than of none at all.
+# Bytes that a decoder, if pixels are missing, decodes to other pixels than no bytes.
 OTHER = b"\x5a\xa5\x3c\x96" * 16
 NOTE = "no end marker in the JPEG file, which may have been cut"
 
 
 def segments(data: bytes):
-    """Yields (marker, where its data begins, where it ends) of a JPEG file.
+    """Yields (marker, start of its data, end of its data) of a JPEG file.
 
-    Those before the coded pixels, and the end marker. Coded pixels do not hold it
-    (T.81, B.1.1.5), and segments before them, as of a thumbnail, are passed over.
+    These are the segments before the coded pixels, and the end marker. Coded pixels
+    cannot contain that marker (T.81, B.1.1.5); those within segments, as of a
+    thumbnail, are skipped.
     """
     at = 2
     while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
@@ -35,10 +36,10 @@ def segments(data: bytes):
 def whole(source: str | os.PathLike | BinaryIO) -> tuple:
     """Returns (what to open in place of an image file, notes).
 
-    That is the file itself, unless it is a JPEG without an end marker, as some cameras
-    write, in which all pixels are there: then it is the same with one. If some are
-    missing, what a decoder puts in their place depends on what follows, and the file
-    stays as it is, so that opening it tells that it is cut.
+    That is the file itself, unless it is a JPEG that has all pixels but no end marker,
+    as some cameras write; then it is a copy with one. If pixels are missing, the result
+    of a decoder depends on the bytes appended. Then the file is returned unchanged, so
+    that opening it fails as truncated.
 
     Args:
         source: a path, or a file open for reading.
@@ -66,8 +67,8 @@ def _without_end(file):
         if file.read(len(START)) != START:
             return None
         size = file.seek(0, os.SEEK_END)
-        # Some bytes may follow the marker, as what a camera adds to its files. That of
-        # a thumbnail comes before the scan, and coded pixels hold neither marker.
+        # Bytes may follow the marker, such as data of the camera. The end marker of a
+        # thumbnail comes before the scan, and coded pixels contain neither marker.
         file.seek(max(begin, size - 2**16))
         last = file.read()
         if last.rfind(END) > last.rfind(SCAN):

@@ -57,7 +57,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     """
     source = registry.resolve(directory)
     if int8 and not target:
-        raise ValueError("weights of 8 bits need a directory of their own")
+        raise ValueError("weights of 8 bits need a directory to write them to")
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if getattr(model.coder, "residual_nets", None):
@@ -118,7 +118,7 @@ def check_whole(found: litert_files.Files, networks, numbers):
         np.array_equal(read[name], array) and read[name].dtype == array.dtype
         for name, array in numbers.items()
     ) or not all(found.network(name) == data for name, data in networks.items()):
-        raise ValueError("the LiteRT files came back as others than were written")
+        raise ValueError("the LiteRT files read back differently from what was written")
 
 
 def realistic(model, source: registry.Model) -> RealisticSynthesis:

@@ -1,4 +1,4 @@
-"""How the C library keeps the memory of tensors (standard library only)."""
+"""Makes the C library keep freed memory for tensors (standard library only)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 
 # Numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# What remains with the process at most, above what it uses, and the size from which a
-# tensor is given back at once: the activations of a tile of 1024x1024 are smaller.
+# Bytes. The most free memory that the process keeps, and the size from which a tensor
+# is returned to the system when freed: activations of a tile of 1024x1024 are smaller.
 KEPT = 256 * 2**20
 
 
@@ -18,10 +18,9 @@ def keep_freed() -> bool:
     """Lets this process keep up to `KEPT` bytes of freed memory for its next tensors.
 
     By default glibc returns large tensors to the system as soon as they are freed, and
-    the system clears every page of the next ones anew. That took up to 20 % of the
-    processor's time of a synthesis, and little of networks with smaller activations.
-    Nothing is changed where one of glibc's own environment variables says what is
-    wanted, or under another C library.
+    the system clears every page of the next ones again. That took up to 20 % of the
+    processor time of a synthesis; less with smaller activations. Nothing is changed if
+    one of glibc's own environment variables is set, or under another C library.
 
     Returns:
         Whether it took effect.

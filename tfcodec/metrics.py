@@ -1,6 +1,7 @@
 """PSNR, SSIM, MS-SSIM, bits per pixel, BD-rate and BD-PSNR (NumPy only).
 
-Images are [height, width, channels] or [height, width], of 0 to 255 in any type.
+Images are [height, width, channels] or [height, width], with values of 0 to 255 in any
+type.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ PEAK = 255.0
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 WINDOW /= WINDOW.sum()
-# Its sums for 32 neighbours at once: row i holds the window from column i on.
+# A matrix that computes 32 neighbouring weighted sums: row i has the window from
+# column i on.
 BAND = np.stack([np.pad(WINDOW, (i, 31 - i)) for i in range(32)])
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-# The smallest side of which the last scale still holds one window.
+# The smallest side, in pixels, for which one window fits into the last scale.
 SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 
 # RGB to Y, Cb, Cr of JFIF (BT.601), without its offsets.
@@ -57,8 +59,8 @@ def psnr_of(error: float) -> float:
 def psnr_ycbcr(a: np.ndarray, b: np.ndarray) -> float:
     """PSNR of Y, Cb and Cr (BT.601, full range) in dB, weighted 6:1:1.
 
-    inf where all three planes are equal. A colour plane that is equal while another is
-    not, as in grey images, is left out of the mean.
+    It is inf if all three planes are equal. If only some planes are equal, as chroma in
+    grey images, these are left out of the mean.
 
     Args:
         a, b: RGB [height, width, 3].
@@ -68,7 +70,7 @@ def psnr_ycbcr(a: np.ndarray, b: np.ndarray) -> float:
     """
     a, b = _pair(a, b)
     errors = np.mean(np.square((a - b) @ YCBCR.T), (0, 1))
-    rest = errors > 1e-9  # what rounding leaves of equal planes is less
+    rest = errors > 1e-9  # equal planes have less, by rounding
     if not rest.any():
         return float("inf")
     values = 10 * np.log10(PEAK**2 / errors[rest])
@@ -89,9 +91,9 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Multiscale structural similarity, 0 to 1, the mean over channels.
 
-    Five scales, an 11x11 Gaussian window where it fits whole, 2x2 means between
-    scales (the last row and column of an odd side repeated), and negative terms
-    taken as 0: as `tf.image.ssim_multiscale`.
+    As `tf.image.ssim_multiscale`: five scales, an 11x11 Gaussian window at all
+    positions where it fits, 2x2 means between scales (the last row or column of an odd
+    side is repeated), and negative terms count as 0.
 
     Raises:
         ValueError: as `mse`, or a side is under 161 pixels, too small for five scales.
@@ -110,17 +112,17 @@ def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def ssim_terms(a, b, blur):
-    """Luminance and contrast-structure terms of SSIM, of which it is the mean product.
+    """Luminance and contrast-structure terms of SSIM, the mean of their product.
 
-    Written in operators alone, so that training has the same formulas in TensorFlow.
+    It uses only operators, so that training uses the same formulas with TensorFlow.
 
     Args:
         a, b: floats of 0 to 255, [..., h, w, c].
-        blur: function to the weighted means under each whole `WINDOW`, [..., h - 10,
-            w - 10, c].
+        blur: function that returns the means, weighted by `WINDOW`, at all positions
+            where the window fits, [..., h - 10, w - 10, c].
 
     Returns:
-        Two of the shape that `blur` returns.
+        (luminance, contrast-structure), each of the shape that `blur` returns.
     """
     mean_a, mean_b = blur(a), blur(b)
     product = mean_a * mean_b
@@ -214,7 +216,7 @@ def _blur(image):
         flat = image.reshape(len(image), -1)
         rows = len(image) - margin
         means = np.empty((rows, flat.shape[1]))
-        for i in range(0, rows, block):  # as products of matrices, the fastest way
+        for i in range(0, rows, block):  # matrix products are the fastest way
             n = min(block, rows - i)
             np.matmul(
                 BAND[:n, : n + margin], flat[i : i + n + margin], out=means[i : i + n]
@@ -275,7 +277,7 @@ def _curve(rates, qualities):
 
 
 def _mean_gap(curves, what):
-    """Mean of y of the second curve less that of the first where both have x."""
+    """Mean difference of y, second curve minus first, over the x that both cover."""
     low = max(x[0] for x, _ in curves)
     high = min(x[-1] for x, _ in curves)
     if low >= high:
@@ -287,8 +289,8 @@ def _mean_gap(curves, what):
 def _pchip_slopes(h, secants):
     """Slopes at the n knots of n - 1 intervals of width `h`.
 
-    Fritsch, Butland 1984: the weighted harmonic mean of the two secants, or 0 where
-    they differ in sign; at the ends the three-point formula, kept monotone.
+    Fritsch, Butland 1984: the weighted harmonic mean of the two secants, or 0 if they
+    differ in sign; at the ends the three-point formula, limited to stay monotone.
     """
     if len(h) == 1:
         return np.repeat(secants, 2)

@@ -30,7 +30,7 @@ def count(text: str) -> int:
 
 
 def add_max_pixels(command, what: str) -> None:
-    """Adds the limit on what is read, and says of what."""
+    """Adds the limit on the pixels of inputs; `what` is a plural noun for these."""
     command.add_argument(
         "--max_pixels",
         metavar="N",
@@ -47,18 +47,19 @@ def add_strip(command) -> None:
 
 
 def add_engine(command) -> None:
-    """Adds what runs the model."""
+    """Adds the choice of the engine that runs the model."""
     command.add_argument(
         "--engine",
         choices=("auto", "litert", "tensorflow"),
         default="auto",
         help="what runs the model: litert starts at once and has no effort; auto takes "
-        "it where it and the model's files for it are installed (default: %(default)s)",
+        "litert if it and the model's files for it are installed (default: "
+        "%(default)s)",
     )
 
 
 def add_rate(command) -> None:
-    """Adds the quality, or what stands in its place."""
+    """Adds the quality, and the targets that may be given in its place."""
     rate = command.add_mutually_exclusive_group()
     rate.add_argument(
         "-q",
@@ -75,7 +76,7 @@ def add_rate(command) -> None:
         "--target_bpp",
         type=float,
         metavar="X",
-        help="the best image of at most X bits a pixel",
+        help="the best image of at most X bits per pixel",
     )
     rate.add_argument(
         "--target_psnr",
@@ -87,23 +88,23 @@ def add_rate(command) -> None:
         "--target_msssim",
         type=float,
         metavar="X",
-        help="the smallest file with an MS-SSIM of X or more, as 0.97",
+        help="the smallest file with an MS-SSIM of X or more, such as 0.97",
     )
     rate.add_argument(
         "--target_ssimulacra2",
         type=float,
         metavar="X",
-        help="the smallest file with an SSIMULACRA2 of X or more, as 70",
+        help="the smallest file with an SSIMULACRA2 of X or more, such as 70",
     )
 
 
 def add_coding(command) -> None:
-    """Adds what is asked of a file, beside its quality, and of which model."""
+    """Adds the options of compression other than quality: model, effort and so on."""
     command.add_argument(
         "--alpha_quality",
         type=float,
         metavar="0..100",
-        help="lose something of alpha too (default: nothing)",
+        help="code alpha with loss, at this quality (default: without loss)",
     )
     command.add_argument(
         "--model",
@@ -116,8 +117,8 @@ def add_coding(command) -> None:
         type=int,
         default=0,
         metavar="0..9",
-        help="improve the file step by step, which takes longer; to decompress takes "
-        "no longer (default: %(default)s)",
+        help="optimise the file step by step, which takes longer; decompression does "
+        "not (default: %(default)s)",
     )
     command.add_argument(
         "--verify",
@@ -127,13 +128,13 @@ def add_coding(command) -> None:
 
 
 def add_realism(command) -> None:
-    """Adds how much likely texture is drawn."""
+    """Adds how much texture is synthesised."""
     command.add_argument(
         "--realism",
         type=float,
         metavar="0..1",
-        help="how much likely texture of hair, skin or grass is drawn where the file "
-        "has no room for the true one; 0 is nearest to the original in every pixel, "
-        "for evidence, medicine and measurement (default: what the model's card says "
-        "for the file's quality)",
+        help="how much texture of hair, skin or grass, which the file does not store, "
+        "is synthesised as it is likely to have been; 0 is nearest to the original in "
+        "every pixel, for evidence, medicine and measurement (default: what the "
+        "model's card says for the file's quality)",
     )

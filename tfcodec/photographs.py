@@ -1,6 +1,6 @@
-"""Photographs as the demo shows them, and what codecs make of each (no server).
+"""Photographs of the demo, and the files that codecs make of them (no server).
 
-Nothing is written to disk: the files to fetch are kept in memory, the last ones.
+Nothing is written to disk: the latest files are kept in memory, for the page to fetch.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from tfcodec import (
 )
 
 OURS = "tfcodec"
-OTHERS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}  # with their labels
+OTHERS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}  # codec -> its label
 SUFFIXES = {OURS: bitstream.SUFFIX, "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the page takes, and what the server holds.
+    """Limits on what is uploaded to the server, and on what it keeps in memory.
 
     Args:
-        upload: bytes of an image file.
-        megapixels: of what is shown; a larger image is reduced.
-        max_pixels: of an image file, as of `images.read`.
-        photographs: kept at a time, the last ones.
-        results: kept of each photograph, likewise.
+        upload: largest image file, in bytes.
+        megapixels: of the image that is shown; a larger one is reduced.
+        max_pixels: of an image file, as for `images.read`.
+        photographs: number that is kept; the oldest is dropped.
+        results: number that is kept of each photograph, likewise.
     """
 
     upload: int = 64_000_000
@@ -51,15 +51,15 @@ class Limits:
 
 
 class Photograph:
-    """An image, and what codecs made of it.
+    """An image, and the files that codecs made of it.
 
     Args:
         data: an image file.
-        name: what to call it.
-        limits: what it may be.
+        name: of the file, for the page and errors.
+        limits: see `Limits`.
 
     Raises:
-        ValueError: it is no image that we read.
+        ValueError: the file is not an image that can be read.
     """
 
     def __init__(self, data: bytes, name: str, limits: Limits):
@@ -68,14 +68,14 @@ class Photograph:
         self.pixels, self.notes = shown(
             images.read(io.BytesIO(data), name, limits.max_pixels), limits
         )
-        # Files to fetch, by name, of each result.
+        # Name of a result's PNG -> its files by name, for the page to fetch.
         self.results: collections.OrderedDict[str, dict[str, bytes]]
         self.results = collections.OrderedDict()
         self.original = report.png(self.pixels, compress_level=1)
-        self.levels: dict[str, float] = {}  # where the last search of a codec ended
+        self.levels: dict[str, float] = {}  # by codec, the quality found last
 
     def description(self) -> dict:
-        """Returns what the page is told of it."""
+        """Returns a description of the photograph, for the page."""
         height, width = self.pixels.shape[:2]
         return {
             "id": self.id, "name": self.name, "bytes": self.size, "width": width,
@@ -83,7 +83,7 @@ class Photograph:
         }  # fmt: skip
 
     def file(self, name: str) -> bytes | None:
-        """Returns a file that the page was told of, if it is still here."""
+        """Returns a file by its name; None if it does not, or no longer, exist."""
         if name == "original.png":
             return self.original
         found = [files[name] for files in self.results.values() if name in files]
@@ -95,12 +95,16 @@ class Photograph:
         max_bytes: float | None = None,
         realism: float | None = None,
     ) -> dict:
-        """Returns figures of our file, of a quality or at most so many bytes.
+        """Compresses by our codec, at a quality or to at most so many bytes.
 
-        It is opened at a realism, by default that of the model at its quality.
+        It then decompresses at a realism, by default the model's at that quality.
+
+        Returns:
+            dict of figures, for the page.
 
         Raises:
-            ValueError: no such quality or realism, or none that gives so few bytes.
+            ValueError: the quality or realism is out of range, or no quality gives so
+                few bytes.
         """
         start = time.perf_counter()
         if max_bytes is not None:
@@ -119,12 +123,15 @@ class Photograph:
         return {**figures, "seconds": seconds, "realism": realism}
 
     def theirs(self, name: str, max_bytes: int) -> dict:
-        """Returns figures of another codec's file, the best of at most so many bytes.
+        """Compresses by another codec, to its best file of at most so many bytes.
 
-        Where it has none as small, it is its smallest.
+        If it has no file as small, its smallest is taken.
+
+        Returns:
+            dict of figures, for the page.
 
         Raises:
-            ValueError: no such codec, or it is not installed.
+            ValueError: there is no such codec, or it is not installed.
         """
         found, lowest = classical.find(name), classical.find(name).limits[0]
         files = {}
@@ -148,7 +155,7 @@ class Photograph:
         return self._figures(name, level, data, found.decompress(data))
 
     def _figures(self, name, level, data, decoded, realism=0.0):
-        """Keeps a file, and the PNG of what it shows; returns what is told of them."""
+        """Keeps a file and the PNG of its decoded image; returns their figures."""
         stem = f"{name}-{level:g}"
         opened = f"-realism-{realism:g}" if realism else ""
         file, png = stem + SUFFIXES[name], f"{stem}{opened}.png"
@@ -161,7 +168,7 @@ class Photograph:
         psnr = metrics.psnr(self.pixels, decoded)
         try:
             similarity = metrics.ms_ssim(self.pixels, decoded)
-        except ValueError:  # too small a picture
+        except ValueError:  # The picture is too small.
             similarity = None
         return {
             "codec": name, "quality": level, "bytes": len(data),
@@ -172,10 +179,10 @@ class Photograph:
 
 
 def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
-    """Returns an image as the page shows it, and what was changed, in words.
+    """Converts an image to what the page shows: sRGB, of at most so many megapixels.
 
     Returns:
-        uint8 [height, width, 3], sRGB, of few enough pixels.
+        (uint8 [height, width, 3], notes on what was changed).
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Teaches Pillow the `.tfc` format; importing this module is enough.
+"""Adds the `.tfc` format to Pillow; importing this module is enough.
 
     import tfcodec.pillow_plugin
     from PIL import Image
@@ -7,25 +7,25 @@
     image = Image.open("photograph.tfc")
 
 `open` gives size, mode and `info` (icc_profile, exif, xmp, quality) without TensorFlow;
-`load`, and all that needs pixels, decodes.  `save` takes what `tfcodec.compress` does:
-quality, effort, model, max_bytes, target_bpp, target_psnr, target_msssim,
-target_ssimulacra2, alpha_quality, verify, max_pixels, icc_profile, exif, xmp; by
-default it keeps the image's own metadata.  Damaged files raise what Pillow raises:
-`UnidentifiedImageError` when opened, OSError when loaded.
+`load`, and all that needs pixels, decodes.  `save` takes arguments of
+`tfcodec.compress`: quality, effort, model, max_bytes, target_bpp, target_psnr,
+target_msssim, target_ssimulacra2, alpha_quality, verify, max_pixels, icc_profile, exif,
+xmp; by default it keeps the image's own metadata.  Damaged files raise the usual errors
+of Pillow: `UnidentifiedImageError` when opened, OSError when loaded.
 
 An opened image has an attribute `realism`, None for the model's default at the file's
-quality; set it, as to 0 for the faithful picture, before pixels are needed.
+quality; set it before pixels are needed, for example to 0 for the faithful picture.
 
-How many pixels an image may have is Pillow's own limit, `Image.MAX_IMAGE_PIXELS`: more
-are a warning, and more than twice as many an error.
+The number of pixels is limited by Pillow's own `Image.MAX_IMAGE_PIXELS`: more are a
+warning, and more than twice as many an error.
 
-Once an image has been decoded, TensorFlow runs, and a process forked from here cannot
-decode: that is a RuntimeError.  Start workers by "spawn", as in `DataLoader(...,
+Once TensorFlow has decoded an image, a process forked from this one cannot decode with
+it, and raises a RuntimeError.  Start workers by "spawn", as in `DataLoader(...,
 multiprocessing_context="spawn")`, or before the first image is loaded.
 
 As with all formats, Pillow empties an existing file before `save` begins.  To keep the
-old one should that fail, save to an `io.BytesIO`, or under another name, and put it in
-place.
+old file if `save` fails, save to an `io.BytesIO` or under another name, and then
+replace the old file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SETTINGS = {
 
 
 def _limits() -> bitstream.Limits:
-    """Returns the limits on a file, as many pixels as Pillow opens at most."""
+    """Returns the limits on a file, with as many pixels as Pillow allows."""
     most = Image.MAX_IMAGE_PIXELS
     return bitstream.Limits().for_pixels(0 if most is None else max(1, 2 * most))
 

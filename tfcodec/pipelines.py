@@ -1,4 +1,4 @@
-"""Files to pixels, and back, inside a `tf.data` pipeline or a `tf.function`."""
+"""Decodes and encodes files inside a `tf.data` pipeline or a `tf.function`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from tfcodec.tensorflow_engine import TensorFlowEngine
 
 
 class PipelineEngine(TensorFlowEngine):
-    """The engine for functions of Python's that TensorFlow calls, as in `tf.data`.
+    """The engine for Python functions that TensorFlow calls, as in `tf.data`.
 
-    Such a function holds one of TensorFlow's inter-op threads until it returns. Where
-    as many run at a time as there are such threads, a function of TensorFlow that they
-    call waits for one for ever: https://github.com/tensorflow/tensorflow/issues/32454.
-    So the model runs in a session here, which has threads of its own.
+    Such a function occupies one of TensorFlow's inter-op threads until it returns. If
+    as many run at a time as there are such threads, TensorFlow functions that they call
+    wait for a thread forever:
+    https://github.com/tensorflow/tensorflow/issues/32454. So here the model runs in a
+    session, which has threads of its own.
     """
 
     def _parts(self, path):
@@ -25,7 +26,7 @@ class PipelineEngine(TensorFlowEngine):
         config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
         session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         level = logger.level
-        logger.setLevel("ERROR")  # That it is the loader of TensorFlow 1 is no news.
+        logger.setLevel("ERROR")  # Else it warns that this loader is TensorFlow 1's.
         try:
             with session.graph.as_default():
                 found = tf.compat.v1.saved_model.load(session, ["serve"], path)
@@ -52,7 +53,7 @@ def _loaded(path: str, fingerprint: bytes) -> engine.Codec:
 
 @contextlib.contextmanager
 def _called_by_tensorflow():
-    """Has `codec` code, within here, by a `PipelineEngine`."""
+    """Makes the functions of `codec` use a `PipelineEngine`, within this context."""
     token = codec.loader.set(_loaded)
     try:
         yield
@@ -73,15 +74,16 @@ def decode_tensor(
 
     Args:
         data: string tensor [], a `.tfc` file.
-        channels: 1, 3 or 4 of what it returns, whatever the file has: colours become
-            their mean, alpha is dropped, or is 255.
-        max_pixels, realism: as of `decompress`.
+        channels: of the result, 1, 3 or 4, whatever the file has. For 1 channel colours
+            are averaged; alpha is dropped, or if the file has none, 255.
+        max_pixels, realism: as for `decompress`.
 
     Returns:
         uint8 tensor [height, width, channels].
 
     Raises:
-        ValueError: other channels. A damaged file fails when the pipeline runs.
+        ValueError: `channels` is another number. (A damaged file raises an error of
+            TensorFlow when the pipeline runs.)
     """
     import tensorflow as tf
 
@@ -117,7 +119,7 @@ def encode_tensor(image, quality: float = codec.DEFAULT_QUALITY, **settings):
 
     Args:
         image: uint8 tensor [height, width, channels].
-        quality, **settings: as of `compress`.
+        quality, **settings: as for `compress`.
 
     Returns:
         string tensor [].

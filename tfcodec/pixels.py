@@ -1,4 +1,4 @@
-"""Pillow images to arrays of 8 bits, whatever they were."""
+"""Pillow images of any type to arrays of 8 bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tfcodec.tiff import Unfit
 
-ROWS = 512  # taken out of Pillow's memory at a time
+ROWS = 512  # rows that are copied out of Pillow's memory at a time
 
 
 @dataclasses.dataclass
@@ -20,8 +20,8 @@ class Picture:
     Args:
         pixels: uint8 [height, width], greyscale, or [height, width, channels]: 2 for
             greyscale and alpha, 3 for RGB, 4 for RGB and alpha.
-        metadata: icc_profile, exif (from its TIFF header on), xmp, of what there is.
-        notes: what was changed on the way, in words.
+        metadata: those there are of icc_profile, exif (from its TIFF header on), xmp.
+        notes: what was changed or not kept when the file was read, in words.
     """
 
     pixels: np.ndarray
@@ -30,7 +30,7 @@ class Picture:
 
 
 def array_of(image) -> np.ndarray:
-    """Returns a Pillow image as an array, without a second copy on the way."""
+    """Returns a Pillow image as a uint8 array, without a second copy in memory."""
     bands = len(image.getbands())
     shape = (image.height, image.width) + ((bands,) if bands > 1 else ())
     pixels = np.empty(shape, np.uint8)
@@ -48,10 +48,10 @@ def strips(image):
 
 
 def reduced(values: np.ndarray) -> np.ndarray:
-    """Returns 16 bits as 8, rounded, of an array of integers.
+    """Returns integers of 16 bits, an array, rounded to 8 bits.
 
     Raises:
-        Unfit: there are values beyond 16 bits, or below zero.
+        Unfit: there are values below 0 or above 65535.
     """
     if values.size and values.min() < 0:
         raise Unfit("signed pixels; convert them to 8 bits first")
@@ -61,11 +61,11 @@ def reduced(values: np.ndarray) -> np.ndarray:
 
 
 def grey_of(image, inverted: bool = False):
-    """Returns 16-bit greyscale, a Pillow image, as 8-bit.
+    """Returns a 16-bit greyscale Pillow image as an 8-bit one.
 
     Args:
-        image: of mode I or I;16, in any order of bytes.
-        inverted: white is zero.
+        image: of mode I or I;16, of any byte order.
+        inverted: whether 0 is white.
 
     Raises:
         Unfit: as `reduced`.
@@ -79,13 +79,13 @@ def grey_of(image, inverted: bool = False):
 
 
 def eight_bit(values: np.ndarray) -> np.ndarray:
-    """Returns an array of pixels as uint8 of the same range from black to white.
+    """Returns an array of pixels as uint8, from 0 (black) to 255 (white).
 
     Args:
         values: uint8, uint16 or bool.
 
     Raises:
-        Unfit: of another type, whose black and white are not known.
+        Unfit: it is of another type, whose values for black and white are not known.
     """
     if values.dtype == np.uint8:
         return values
@@ -104,7 +104,7 @@ def rgb_of(pixels: np.ndarray) -> np.ndarray:
         pixels: uint8, uint16 or bool [height, width] or [height, width, 1 to 4].
 
     Raises:
-        Unfit: as `eight_bit`, or of more channels.
+        Unfit: as `eight_bit`, or the shape is another.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -117,7 +117,10 @@ def rgb_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_srgb(image, picture):
-    """Returns CMYK or LAB as sRGB, by the image's profile if it has one that works."""
+    """Converts a Pillow image from CMYK or LAB to sRGB, by its ICC profile if possible.
+
+    Removes the profile from `picture`, and adds a note on that.
+    """
     from PIL import ImageCms
 
     profile = picture.metadata.pop("icc_profile", None)
@@ -137,16 +140,16 @@ def to_srgb(image, picture):
 
 
 def transparency(image, bits: int, colour: tuple, low=None) -> np.ndarray:
-    """Returns alpha, uint8 [height, width]: 0 where a pixel is of PNG's one colour.
+    """Returns alpha, uint8 [height, width]: 0 where a pixel has the transparent colour.
 
     Args:
-        image: greyscale or RGB, a Pillow image.
-        bits: of a sample in the file.
-        colour: the samples, of so many bits.
-        low: the lower bytes of an image of 16 bits of RGB, of which Pillow gives the
-            higher; a Pillow image.
+        image: a Pillow image, greyscale or RGB.
+        bits: per sample in the file.
+        colour: PNG's one transparent colour, samples of `bits` bits.
+        low: for RGB of 16 bits, of which `image` has the higher bytes, a Pillow image
+            of the lower ones.
     """
-    if bits < 8:  # which Pillow spreads from 0 to 255
+    if bits < 8:  # Pillow scales such samples to 0..255
         colour = tuple(value * 255 // (2**bits - 1) for value in colour)
     alpha = np.empty((image.height, image.width), np.uint8)
     lower = strips(low) if low else None
@@ -162,7 +165,7 @@ def transparency(image, bits: int, colour: tuple, low=None) -> np.ndarray:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns an image upright that is stored as EXIF's orientation says, 1 to 8."""
+    """Turns an array of pixels upright, given its EXIF orientation, 1 to 8."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
@@ -175,7 +178,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def converted(image, mode):
-    """Returns a Pillow image in a mode; what it loses of alpha is over white."""
+    """Converts a Pillow image to a mode; alpha that is lost is composed over white."""
     from PIL import Image
 
     if mode == image.mode:

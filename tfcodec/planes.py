@@ -1,4 +1,4 @@
-"""The planes of an image: its layouts, colours that are seen, alpha as a PNG."""
+"""The planes of an image: layouts, separation of colours and alpha, alpha as a PNG."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import numpy as np
 from tfcodec import tiling
 from tfcodec.bitstream import GREY, GREY_ALPHA, RGB, RGBA, CorruptStream
 
-# Layout of an array by its channels; none is a greyscale image without that axis.
+# Channels of an array -> layout; None is a greyscale image without an axis of channels.
 LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
 
-# Alpha as near as this to transparent or opaque is that, where it is coded with loss.
+# Lossy alpha of up to this becomes 0, and of 255 minus up to this becomes 255.
 ALPHA_SNAP = 8
 
 
 def checked_image(image) -> np.ndarray:
-    """Returns `image` as an array, if it is uint8 with pixels, of a known layout.
+    """Returns `image` as an array, after checking its type and shape.
 
     Raises:
-        TypeError, ValueError: it is not; the message says what it is.
+        TypeError: it is not uint8.
+        ValueError: it has no pixels, or is not [h, w] or [h, w, 1 to 4 channels].
     """
     image = np.asarray(image)
     if image.dtype != np.uint8:
@@ -35,14 +36,16 @@ def checked_image(image) -> np.ndarray:
 
 
 def channels_of(image):
+    """Returns the channels of an array [h, w, c]; None for [h, w]."""
     return image.shape[2] if image.ndim == 3 else None
 
 
 def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns (colours [h, w] or [h, w, 3], alpha [h, w] or None) of an image.
 
-    Colours that no one can see become what costs least: the mean of the visible ones
-    of the cell of 16x16 pixels, or of those around where a cell has none.
+    The colours of fully transparent pixels, which no one sees, are replaced by what
+    costs few bits: the mean of the visible pixels in their cell of 16x16 pixels, or if
+    there are none, in a larger cell.
     """
     channels = channels_of(image)
     if channels in (None, 3):
@@ -58,16 +61,21 @@ def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def cell_means(colours: np.ndarray, visible: np.ndarray, side: int = 16) -> np.ndarray:
-    """Returns uint8 [h, w, c]: means over cells of the visible pixels.
+    """Returns uint8 [h, w, c]: at each pixel the mean of the visible ones in its cell.
 
-    A cell without any takes the mean over cells twice as large, and so on.
+    For a cell without any it is the mean over a cell twice as large, and so on.
+
+    Args:
+        colours: uint8 [h, w, c].
+        visible: bool [h, w].
+        side: of a cell in pixels.
     """
     height, width = visible.shape
     size = tiling.padded_size(height, width, side)
     more = ((0, size[0] - height), (0, size[1] - width))
 
     def sums(values):
-        # One row of cells at a time: floats of a whole image would be large.
+        # One row of cells at a time, as a whole image in floats would be large.
         padded = np.pad(values, more)
         rows = (
             padded[top : top + side].reshape(side, -1, side).sum((0, 2), np.float64)
@@ -112,22 +120,22 @@ def png(alpha: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# The signature, and the chunk that says the size: 8 bits, grey.
+# The signature, and the beginning of the chunk IHDR.
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
-GREY_8 = b"\x08\0"
+GREY_8 = b"\x08\0"  # in IHDR: 8 bits, greyscale
 
 
 def read_png(data: bytes, height: int, width: int) -> np.ndarray:
-    """Reads what `png` wrote, if it is of that size.
+    """Reads what `png` wrote: uint8 [height, width].
 
     Raises:
-        CorruptStream: it is not.
+        CorruptStream: it is damaged, of another size, or not 8-bit greyscale.
     """
     from PIL.PngImagePlugin import PngImageFile
 
     try:
-        # Opened so, Pillow has no limit of its own: the size is that of the header.
+        # Unlike `Image.open`, this has no limit on pixels; the size is checked here.
         with PngImageFile(io.BytesIO(data)) as image:
             if image.size != (width, height) or data[24:26] != GREY_8:
                 raise ValueError(f"{image.size}, {image.mode}")

@@ -1,4 +1,4 @@
-"""Pillow as we use it: quiet, and taught more formats by packages, when needed."""
+"""Pillow as used here: without warnings, and with plugin packages for more formats."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ HEIC_BRANDS = {
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"
 }  # fmt: skip
 JXL_STARTS = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
-# By suffix, as a file is not there yet when it is to be written.
+# Suffix of a file to write -> the package that it needs.
 SUFFIXES = {
     ".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif",
     ".hif": "pillow-heif",
 }  # fmt: skip
-# Formats that another program draws, as Pillow would have it: Ghostscript, and Windows.
+# Formats that Pillow reads by running another program: Ghostscript, or Windows' own.
 PROGRAMS = {"EPS", "WMF"}
 LARGEST_TEXT = bitstream.Limits().metadata  # bytes of an ICC profile in a PNG
 NAMES = {"pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC"}
 
 
 def load(package: str):
-    """Returns the module of a package of `MODULES`, which Pillow then knows.
+    """Imports a package of `MODULES`, which adds its format to Pillow.
 
     Raises:
         ImportError: it is not installed.
@@ -38,9 +38,9 @@ def load(package: str):
 
 
 def wanted(start: bytes) -> str | None:
-    """Returns the package that reads a file, by its first 64 bytes; None: Pillow does.
+    """Returns the package that a file needs, by its first 64 bytes; None for none.
 
-    Of a file of the ISO base format (ISO/IEC 14496-12) all brands count.
+    In a file of the ISO base format (ISO/IEC 14496-12) all its brands count.
     """
     if start.startswith(JXL_STARTS):
         return "pillow-jxl-plugin"
@@ -53,12 +53,12 @@ def wanted(start: bytes) -> str | None:
 
 
 class _Quiet:
-    """While Pillow works, in any thread: no warnings, and limits that are ours.
+    """Suppresses Pillow's warnings and replaces its limits, while any thread uses it.
 
-    Warnings are of odd metadata. ICC profiles of PNG may have as many bytes as we keep,
-    where Pillow takes 1 MiB, and images as many pixels as the most that any thread
-    allows: Pillow refuses twice what it is told, when a file is opened and again for
-    what some formats, such as icons, hold within.
+    The warnings are about unusual metadata. An ICC profile in a PNG may have as many
+    bytes as we keep (Pillow's limit is 1 MiB), and an image as many pixels as the
+    highest limit of all threads that use Pillow. Pillow refuses more than twice its
+    limit, when it opens a file, and again for images within some files, such as icons.
     """
 
     def __init__(self):
@@ -66,7 +66,7 @@ class _Quiet:
 
     @contextlib.contextmanager
     def up_to(self, pixels: int):
-        """For images of at most so many pixels; 0: any."""
+        """A context for images of at most so many pixels; 0 for any."""
         with self.lock:
             if not self.users:
                 self.undo = contextlib.ExitStack()

@@ -1,8 +1,8 @@
-"""ICC profiles made of what files say of their colours in other words.
+"""Makes ICC profiles for colour spaces that files specify by other means.
 
-A PNG may give a gamma and chromaticities (gAMA, cHRM) or code points (cICP), an AVIF
-code points (nclx) in place of a profile. A profile of a matrix and curves says the same
-(ICC.1:2022, section 8.3.3 and annex F.3); code points are those of ITU-T H.273.
+In place of a profile, a PNG may have a gamma and chromaticities (gAMA, cHRM) or code
+points (cICP), and an AVIF code points (nclx). A profile of a matrix and curves says the
+same (ICC.1:2022, section 8.3.3 and annex F.3); code points are those of ITU-T H.273.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import struct
 import numpy as np
 
 D65 = (0.3127, 0.329)
-# The connection space of ICC profiles: XYZ of its white, D50.
+# XYZ of the white of the profile connection space of ICC, D50.
 D50 = np.array([0.9642, 1.0, 0.8249])
-# Bradford's matrix to the responses of cones, by which whites are adapted.
+# Bradford's matrix from XYZ to cone responses, for chromatic adaptation.
 BRADFORD = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
@@ -31,7 +31,8 @@ PRIMARIES = {
     12: ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06), D65),  # Display P3
     22: ((0.63, 0.34), (0.295, 0.605), (0.155, 0.077), D65),  # EBU 3213
 }
-# Curves from a stored value to light, (g, a, b, c, d): (a v + b)^g from d on, else c v.
+# Curves from a stored value v to linear light. (g, a, b, c, d) means (a v + b)^g from
+# v = d on, else c v.
 SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 BT709_CURVE = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
 # By H.273's number of transfer characteristics.
@@ -46,12 +47,12 @@ PRIMARY_NAMES = {1: "BT.709", 9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """What a file says of its colours.
+    """A colour space.
 
     Args:
-        primaries: x and y of red, green, blue and white.
-        curve: (gamma,), or the five numbers of `SRGB_CURVE`.
-        name: of the profile.
+        primaries: (x, y) of red, green, blue and white.
+        curve: (gamma,), or five numbers as those of `SRGB_CURVE`.
+        name: for the profile.
     """
 
     primaries: tuple = PRIMARIES[1]
@@ -60,16 +61,16 @@ class Colours:
 
     @property
     def srgb(self) -> bool:
-        """Whether they are those of sRGB, or too near to tell apart."""
+        """Whether it is sRGB, or nearly so, such as with a gamma of 2.2."""
         near = np.allclose(self.primaries, PRIMARIES[1], atol=0.001)
         usual = len(self.curve) == 1 and abs(self.curve[0] - 2.2) < 0.01
         return bool(near and (self.curve == SRGB_CURVE or usual))
 
 
 def of_code_points(primaries: int, transfer: int) -> Colours | None:
-    """Returns the colours of code points, None of those that no profile can say.
+    """Returns the colour space of code points; None if no profile can express it.
 
-    What is unspecified is taken to be sRGB's.
+    Unspecified ones count as those of sRGB.
     """
     primaries = 1 if primaries == UNSPECIFIED else primaries
     transfer = 13 if transfer == UNSPECIFIED else transfer
@@ -81,11 +82,12 @@ def of_code_points(primaries: int, transfer: int) -> Colours | None:
 
 
 def of_gamma(gamma: float | None, chromaticities: tuple | None) -> Colours | None:
-    """Returns the colours of a PNG's gAMA and cHRM, None where they are impossible.
+    """Returns the colour space of a PNG's gAMA and cHRM; None if they are impossible.
 
     Args:
-        gamma: as gAMA has it, of the stored value: 1 / 2.2 is usual; None: sRGB's.
-        chromaticities: x and y of white, red, green, blue; None: sRGB's.
+        gamma: that of gAMA, the exponent from light to stored value, usually 1 / 2.2;
+            None for sRGB's.
+        chromaticities: x and y of white, red, green, blue, 8 numbers; None for sRGB's.
     """
     curve = SRGB_CURVE
     if gamma is not None:
@@ -96,13 +98,13 @@ def of_gamma(gamma: float | None, chromaticities: tuple | None) -> Colours | Non
     if chromaticities is not None:
         white, *colours = zip(chromaticities[::2], chromaticities[1::2])
         primaries = (*colours, white)
-        # Of a triangle with an area, and with white within it.
+        # The triangle of primaries must have an area, and y of white not be 0.
         (rx, ry), (gx, gy), (bx, by), (_, wy) = primaries
         area = (gx - rx) * (by - ry) - (bx - rx) * (gy - ry)
         if abs(area) < 0.001 or min(wy, gy) < 0.001:
             return None
         if gamma is not None and abs(curve[0] - 2.2) < 0.01:
-            curve = SRGB_CURVE  # which gAMA cannot say better
+            curve = SRGB_CURVE  # of which this gamma is the usual approximation
     name = f"gamma {curve[0]:.3g}" if len(curve) == 1 else "sRGB curve"
     if chromaticities is not None:
         name += " and chromaticities"
@@ -120,7 +122,7 @@ def matrix_of(primaries) -> np.ndarray:
 
 
 def profile(colours: Colours, grey: bool = False) -> bytes:
-    """Returns an ICC profile, version 4, of RGB or greyscale."""
+    """Returns an ICC profile, version 4, for RGB or greyscale."""
     curve = _curve(colours.curve)
     tags = {
         b"desc": _text(colours.name), b"cprt": _text("CC0"), b"wtpt": _xyz(D50)
@@ -136,7 +138,7 @@ def profile(colours: Colours, grey: bool = False) -> bytes:
     at = 128 + 4 + 12 * len(tags)
     table, body, places = struct.pack(">I", len(tags)), b"", {}
     for name, data in tags.items():
-        if data not in places:  # curves of the three colours are one
+        if data not in places:  # The three colours share one curve.
             places[data] = at + len(body)
             body += data
         table += name + struct.pack(">II", places[data], len(data))
@@ -150,7 +152,7 @@ def profile(colours: Colours, grey: bool = False) -> bytes:
 
 
 def _fixed(values):
-    """Numbers with 16 bits after the point."""
+    """Numbers as integers, in units of 2^-16."""
     return [int(round(float(value) * 65536)) for value in values]
 
 
@@ -172,7 +174,7 @@ def _adaptation(white):
 
 
 def _text(text):
-    """Of one language, padded to four bytes."""
+    """A text in one language, padded to a multiple of four bytes."""
     data = text.encode("utf-16-be")
     head = struct.pack(">4sIII2s2sII", b"mluc", 0, 1, 12, b"en", b"US", len(data), 28)
     return (head + data).ljust(-(-(28 + len(data)) // 4) * 4, b"\0")

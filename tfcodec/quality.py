@@ -1,4 +1,4 @@
-"""Quality, 0 to 100, as every part of the codec understands it.
+"""Quality, 0 to 100: its scale, its checks, and the search for one that meets a target.
 
 Quality is a point on a logarithmic scale of lambda, the weight of distortion
 against rate: 0 is the smallest lambda a model was trained for, 100 the largest.
@@ -12,15 +12,16 @@ import math
 from collections.abc import Callable
 
 MAXIMUM = 100.0
-# What is taken where none is given: SSIMULACRA2 of the shipped model on photographs is
-# then 74 on Kodak, about that of AVIF at 60, the default of `avifenc` (73).
+# At this quality the shipped model has an SSIMULACRA2 of 74 on Kodak, about that of
+# AVIF at 60, the default of `avifenc` (73).
 DEFAULT = 60
-# Hundredths, as a file stores quality.
+# A file stores quality in hundredths.
 STEPS = 10_000
-# Where a search begins, and how steep it takes a figure to be at first, per quality.
+# The quality at which a search begins, and the slope that it first assumes: the change
+# of `Target.scaled` per unit of quality.
 START = 50.0
 SLOPES = {"bytes": 0.027, "psnr": 0.12, "ms_ssim": 0.12, "ssimulacra2": 0.6}
-# How near is near enough: of the logarithm of bytes, in dB, and in points.
+# A search ends this near to the target: in the logarithm of bytes, in dB, in points.
 NEAR = {"bytes": 0.005, "psnr": 0.01, "ms_ssim": 0.01, "ssimulacra2": 0.05}
 
 
@@ -30,11 +31,14 @@ class OutOfReach(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a file is to be: of at most so many bytes, or at least so good.
+    """What a file must reach: at most so many bytes, or at least such a figure.
 
     Args:
         figure: "bytes", "psnr" or "ms_ssim" (both in dB), or "ssimulacra2".
-        value: of it, above 0.
+        value: of the figure, above 0.
+
+    Raises:
+        ValueError: the value is not above 0, or not finite.
     """
 
     figure: str
@@ -45,13 +49,15 @@ class Target:
             raise ValueError(f"a target must be above 0, not {self.value}")
 
     def scaled(self, value: float) -> float:
-        """Returns a figure as something nearly linear in quality."""
+        """Transforms a value so that it is nearly linear in quality."""
         return math.log(value) if self.figure == "bytes" else min(value, 1e3)
 
     def met(self, value: float) -> bool:
+        """Whether a value of the figure meets the target."""
         return value <= self.value if self.figure == "bytes" else value >= self.value
 
     def says(self, value: float) -> str:
+        """Returns a value of the figure with its unit."""
         if self.figure == "bytes":
             return f"{value:.0f} bytes"
         unit = {"psnr": "dB PSNR", "ms_ssim": "dB MS-SSIM"}
@@ -63,21 +69,23 @@ def search(
 ) -> float:
     """Returns the quality that meets `target` with the best picture or fewest bytes.
 
-    It meets the target by less than `NEAR`, or the next hundredth does not meet it.
+    It meets the target with a margin below `NEAR`, or it is the last hundredth that
+    meets it.
 
     Args:
         target: what to meet.
-        measure: from quality to the figure, which grows with it (but for noise).
-        start: where to begin.
+        measure: function from a quality to the target's figure, which should grow with
+            quality; a little noise is tolerated.
+        start: the quality at which to begin, by default `START`.
 
     Raises:
         OutOfReach: quality 0 has too many bytes, or quality 100 is not good enough.
     """
     goal = target.scaled(target.value)
     near = NEAR[target.figure]
-    # Inside of what is near enough, so that a small error still meets the target.
+    # In the middle of the margin, so that a small error still meets the target.
     aim = goal - near / 2 if target.figure == "bytes" else goal + near / 2
-    # Steps of quality with their figures: the highest below the aim, the lowest above.
+    # (step of quality, scaled figure): the highest below the aim, the lowest above it.
     low, high, best = None, None, None
     slope = SLOPES[target.figure] * MAXIMUM / STEPS
     before = None
@@ -97,7 +105,8 @@ def search(
         if last[1] - last[0] <= 1:
             break
         if low and high:
-            # Away from both ends, so that a bent curve is soon enclosed.
+            # Not too near to either end, so that the interval shrinks even if the curve
+            # is bent.
             margin = (high[0] - low[0]) // 32
         else:
             margin = 0

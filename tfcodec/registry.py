@@ -1,7 +1,7 @@
-"""The models: those shipped with the package, and directories of one's own.
+"""The models: those shipped with the package, and model directories of users.
 
-A model is a SavedModel directory with a `card.json` that says what it is. A file names
-its model by fingerprint, never by name, path or URL; `find` looks that up here.
+A model is a SavedModel directory with a `card.json` that describes it. A file refers to
+its model by fingerprint, never by name, path or URL; `find` looks up fingerprints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FINGERPRINT_BYTES = 8  # of the SHA-256, as a file holds them
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A promise: files of a model once shipped stay readable."""
+    """A shipped model. Its files must stay readable, so no entry may be removed."""
 
     number: int  # assigned by hand, never reused
     name: str  # directory under `models/`
@@ -53,8 +53,8 @@ class Model:
     """A model on disk, not loaded.
 
     Args:
-        path: SavedModel directory.
-        card: what its `card.json` holds.
+        path: of its SavedModel directory.
+        card: the contents of its `card.json`.
     """
 
     path: pathlib.Path
@@ -95,7 +95,7 @@ class Model:
 
     @property
     def fingerprint(self) -> bytes:
-        """First 8 bytes of the model's SHA-256, as a file holds them."""
+        """First 8 bytes of the model's SHA-256, as stored in a file."""
         return bytes.fromhex(self.card["fingerprint"])[:FINGERPRINT_BYTES]
 
     @property
@@ -105,7 +105,7 @@ class Model:
 
     @property
     def distortion(self) -> str:
-        """What it was trained for, as `--distortion`; before cards said so, mse."""
+        """The distortion that training minimised, as of `--distortion`, or mse."""
         return self.card.get("distortion", "mse")
 
     @property
@@ -120,19 +120,16 @@ class Model:
 
     @property
     def latent_stride(self) -> int:
-        """Pixels to one latent, each way."""
+        """Pixels per latent, in each dimension."""
         return self.card["latents"]["stride"]
 
     @property
     def reach(self) -> dict[str, int]:
-        """How far pixels and latents depend on each other, in latents.
-
-        By network, `analysis` or `synthesis`.
-        """
+        """How far away inputs affect outputs, in latents, of analysis and synthesis."""
         return self.card["latents"]["reach"]
 
     def synthesis_reach(self, realism: float) -> int:
-        """`reach` of what draws a picture at a realism: one synthesis, or both."""
+        """`reach` of the synthesis at a realism; above 0, the larger of both."""
         second = self.card["realism"]["reach"] if realism else 0
         return max(self.reach["synthesis"], second)
 
@@ -160,9 +157,9 @@ class Model:
         return (self.path / "saved_model.pb").is_file()
 
     def default_realism(self, quality: float) -> float:
-        """Realism, 0 to 1, at which files of a quality are opened unless one is named.
+        """Default realism, 0 to 1, for files of a quality.
 
-        Between the qualities of `default_realism_points` it is interpolated.
+        It is interpolated between the qualities of `default_realism_points`.
         """
         import numpy as np
 
@@ -170,9 +167,9 @@ class Model:
 
     @property
     def default_realism_points(self) -> list[tuple[float, float]]:
-        """(quality, realism) of the card's `realism`, in rising order of quality.
+        """(quality, realism) from the card, in rising order of quality.
 
-        A model without a second synthesis, or whose card names none, has zero.
+        [(0, 0)] if the model has no second synthesis, or its card has no points.
         """
         points = self.card.get("realism", {}).get("default", [])
         return points if points and self.realistic else [(0, 0)]
@@ -184,18 +181,19 @@ class Model:
 
 
 def models() -> list[Model]:
-    """Returns the shipped models that this installation holds, in table order."""
+    """Returns the shipped models in this installation, in the order of `ENTRIES`."""
     paths = (ROOT / entry.name for entry in ENTRIES)
     return [Model.at(path) for path in paths if (path / "card.json").is_file()]
 
 
 def resolve(name_or_dir: str | os.PathLike) -> Model:
-    """Returns a shipped model by name, or that of a directory.
+    """Returns a shipped model by name, or the model in a directory.
 
-    A shipped name wins; write `./name` for a directory of the same name.
+    The name of a shipped model has precedence; write `./name` for a directory of the
+    same name.
 
     Raises:
-        ValueError: there is neither; the message names the models there are.
+        ValueError: there is neither; the message lists the shipped models.
     """
     shipped = {model.name: model for model in models()}
     if name_or_dir in shipped:
@@ -214,13 +212,14 @@ def find(fingerprint: bytes, extra: Model | None = None) -> Model:
     """Returns the model that a file was made with.
 
     Args:
-        fingerprint: of the file's header, 8 bytes.
-        extra: a model to look at before the shipped ones.
+        fingerprint: from the file's header, 8 bytes.
+        extra: a model to try before the shipped ones.
 
     Raises:
-        UnsupportedStream: it is none of them.
+        UnsupportedStream: no model has this fingerprint.
     """
-    # The model that was named comes first: it may have a second synthesis of its own.
+    # `extra` comes first: with the same fingerprint, it may have another second
+    # synthesis.
     for model in [*([extra] if extra else []), *models()]:
         if model.fingerprint == fingerprint:
             return model
@@ -231,5 +230,5 @@ def find(fingerprint: bytes, extra: Model | None = None) -> Model:
         )
     raise UnsupportedStream(
         f"made with a model of fingerprint {fingerprint.hex()}, which is not shipped; "
-        f"--model DIR may name it"
+        f"give its directory by --model DIR"
     )

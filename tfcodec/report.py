@@ -1,4 +1,4 @@
-"""One HTML file of a comparison, that opens from disk and needs no network."""
+"""A comparison as one HTML file, which opens from disk and needs no network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from tfcodec import metrics, ssimulacra2
 
 FOLDER = pathlib.Path(__file__).parent
-PARTS = ("viewer.css", "viewer.js")  # what pages with pictures side by side share
+PARTS = ("viewer.css", "viewer.js")  # shared by pages that show pictures side by side
 
 
 def closest(codec, qualities, image: np.ndarray, size: int):
-    """Returns quality and file of the size closest to `size` bytes.
+    """Returns (quality, file) of the file whose size is closest to `size` bytes.
 
-    Looks at `qualities`, then halves the whole numbers between the two whose files are
-    next to `size`.
+    It tries `qualities`, and then bisects, in whole numbers, between the two whose
+    files are just above and below `size`.
     """
     files = {quality: codec.compress(image, quality) for quality in qualities}
 
@@ -44,10 +44,21 @@ def closest(codec, qualities, image: np.ndarray, size: int):
 
 
 def pictures(paths, contestants, read, bpp: float = 0.5, progress=None) -> list[dict]:
-    """Returns images with what each codec makes of them, at files of equal size.
+    """Returns images as each lossy codec reproduces them, at files of equal size.
 
-    The first lossy codec sets the size, by its file closest to `bpp` bits per pixel;
-    the others come as close to it as their qualities can.
+    The size is that of the first codec's file closest to `bpp` bits per pixel; the
+    others take their file closest to that size.
+
+    Args:
+        paths: of the images.
+        contestants: list of `contestants.Contestant`.
+        read: function from a path to uint8 [height, width, 3].
+        bpp: bits per pixel.
+        progress: called as progress(done, total).
+
+    Returns:
+        list of dict of name, width, height and views, each of which has codec, label
+        and the URL of a PNG.
     """
     lossy = [each for each in contestants if None not in each.codec.sweep]
     result = []
@@ -91,11 +102,11 @@ def png(image: np.ndarray, **options) -> bytes:
 
 
 def assembled(name: str, data: dict) -> str:
-    """Returns a page of this package, with what it shares with others and its data.
+    """Returns the HTML of a page of this package, with `PARTS` and data filled in.
 
     Args:
-        name: of the file.
-        data: in place of `@@DATA@@`, as JSON.
+        name: of the HTML file.
+        data: takes the place of `@@DATA@@`, as JSON.
     """
     text = (FOLDER / name).read_text("utf-8")
     for part in PARTS:
@@ -105,7 +116,12 @@ def assembled(name: str, data: dict) -> str:
 
 
 def page(document: dict, curves: dict, pictures_: list[dict]) -> str:
-    """Returns the HTML of what `evaluation.document` and `evaluation.curves` found."""
+    """Returns the HTML of a report.
+
+    Args:
+        document, curves: as `evaluation.document` and `evaluation.curves` return them.
+        pictures_: as `pictures` returns them.
+    """
     slim = {key: value for key, value in document.items() if key != "rows"}
     versions = {row["codec"]: row for row in document["rows"]}
     slim["codecs"] = [

@@ -1,6 +1,7 @@
-"""A model for servers: signatures of whole `.tfc` files over `graph_codec`.
+"""A model for servers: signatures that take and return whole `.tfc` files.
 
-A file moves freely between a server, Python and the command line.
+They use `graph_codec`; their files are the same as those of Python and the command
+line.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from tfcodec.bitstream import Limits
 from tfcodec.graph_codec import GraphCodec
 from tfcodec.tracing import traced
 
-# Sides of the squares that the dense functions take, and how many at a time.
+# Sides in pixels of the images that the dense functions take, and images per batch.
 BUCKETS, BUCKET_BATCH = (256, 512, 1024), 4
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 
 class Served(GraphCodec):
-    """The signatures of a served model. Make it once, save it with `export`."""
+    """The signatures of a served model; `export` makes and saves one."""
 
     @traced(input_signature=[tf.TensorSpec([None], tf.string, "compressed_bytes")])
     def decompress(self, compressed_bytes):
-        """`.tfc` files to PNGs, at the realism that the model has for their quality."""
+        """`.tfc` files to PNGs, at the model's default realism for their quality."""
         return self.pngs(self.decoded, compressed_bytes)
 
     @traced(
@@ -38,12 +39,14 @@ class Served(GraphCodec):
         ]
     )
     def decompress_realism(self, compressed_bytes, realism):
-        """`.tfc` files to PNGs; one realism, from 0 to 1, serves for all."""
+        """`.tfc` files to PNGs, at a realism from 0 to 1 for each, or one for all."""
         realism = one_for_each(realism, tf.shape(compressed_bytes)[0])
         return self.pngs(lambda pair: self.decoded(*pair), (compressed_bytes, realism))
 
     @staticmethod
     def pngs(decoded, inputs):
+        """Applies `decoded` to each item of `inputs`; returns PNGs and errors."""
+
         def one(item):
             image, error = decoded(item)
             png = tf.where(tf.equal(error, ""), tf.io.encode_png(image), "")
@@ -58,13 +61,13 @@ class Served(GraphCodec):
         return {"image_bytes": png, "error": error}
 
     def dense(self, side: int, batch: int = BUCKET_BATCH) -> dict:
-        """Analysis and synthesis of static shapes, for compilers: XLA, a TPU's.
+        """Analysis and synthesis with static shapes, for compilers such as XLA.
 
-        Nothing of the coder, which is loops and strings, and must stay on the CPU.
+        The coder is not included: it has loops and strings, and must run on the CPU.
 
         Args:
-            side: of the squares, a multiple of the model's stride.
-            batch: how many.
+            side: of the images in pixels, a multiple of the model's stride.
+            batch: number of images.
 
         Returns:
             dict of tf.functions: `analysis` images uint8 [batch, side, side, 3] -> y
@@ -77,7 +80,8 @@ class Served(GraphCodec):
             input_signature=[tf.TensorSpec([batch, side, side, 3], tf.uint8, "images")]
         )
         def analysis(images):
-            # One by one, as the exported functions take one: a compiler sees no loop.
+            # Unrolled, as the exported functions take one image each, and compilers
+            # should see no loop.
             y = [self.parts["analysis"](image=x)["y"][0] for x in tf.unstack(images)]
             return tf.ensure_shape(tf.stack(y), latents)
 
@@ -103,7 +107,7 @@ class Served(GraphCodec):
         ]
     )
     def compress(self, image_bytes, quality):
-        """PNGs and JPEGs to `.tfc` files; one quality serves for all."""
+        """PNGs and JPEGs to `.tfc` files, at a quality for each, or one for all."""
 
         def one(inputs):
             data, level = inputs
@@ -155,9 +159,10 @@ class Served(GraphCodec):
 
 
 def one_for_each(values, count):
-    """float32 [count] of as many values, or of one for all; NaN where they are short.
+    """Returns float32 [count]: a value for each item, or the single value for all.
 
-    Of any number that is neither one nor the count, none can be trusted to be right.
+    If there are fewer values than items, NaN, which is out of range, is added; values
+    in excess are dropped.
     """
     several = tf.shape(values)[0]
     short = tf.fill([tf.maximum(count - several, 0)], float("nan"))
@@ -173,19 +178,19 @@ def export(
     directory: str | os.PathLike,
     limits: Limits = graph_files.LIMITS,
 ) -> pathlib.Path:
-    """Writes a model as TensorFlow Serving loads it: `directory/VERSION`.
+    """Writes a model in the form that TensorFlow Serving loads: `directory/VERSION`.
 
     Args:
-        model: what to serve.
-        directory: holds the versions of one model; the new one has the next number.
-            Its own name is the model's name in the warm-up requests.
-        limits: what a request may ask for.
+        model: the model to serve.
+        directory: holds the versions of one model; the new one gets the next number.
+            Its name is the name of the model in the warm-up requests.
+        limits: how much a request may make the server code.
 
     Returns:
-        The directory of the version.
+        The directory of the new version.
 
     Raises:
-        OSError: it could not be written, and is not there.
+        OSError: the version could not be written; nothing of it is left.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -196,15 +201,15 @@ def export(
     if model.realistic:
         names += ["decompress_realism", "decompress_pixels_realism"]
     signatures = {name: getattr(served, name) for name in names}
-    # Found again by these names: attributes of what is loaded, and aliases for a TPU's
-    # converter.
+    # These names are attributes of the loaded model, and aliases that converters for
+    # TPUs look for.
     served.buckets = {
         f"{name}_{side}": function
         for side in BUCKETS
         for name, function in served.dense(side).items()
     }
     options = tf.saved_model.SaveOptions(function_aliases=dict(served.buckets))
-    # A server looks at names of digits alone, and so sees the whole or nothing.
+    # A server ignores names that are not numbers, so it never loads a partial version.
     with files.new_directory(version) as part:
         signatures = {"serving_default": served.decompress, **signatures}
         tf.saved_model.save(served, str(part), signatures, options)
@@ -218,7 +223,7 @@ def export(
 
 
 def warm_up(served: Served, name: str) -> list:
-    """Returns a PredictionLog for each signature, so that no client waits for it."""
+    """Returns a PredictionLog for each signature, for a server to run as it starts."""
     image = np.zeros([64, 64, 3], np.uint8)
     file = served.compress_pixels(image, 50.0)["compressed_bytes"].numpy()
     inputs = {

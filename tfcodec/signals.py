@@ -1,4 +1,4 @@
-"""Ends by a signal as other programs do, but leaves no unfinished files behind."""
+"""Ends by signals as other programs do, but removes unfinished files first."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import time
 
 from tfcodec import files
 
-# What asks a program to end, such as a container's stop (TERM), a terminal that closes
-# (HUP), or a job's time limit (XCPU). INT is a KeyboardInterrupt.
+# Signals that ask a program to end, such as when a container stops (TERM), a terminal
+# closes (HUP), or a job reaches its time limit (XCPU). INT is a KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
-SECONDS = 1.0  # that the main thread has to end by itself
+SECONDS = 1.0  # until a main thread that does not end is ended
 
 
 def clean_up() -> None:
-    """Lets signals that end this process remove its unfinished files first.
+    """Makes signals that end this process remove its unfinished files first.
 
-    A handler of Python's runs only when the main thread is done with what it is at, and
-    a large AVIF or a tile takes seconds. So a thread, which hears of each signal at
-    once, removes the files. The process then ends by the signal itself, so that its
-    exit status says so (128 and the number, in a shell). What the parent process has
-    chosen to ignore, as `nohup` does HUP, stays ignored. Nothing is changed on Windows.
+    Python runs a handler only when the main thread returns from C code, which for a
+    large AVIF or a tile takes seconds. So another thread, which is woken by each signal
+    at once, removes the files. The process then ends by the signal itself, so that its
+    exit status tells (128 plus the number, in a shell). Signals that the parent process
+    ignores, such as HUP under `nohup`, stay ignored. Does nothing on Windows.
     """
     if os.name != "posix":
         return
@@ -53,16 +53,16 @@ def clean_up() -> None:
 
 @contextlib.contextmanager
 def at_once():
-    """Lets signals end this process in a call during which no Python runs at all.
+    """Makes signals end this process at once, for a call in which no Python code runs.
 
-    Nothing is cleaned up then, so no file is to be unfinished. After the call they do
-    what they did before, even if it has changed that, too.
+    Nothing is cleaned up then, so there must be no unfinished files. After the call the
+    former handlers are restored, even if the call has changed them.
     """
     numbers = [getattr(signal, x) for x in (*ENDING, "SIGINT") if hasattr(signal, x)]
     if threading.current_thread() is not threading.main_thread():
-        numbers = []  # The handlers are not this thread's to change.
+        numbers = []  # Only the main thread may change handlers.
     handlers = {number: signal.getsignal(number) for number in numbers}
-    # Those that the parent process has chosen to ignore stay ignored.
+    # Signals that the parent process ignores stay ignored.
     before = {number: x for number, x in handlers.items() if callable(x)}
     for number in before:
         signal.signal(number, signal.SIG_DFL)
@@ -80,7 +80,7 @@ def _end(number, _=None):
 
 
 def end_by_interrupt() -> None:
-    """Ends this process by INT, so that a shell's loop over commands ends with it."""
+    """Ends this process by INT, so that a loop in a shell ends, too."""
     if os.name != "posix":
         return
     for stream in (sys.stdout, sys.stderr):

@@ -1,10 +1,10 @@
-"""What a comparison found, as text in columns."""
+"""The results of a comparison, as text in columns."""
 
 from __future__ import annotations
 
 
 def comparison(means_: list[dict], pairs_: list[dict], compared: dict) -> str:
-    """The means, and by each figure every codec against every other.
+    """Returns the means, and by each figure every codec against every other, as text.
 
     Args:
         means_, pairs_: as `evaluation.means` and `evaluation.pairs` return them.
@@ -24,7 +24,7 @@ def comparison(means_: list[dict], pairs_: list[dict], compared: dict) -> str:
 
 
 def table(means_: list[dict]) -> str:
-    """The means as text: dB, seconds, MiB of the process that coded."""
+    """Returns the means as text; MiB is the peak memory of the process that coded."""
     head = ("codec", "quality", "bpp", "ratio", "PSNR", "6:1:1", "SSIM", "MS-SSIM")
     extra = list(means_[0]["metrics"])
     lines = [(*head, "dB", "SSIMULACRA2", *extra, "enc s", "dec s", "MiB")]
@@ -53,7 +53,7 @@ def table(means_: list[dict]) -> str:
 
 
 def pair_table(pairs_: list[dict], value: str = "bd_rate") -> str:
-    """BD-rates or BD-qualities as a matrix: each line's codec against each column's."""
+    """BD-rates or BD-qualities as a matrix: the codec of a line against a column's."""
     names = list(dict.fromkeys(pair["codec"] for pair in pairs_))
     names.sort(key=[p["against"] for p in pairs_].index)
     found = {(p["codec"], p["against"]): p[value] for p in pairs_}

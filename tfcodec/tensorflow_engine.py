@@ -12,11 +12,11 @@ from tfcodec.bitstream import CorruptStream
 
 
 class TensorFlowEngine:
-    """A model, loaded: see `engine.Engine` for what each method means.
+    """A model run by TensorFlow: see `engine.Engine` for what each method does.
 
     Attributes:
-        tf: the module.
-        parts: the model's signatures by name, of tensors.
+        tf: the module `tensorflow`.
+        parts: the signatures of the SavedModel, by name.
     """
 
     name = "tensorflow"
@@ -33,7 +33,7 @@ class TensorFlowEngine:
 
     @functools.cached_property
     def second(self) -> Callable:
-        """The second synthesis, loaded when it is first asked for."""
+        """The second synthesis, loaded when it is first used."""
         return self._parts(str(self.model.realism))["synthesis"]
 
     @property

@@ -1,10 +1,10 @@
-"""TIFF files that Pillow does not read, or not rightly, in words that it does.
+"""Rewrites TIFF files that Pillow does not read, or reads wrongly, so that it can.
 
-Pillow takes 12 bits for 16, gives 16 bits of white-is-zero uninverted, has no modes for
+Pillow takes 12 bits for 16, does not invert 16 bits of white-is-zero, has no modes for
 10 and 14 bits or for 16 bits of grey and alpha, and does not open a file whose
-resolution is of an odd type. Here the directory is written anew, in memory: packed
-samples as bytes of a wider greyscale image, which libtiff or Pillow decompresses, and
-which `unpacked` takes apart. TIFF 6.0 numbers the tags.
+resolution has an unusual type. Here the directory is rewritten in memory. Packed
+samples become the bytes of a wider greyscale image, which libtiff or Pillow
+decompresses, and whose samples `unpacked` then extracts. Tags are those of TIFF 6.0.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 SAMPLES, PLANAR, PREDICTOR, TILE_WIDTH = 277, 284, 317, 322
 EXTRA, SAMPLE_FORMAT = 338, 339
 SUBFILE, SUBDIRECTORIES = 254, 330
-# Compressions of bytes, which do not care what the bytes are.
+# Compressions that work on bytes, whatever samples these hold.
 OF_BYTES = {1, 5, 8, 32946, 32773, 34925, 50000}
 LARGEST_SIDE = 2**31 - 1
-ROWS = 256  # unpacked at a time
-# Tags of a file's structure, of how its pixels are stored, or that we keep elsewhere.
+ROWS = 256  # rows that are unpacked at a time
+# Tags on the file's structure or on how pixels are stored, or that are kept elsewhere.
 STRUCTURE = {
     254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 274, 277, 278, 279, 280,
     281, 284, 288, 289, 290, 291, 292, 293, 297, 317, 320, 321, 322, 323, 324, 325, 330,
@@ -39,7 +39,7 @@ DESCRIPTIVE = (269, 270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432)
 DIRECTORIES = (0x8769, 0x8825)  # EXIF and GPS
 XMP, ICC = 700, 34675
 KEPT = {*DESCRIPTIVE, *DIRECTORIES}
-# Types of the tags by which Pillow stumbles where they are of others.
+# (tags, types that Pillow takes); with other types it does not open the file.
 USUAL = (
     (exif.RESOLUTION, exif.NUMBERS),
     (DIRECTORIES, {3, 4, 13, 16, 18}),
@@ -48,26 +48,27 @@ USUAL = (
 
 
 class Unfit(ValueError):
-    """An image that is whole, and not for us."""
+    """An image that is not damaged, but that we cannot use."""
 
 
 @dataclasses.dataclass
 class Tiff:
-    """What Pillow needs to be told of a TIFF file.
+    """A TIFF file as Pillow can open it, and what Pillow then does not know of it.
 
     Args:
-        file: what Pillow is to open.
-        bits: of a sample.
-        samples: of a pixel.
-        inverted: white is zero, and Pillow does not know.
-        packed: samples of a pixel, where they are still packed into bytes, or 0.
-        colours: of packed samples, how many of a pixel are colours.
+        file: the file for Pillow to open.
+        bits: per sample.
+        samples: per pixel.
+        inverted: whether 0 is white, and Pillow does not know that.
+        packed: samples per pixel if Pillow gives packed samples, whose bytes `unpacked`
+            takes apart; else 0.
+        colours: of these, how many are colours.
         alpha: of packed samples: "A", "a" (premultiplied) or "" (none).
-        order: of bytes.
+        order: byte order, as in `struct`.
         width: of packed samples, in pixels.
-        orientation: of packed samples; of others Pillow sees to it.
-        tags: of the file.
-        odd: those of a type that Pillow does not take, which `file` lacks.
+        orientation: of packed samples; that of others is left to Pillow.
+        tags: all tags of the file.
+        odd: tags of a type that Pillow does not take, which were removed from `file`.
     """
 
     file: BinaryIO
@@ -84,7 +85,10 @@ class Tiff:
     odd: tuple[int, ...] = ()
 
     def beside(self, image) -> int:
-        """Returns how many samples are neither colour nor alpha in a Pillow image."""
+        """Returns how many samples per pixel are neither colour nor alpha.
+
+        `image` is the Pillow image of the file.
+        """
         if self.packed:
             return self.packed - self.colours - bool(self.alpha)
         return self.samples - len(image.getbands())
@@ -94,7 +98,8 @@ def look(file: BinaryIO) -> Tiff:
     """Returns how to read a TIFF file.
 
     Raises:
-        Unfit: its values have no range that could be made 0 to 255.
+        Unfit: it is a camera's raw file, its values for black and white are not known,
+            or it has an arrangement of samples that is not supported.
     """
     found = exif.directory(file)
     if not found:
@@ -109,7 +114,7 @@ def look(file: BinaryIO) -> Tiff:
     kinds = set(found.numbers(SAMPLE_FORMAT, (1,)))
     if 3 in kinds:
         raise Unfit("floating-point pixels; convert them to 8 bits first")
-    if 2 in kinds and max(bits) < 32:  # of more, the values decide
+    if 2 in kinds and max(bits) < 32:  # with 32, `pixels.reduced` checks the values
         raise Unfit(
             f"signed pixels of {max(bits)} bits, of which black and white are not "
             "known; convert them to 8 bits first"
@@ -128,7 +133,10 @@ def look(file: BinaryIO) -> Tiff:
     change: dict[int, int | None] = dict.fromkeys(result.odd)
     planes = found.number(PLANAR, 1) == 2 and samples > 1
     if planes and max(bits) == 16 and found.number(COMPRESSION, 1) == 1:
-        raise Unfit("a TIFF of 16 bits in planes is not read uncompressed")
+        raise Unfit(
+            "an uncompressed TIFF of 16 bits in separate planes is not supported; save "
+            "it with interleaved channels"
+        )
     if 8 < max(bits) < 16 or (max(bits) == 16 and samples == 2):
         change.update(_as_bytes(found, result, samples, photometric))
     elif photometric == 0 and not (samples == 1 and max(bits) in (1, 2, 4, 8)):
@@ -140,9 +148,9 @@ def look(file: BinaryIO) -> Tiff:
 
 
 def _is_raw(found):
-    """Whether the first picture is a preview of others that Pillow does not look for.
+    """Whether the first picture is a preview, and Pillow would not find the others.
 
-    That is how DNG, NEF and ARW begin; CR2 has "CR" after the TIFF header.
+    It is in DNG, NEF and ARW files; CR2 has "CR" after the TIFF header.
     """
     found.file.seek(8)
     reduced = found.number(SUBFILE, 0) & 1 and SUBDIRECTORIES in found.entries
@@ -150,11 +158,14 @@ def _is_raw(found):
 
 
 def _as_bytes(found, result, samples, photometric):
-    """Returns the tags of the same bytes as an 8-bit greyscale image; see `Tiff`."""
+    """Returns changes of tags that make of packed samples an 8-bit greyscale image."""
     bits = result.bits
     colours = 3 if photometric == 2 else 1
     if len({*found.numbers(BITS)}) > 1 or photometric > 2 or samples < colours:
-        raise Unfit(f"a TIFF of {bits} bits in an arrangement that is not read")
+        raise Unfit(
+            f"a TIFF of {bits} bits with an arrangement of channels that is not "
+            "supported; save it as 8 or 16 bits RGB or greyscale"
+        )
     compression = found.number(COMPRESSION, 1)
     if (
         compression not in OF_BYTES
@@ -162,7 +173,8 @@ def _as_bytes(found, result, samples, photometric):
         or (samples > 1 and found.number(PLANAR, 1) == 2)
     ):
         raise Unfit(
-            f"a TIFF of {bits} bits, compressed as is not read; save it uncompressed"
+            f"a TIFF of {bits} bits with a compression, predictor or planes that are "
+            "not supported; save it uncompressed"
         )
     width = found.number(WIDTH, 0)
     wide = -(-width * samples * bits // 8)
@@ -182,7 +194,7 @@ def _as_bytes(found, result, samples, photometric):
 
 
 def unpacked(image, tiff: Tiff):
-    """Returns a Pillow image of 8 bits of one whose bytes are packed samples."""
+    """Returns an 8-bit Pillow image, given one whose bytes are packed samples."""
     from PIL import Image
 
     bits, height = tiff.bits, image.height
@@ -201,13 +213,13 @@ def unpacked(image, tiff: Tiff):
 
 
 def _samples(rows, tiff):
-    """uint8 [height, bytes] to uint16 [height, width, samples]."""
+    """Unpacks rows, uint8 [height, bytes], to uint16 [height, width, samples]."""
     shape = len(rows), tiff.width, tiff.packed
     if tiff.bits == 16:
         return np.ascontiguousarray(rows).view(tiff.order + "u2").reshape(shape)
     count = tiff.width * tiff.packed * tiff.bits
     ones = np.unpackbits(rows, axis=1)[:, :count].reshape(*shape, tiff.bits)
     values = np.zeros(shape, np.uint16)
-    for k in range(tiff.bits):  # the first is the highest
+    for k in range(tiff.bits):  # the first bit is the highest
         values = values * 2 + ones[..., k]
     return values

@@ -1,4 +1,4 @@
-"""How functions become graphs."""
+"""How Python functions are traced to graphs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 
 import tensorflow as tf
 
-# AutoGraph rewrites each Python function that a graph is made of, so that loops over
-# tensors may be written as those of Python. Ours are `tf.while_loop`, and without it a
-# graph is made in half the time.
+# AutoGraph rewrites every Python function that is traced, so that loops over tensors
+# may be written in Python. Ours use `tf.while_loop`, and without AutoGraph tracing
+# takes half the time.
 traced = functools.partial(tf.function, autograph=False)
 as_written = tf.autograph.experimental.do_not_convert

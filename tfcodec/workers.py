@@ -1,4 +1,4 @@
-"""Processes that code images, and the memory that they hold (no codec, no NumPy)."""
+"""Processes that code images, and the memory that they use (no codec, no NumPy)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 
 
 class Here:
-    """An executor that runs what it is given in this process, at once."""
+    """An executor that calls functions in this process, at once."""
 
     def submit(self, function, *args):
         future = concurrent.futures.Future()
@@ -22,7 +22,7 @@ class Here:
 
 
 def _begin():
-    """Leaves interrupts to the first process, and ends with it, however that ends."""
+    """Sets up a worker: it ignores interrupts, and ends when the first process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     first = multiprocessing.parent_process().sentinel
 
@@ -35,12 +35,12 @@ def _begin():
 
 @contextlib.contextmanager
 def processes(names, jobs):
-    """Yields an executor for each codec, by name: one all its own, or one for all.
+    """Yields a dict of executors, one for each name (of a codec).
 
-    One process a codec, so that its peak memory is its own; more than one job share a
-    pool of so many processes.
+    With one job, each is a process of its own, so that the peak memory is that of one
+    codec; with more, all are the same pool of `jobs` processes.
     """
-    # Not forked: TensorFlow would not survive it.
+    # Not by a fork, after which TensorFlow may hang.
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
 
@@ -54,15 +54,15 @@ def processes(names, jobs):
 
 
 def reset_peak():
-    """Lets `peak` begin again from what this process holds now (on Linux)."""
+    """Resets `peak` to the memory that this process uses now (on Linux)."""
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak() -> float | None:
-    """Most memory that this process has held at once, in MiB; None if unknown.
+    """Returns the peak memory of this process in MiB; None if unknown.
 
-    Since `reset_peak`, or where that is not possible, since it started.
+    It is the peak since `reset_peak`, or if that has no effect, since the start.
     """
     with contextlib.suppress(OSError):
         for line in pathlib.Path("/proc/self/status").read_text().splitlines():
