@@ -6,7 +6,7 @@
     python train.py --strategy=mirrored --images=photos/ --run=runs/mine
     python train.py --realism --init=runs/mine/model --images=photos/ --run=runs/grain
 
-The run directory holds everything; the same command again goes on where it stopped.
+The run directory holds everything; run the same command again to resume.
 """
 
 import dataclasses
@@ -49,19 +49,19 @@ PROGRAM = flags.DEFINE_string(
     "python -m tfcodec.accelerate, and train nothing.",
 )
 SERVE = flags.DEFINE_string(
-    "serve", "", "At the end write here, too, what TensorFlow Serving loads."
+    "serve", "", "Folder to which, in the end, to export for TensorFlow Serving, too."
 )
 REALISM = flags.DEFINE_bool(
     "realism",
     False,
-    "Train a second synthesis for the model --init, whose pictures have grain; files "
-    "stay as they are. Some flags then have other defaults, in brackets below.",
+    "Train a second synthesis for the model --init, which adds fine texture; files "
+    "stay the same. Some flags then have other defaults, in brackets below.",
 )
 CONFIGS = {False: training.TrainConfig, True: realism.RealismConfig}
 
 
 def defined() -> dict:
-    """Defines a flag for each setting of either training; returns them by name."""
+    """Defines a flag for each setting of either training; returns the flags by name."""
     settings = {}
     for field in itertools.chain(*map(dataclasses.fields, CONFIGS.values())):
         settings.setdefault(field.name, []).append(field)
@@ -79,17 +79,17 @@ FLAGS = defined()
 
 
 def config_of():
-    """Returns the config that the flags ask for.
+    """Returns the config that the flags describe.
 
     Raises:
-        ValueError: a flag that the training does not have was given.
+        ValueError: a flag was given that this kind of training does not have.
     """
     kind = CONFIGS[REALISM.value]
     given = {name: flag.value for name, flag in FLAGS.items() if flag.present}
     for name in given:
         if name not in {field.name for field in dataclasses.fields(kind)}:
             with_it = "without" if REALISM.value else "with"
-            raise ValueError(f"--{name} is a flag {with_it} --realism")
+            raise ValueError(f"--{name} can only be used {with_it} --realism")
     return kind(**given)
 
 
@@ -97,9 +97,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"not a flag: {argv[1]}")
     if bool(RUN.value) == bool(PROGRAM.value):
-        raise app.UsageError("give --run or --xla_program, one of them")
+        raise app.UsageError("give either --run or --xla_program")
     if PROGRAM.value and (REALISM.value or SERVE.value):
-        raise app.UsageError("--xla_program goes with neither --realism nor --serve")
+        raise app.UsageError(
+            "--xla_program cannot be used with --realism or with --serve"
+        )
     train = realism.train if REALISM.value else training.train
     try:
         if PROGRAM.value:
@@ -107,7 +109,7 @@ def main(argv):
             console.say(console.shown(written), sys.stdout)
             return
         exported = train(config_of(), RUN.value)
-        if exported is None:  # Another worker's to write.
+        if exported is None:  # Only the first worker writes the model.
             return
         try:
             litert_export.export(exported)
@@ -126,8 +128,8 @@ def main(argv):
 if __name__ == "__main__":
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(console.names_are_shown)
-    # To make graphs is to make many objects that stay. By default Python looks them
-    # through for garbage after every 700 new ones, a tenth of the time that takes.
+    # Tracing graphs makes many objects that stay. By default Python collects garbage
+    # after every 700 new objects, which takes a tenth of the time of tracing.
     gc.freeze()
     gc.set_threshold(50_000)
     app.run(main)

@@ -1,1 +1,1 @@
-"""Measurements that are no tests."""
+"""Measurements, which are not tests."""

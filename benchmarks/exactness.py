@@ -1,12 +1,13 @@
 """The golden files in many settings: `python -m benchmarks.exactness [PYTHON...]`.
 
 Decodes every file of tests/golden in each setting, in a process of its own, and prints
-a table of what differs: integers against the SHA-256 in golden.json, pixels against
-those of the first setting.  Other Pythons, with other TensorFlows, by their paths:
+a table of the differences: of integers from the SHA-256 in golden.json, of pixels from
+those of the first setting.  Arguments are paths of further Pythons, with other
+versions of TensorFlow:
 
     python -m benchmarks.exactness ~/venvs/tf2.17/bin/python ~/venvs/tf2.21/bin/python
 
-The exit code is 1 if an integer differs anywhere, or a pixel by more than a level.
+The exit code is 1 if any integer differs, or any pixel by more than one level.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tfcodec import planes
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
-# Name -> (environment, settings of the process); the first is what others are held to.
+# Name -> (environment, settings of the process); others are compared with the first.
 SETTINGS = {
     "as it comes": ({}, {}),
     "oneDNN off": ({"TF_ENABLE_ONEDNN_OPTS": "0"}, {}),
@@ -45,7 +46,7 @@ SETTINGS = {
     "GPU": ({}, {"gpu": True, "tf32": True}),
     "GPU, TF32 off": ({}, {"gpu": True, "tf32": False}),
 }  # fmt: skip
-# What every further Python is tried with.
+# Settings in which every further Python is tried.
 EVERYWHERE = (
     "as it comes", "oneDNN off", "1 thread", "server's graph, four a request",
     "LiteRT and NumPy",
@@ -53,7 +54,7 @@ EVERYWHERE = (
 
 
 def decode(settings: dict) -> dict[str, dict]:
-    """Decodes the golden files in this process: name to integers and pixels."""
+    """Decodes the golden files in this process: name -> `integers` and `pixels`."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import tensorflow as tf
 
@@ -122,7 +123,7 @@ def one(data, row, settings):
 
 
 def served(tf, files, rows, batch):
-    """Through the graph of a served model: pixels alone."""
+    """Decodes, to pixels only, by the graph of a served model, `batch` at a time."""
     import io
 
     from PIL import Image
@@ -144,9 +145,9 @@ def served(tf, files, rows, batch):
 
 
 def stepwise(files, rows, xla):
-    """Without a graph: the networks built anew, each operation run by itself.
+    """Decodes without a graph: builds the networks, and runs them eagerly.
 
-    With `xla`, each network is compiled for itself.
+    With `xla`, each network is compiled by itself.
     """
     try:
         from tfcodec import architectures, rans, weights
@@ -199,7 +200,7 @@ def stepwise(files, rows, xla):
 
 
 def compare(found, reference) -> dict:
-    """Counts what differs from golden.json and from the pixels of the reference."""
+    """Counts integers that differ from golden.json, and pixels from the reference."""
     import hashlib
 
     rows = json.loads((GOLDEN / "golden.json").read_text())
@@ -219,7 +220,7 @@ def compare(found, reference) -> dict:
 
 
 def child(setting: str, reference: str):
-    """What a process of its own does: prints a row as JSON."""
+    """Runs one setting in this process; prints a row as JSON."""
     found = decode(SETTINGS[setting][1])
     path = pathlib.Path(reference)
     if not path.exists():
@@ -264,7 +265,7 @@ def main(arguments=None):
                 f"| {row['wrong']} | {row['pixels']:,} | {moved} |",
                 flush=True,
             )
-            # Alpha that is nearly opaque to one engine alone is made so by it alone.
+            # If alpha is near `ALPHA_SNAP`, one engine may make it opaque, one not.
             most = 1 + planes.ALPHA_SNAP * ("engine" in SETTINGS[name][1])
             failed |= row["wrong"] > 0 or row["levels"] > most
     integers = sum(row["integers"] for row in rows)

@@ -1,7 +1,7 @@
-"""Other learned codecs, for their speed: CompressAI's, and one in TFC's layers.
+"""Other learned codecs, to measure their speed: CompressAI's, and one of TFC's layers.
 
-Each has the two methods of every codec here. Weights are random, as none may be
-downloaded: the networks take as long as trained ones, the files mean nothing.
+Each has the two methods of every codec here. Weights are random, so that none need be
+downloaded: the networks take as long as trained ones, but the files mean nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ STRIDE = 64
 
 
 class Peer:
-    """A network behind `compress` and `decompress`; files are a size and two strings.
+    """A network with `compress` and `decompress`; files are a size and two strings.
 
-    A subclass has `encode(image [1, h, w, 3] of uint8)`, to two strings, and
+    A subclass has `encode(image)`, from uint8 [1, h, w, 3] to two strings, and
     `decode(strings, (h, w))`, to uint8 [h, w, 3].
     """
 
@@ -41,7 +41,7 @@ class Peer:
 
 
 class CompressAI(Peer):
-    """CompressAI's model of that name, at quality 3 (N=128, M=192)."""
+    """A model of CompressAI, by its name there, at quality 3 (N=128, M=192)."""
 
     def __init__(self, model: str):
         try:
@@ -159,7 +159,7 @@ class TensorFlowCompression(Peer):
             x_hat = tf.round(synthesis(y_hat) * 255)
             return tf.saturate_cast(x_hat, tf.uint8)
 
-        # The layers live as long as the functions that use them.
+        # Keeps the layers alive, whose variables the functions use.
         self._kept = analysis, synthesis, hyper_analysis, hyper_synthesis
         self._encode, self._decode = encode, decode
 

@@ -1,9 +1,9 @@
 """Round trips through a served model: `python -m benchmarks.serving IMAGES`.
 
 Exports a model, loads it as a server does, answers gRPC Predict calls on 127.0.0.1, and
-times clients that compress and decompress images, one and eight at a time, against the
-codec in this process.  It is not TensorFlow Serving, whose binary is no Python package:
-the graph, the messages and the loopback are the same, the server around them is not.
+times clients that compress and decompress images, one and eight at a time, compared
+with the codec in this process.  The server is not TensorFlow Serving, which is no
+Python package, but has the same graph, messages and network connection.
 """
 
 from __future__ import annotations
@@ -63,7 +63,13 @@ def loopback(signatures, name: str, threads: int = 8):
 
 
 def timed(codecs, pictures, clients: int) -> tuple[float, np.ndarray]:
-    """Returns (seconds in all, seconds of each round trip)."""
+    """Compresses and decompresses pictures: (seconds in all, those of each round trip).
+
+    Args:
+        codecs: function that makes (compress, decompress), called once in each thread.
+        pictures: uint8 [h, w, c].
+        clients: number of threads.
+    """
     seconds, lock = [], threading.Lock()
     local = threading.local()
 

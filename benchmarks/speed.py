@@ -1,12 +1,12 @@
-"""Encoding and decoding speed, codec against codec, on the same images and cores.
+"""Compares encoding and decoding speed of codecs, on the same images and cores.
 
     python -m benchmarks.speed photos/*.png
     python -m benchmarks.speed photos/one.png --megapixels 0.1,1,12,48 --codecs tfcodec
 
-Every codec runs in a process of its own, on one core and then on all, so that its peak
-memory is its own too. The first file, which also loads a model, is not counted; what is
-shown are medians over images and runs. `--megapixels` codes the first image, tiled or
-cropped to each size, and shows how cost grows.
+Every codec runs in a process of its own, on one core and then on all, so that the peak
+memory is that of the codec. Results are medians over images and runs, without the first
+file, which also loads a model. `--megapixels` codes the first image, tiled or cropped
+to each size, and shows how the cost grows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def parse(argv):
 
 
 def cores_to_try() -> list[int]:
-    """One core and all, where a process can be kept to one; else all."""
+    """Returns [1, all cores], or only all if a process cannot be limited to one."""
     if not hasattr(os, "sched_setaffinity"):
         return [os.cpu_count()]
     return sorted({1, len(os.sched_getaffinity(0))})
@@ -89,10 +89,10 @@ def run(name, cores, args) -> dict:
 
 
 def work(args) -> dict:
-    """Measures a codec, in this process, on as many cores as `args.worker`.
+    """Measures a codec in this process, on `args.worker` cores.
 
     Returns:
-        dict of `results`, and of `missing`, why there are none.
+        dict of `results`, and `missing`: why there are none, or None.
     """
     if hasattr(os, "sched_setaffinity"):  # before any library counts its threads
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker])
@@ -121,7 +121,7 @@ def work(args) -> dict:
 
 
 def measure(each, images, args, first) -> dict:
-    """Medians over images and runs, after one of each image's size to warm up."""
+    """Returns medians over images and runs; each image size is coded once before."""
     from tfcodec import workers
 
     quality = each.qualities[0]
@@ -147,7 +147,7 @@ def measure(each, images, args, first) -> dict:
         "quality": quality,
         "cores": args.worker,
         "megapixels": pixels / len(images) / 1e6,
-        # Of random weights' files, the size says nothing.
+        # The size of files by random weights means nothing.
         "bpp": 8 * size / pixels if quality is not None else None,
         "encode_megapixels_per_second": statistics.median(encode),
         "decode_megapixels_per_second": statistics.median(decode),

@@ -1,9 +1,9 @@
-"""Transforms on this machine's devices: `python -m benchmarks.throughput [IMAGES]`.
+"""Speed of the transforms on this machine: `python -m benchmarks.throughput [IMAGES]`.
 
-Megapixels per second of analysis and synthesis alone, by size and batch, as ordinary
-graphs, compiled by XLA (`--xla`) and in bfloat16 (`--bfloat16`), on a GPU where there
-is one; how far each agrees with the graph of any size; and what bfloat16 costs in PSNR
-on the images that are given.
+Measures megapixels per second of analysis and synthesis, by size and batch, as ordinary
+graphs, compiled by XLA (`--xla`) and in bfloat16 (`--bfloat16`), on a GPU if there is
+one. Also shows the largest differences from the graph for images of any size, and the
+PSNR on the given images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def photographs(paths, side, batch):
-    """uint8 [batch, side, side, 3], of the images in turn."""
+    """Returns uint8 [batch, side, side, 3], made of the images in turn."""
     from tfcodec import files, images
 
     pictures = [images.read(p).pixels for p in files.find_images(paths)[:batch]]
@@ -29,7 +29,7 @@ def photographs(paths, side, batch):
 
 
 def seconds(function, *arguments, least=1.0):
-    """Median over runs of at least `least` seconds in all."""
+    """Returns the median time of runs, which take at least `least` seconds together."""
     times = []
     while sum(times) < least or len(times) < 3:
         begin = time.perf_counter()
@@ -70,7 +70,7 @@ def main(arguments=None):
     for side in given.sides:
         for batch in given.batches:
             images = tf.constant(photographs(given.images, side, batch))
-            # Of a graph of any size, in float32; codec and quantiser between.
+            # Results of the graph for any size, in float32, with the coder between.
             expected_y, y_hat, expected = [], [], []
             for image in images:
                 y = served.parts["analysis"](image=image)["y"]

@@ -1,12 +1,12 @@
-"""Kills a training at random moments, and holds it against one that was left alone.
+"""Kills a training at random moments, and compares it with one that was not killed.
 
     python -m benchmarks.training_faults --kills 20
 
-Of a tiny model, in `train.py` as users run it. Each start is killed with SIGKILL: while
-it starts, between steps, in the middle of a checkpoint, of a validation, of fitting the
-tables, of the export. The last start is left alone. Then every value that was ever
-logged, all of the last checkpoint, and the exported model must be the same as of the
-training that was not killed. Exits with 1 if they are not.
+It trains a tiny model by `train.py`, as users run it. Each start is killed by SIGKILL:
+while it starts, between steps, in the middle of a checkpoint, of a validation, of
+fitting the tables, or of the export. The last start is not killed. Then every value
+that was ever logged, all of the last checkpoint, and the exported model must be the
+same as those of the training without kills. Exits with 1 if they are not.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ HALF_WRITTEN = {"checkpoint": "checkpoints/*_temp", "export": "model.part"}
 
 @dataclasses.dataclass
 class Moment:
-    """When to kill: so many seconds after `what` is first true of a run."""
+    """When to kill a run: `seconds` after `what` has happened, at `step` or later."""
 
     what: str
-    step: int  # at least, where `what` has to do with steps
+    step: int
     seconds: float
 
 
@@ -83,10 +83,11 @@ def parse(argv):
 
 
 def moments(args, starting) -> list[Moment]:
-    """Moments of each kind, in an order in which a training can come to them.
+    """Returns moments of each kind, in an order in which a training reaches them.
 
     Args:
-        starting: seconds that a training needs until its first steps.
+        args: of the command line.
+        starting: seconds that a training needs until its first step.
     """
     rng = random.Random(args.seed)
     longest = {
@@ -130,21 +131,21 @@ class Run:
         return self.errors.read_text()
 
     def resumed_from(self) -> str:
-        """The checkpoint that the last start went on from."""
+        """The checkpoint from which the last start resumed."""
         if " kMAC per pixel" not in self.log():
             return "(not so far)"
         found = re.search(r"resumed from .*(ckpt-\d+)", self.log())
         return found[1] if found else "the start"
 
     def step(self) -> int:
-        """The last step that there is a trace of."""
+        """The last step in a checkpoint or in the log."""
         names = (path.name for path in self.checkpoints.glob("ckpt-*.index"))
         saved = [int(name[5:-6]) for name in names]
         logged = [int(n) for n in re.findall(r"\] step (\d+) of", self.log())]
         return max([*saved, *logged], default=0)
 
     def half_written(self) -> str:
-        """What this start has begun to write, and not ended."""
+        """What this start has begun to write, and not yet completed."""
         for what, pattern in HALF_WRITTEN.items():
             for path in self.directory.glob(pattern):
                 with contextlib.suppress(FileNotFoundError):
@@ -153,10 +154,10 @@ class Run:
         return ""
 
     def come(self, moment) -> bool:
-        """Whether it is the moment, but for the seconds."""
+        """Whether the event of a moment has happened."""
         if moment.what == "training starts":
             return True
-        # Each start gets somewhere, unless it is to be killed before.
+        # Each start takes at least one step, unless it is to be killed before.
         if self.step() < min(self.steps, max(moment.step, self.first + 1)):
             return False
         if moment.what == "checkpoint begins":
@@ -169,7 +170,7 @@ class Run:
         return True
 
     def kill(self, moment):
-        """Kills it at the moment; returns its step and what that cut short."""
+        """Kills the run at a moment; returns (step, what it was writing)."""
         while not self.come(moment):
             if self.process.poll() is not None:
                 sys.exit(f"ended before it was to be killed, {moment}\n{self.log()}")
@@ -180,12 +181,12 @@ class Run:
         return self.step(), self.half_written()
 
     def curve(self) -> dict:
-        """Every value ever logged: a set of them for each tag and step."""
+        """Returns every value ever logged: (tag, step) -> set of values."""
         import tensorflow as tf
 
         values = {}
         for file in (self.directory / "logs").iterdir():
-            # What was cut short is not whole at its end.
+            # The last record of a killed run may be incomplete.
             records = tf.data.TFRecordDataset(str(file)).ignore_errors()
             for record in records.as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
@@ -195,7 +196,7 @@ class Run:
         return values
 
     def state(self) -> dict:
-        """All of the last checkpoint but the clock: weights, averages, optimizer."""
+        """Returns the tensors of the last checkpoint, without the time it took."""
         import tensorflow as tf
 
         steps = [int(path.name[5:-6]) for path in self.checkpoints.glob("*.index")]
@@ -217,7 +218,7 @@ def compare(whole, killed) -> int:
     cards = [registry.Model.at(run.directory / "model").card for run in (whole, killed)]
     for card in cards:
         card["training"].pop("hours")
-    # By name, with the steps of checkpoints as they may be, and any number of events.
+    # Compared by name, but for the steps of checkpoints and the event files.
     files = [
         sorted(
             re.sub(r"-\d+\.", "-N.", path.name)

@@ -1,4 +1,4 @@
-"""Chromium without a window, driven over a pipe, in the DevTools protocol.
+"""Controls Chromium without a window, over a pipe, by the DevTools protocol.
 
 https://chromedevtools.github.io/devtools-protocol/
 """
@@ -28,7 +28,7 @@ START = "import os, sys; os.dup2({}, 3); os.dup2({}, 4); os.execvp(sys.argv[1], 
 
 
 def path():
-    """Returns where Chromium is, or None."""
+    """Returns the path of Chromium; None if it is not installed."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
@@ -36,8 +36,8 @@ class Page:
     """A tab.
 
     Attributes:
-        requests: addresses of all it asked for.
-        errors: what it said on the console of errors and warnings, or threw.
+        requests: URLs of all its requests.
+        errors: exceptions, and messages on the console.
     """
 
     def __init__(self, orders, answers):
@@ -53,7 +53,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method, **parameters):
-        """Sends an order; returns its result."""
+        """Sends a command of the protocol; returns its result."""
         number = next(self.numbers)
         order = {"id": number, "method": method, "params": parameters}
         if self.session:
@@ -86,7 +86,7 @@ class Page:
         return message
 
     def run(self, code):
-        """Returns the value of a piece of JavaScript, or of what it promises."""
+        """Returns the value of a JavaScript expression, or of its promise."""
         result = self.call(
             "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True
         )
@@ -94,7 +94,7 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition, seconds=40):
-        """Waits until a piece of JavaScript is true; returns its value."""
+        """Waits until a JavaScript expression is true; returns its value."""
         end = time.monotonic() + seconds
         while not (value := self.run(condition)):
             assert time.monotonic() < end, (condition, self.errors, self.run(
@@ -104,13 +104,13 @@ class Page:
         return value
 
     def choose(self, selector, *files):
-        """Gives files to an `<input type=file>`."""
+        """Selects files in an `<input type=file>`."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[*map(str, files)])
 
     def press(self, key, code):
-        """Presses a key and lets it go; `code` is Windows' number of it."""
+        """Presses and releases a key; `code` is its Windows virtual key code."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key,
@@ -118,14 +118,14 @@ class Page:
             )  # fmt: skip
 
     def mouse(self, kind, x, y, **more):
-        """Moves, presses or releases the left button at a place."""
+        """Moves the mouse, or presses or releases its left button, at (x, y)."""
         self.call(
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1,
             clickCount=1, **more,
         )  # fmt: skip
 
     def resize(self, width, height, scale=1, dark=False):
-        """Makes the window of a size in CSS pixels, of so many device pixels each."""
+        """Sets the window's size in CSS pixels, and device pixels per CSS pixel."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height,
             deviceScaleFactor=scale, mobile=False,
@@ -137,7 +137,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def screenshot(self, file, whole=False):
-        """Writes what is seen, or the whole page, as PNG."""
+        """Writes the visible part, or the whole page, as PNG."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         with open(file, "wb") as out:
             out.write(base64.b64decode(data))
@@ -145,7 +145,7 @@ class Page:
 
 @contextlib.contextmanager
 def opened(url):
-    """Opens a page in a Chromium of its own; gives a `Page`."""
+    """Opens a page in a new Chromium; gives a `Page`."""
     pipes = [*os.pipe(), *os.pipe()]
     # Beyond 3 and 4, so that neither is overwritten before it is copied.
     orders_in, orders, answers, answers_out = (

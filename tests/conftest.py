@@ -1,4 +1,4 @@
-"""In which order files of tests run, and how seldom Python looks for garbage."""
+"""Sets the order in which test files run, and how rarely Python collects garbage."""
 
 import gc
 

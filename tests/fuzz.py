@@ -1,21 +1,21 @@
 """Hostile files: `python -m tests.fuzz header|decode|litert|served [seconds]`.
 
-Four targets, each given files made from the golden ones by random damage, with the
-checksums made right again, so that it reaches the coder:
+Four targets get files made from the golden ones by random damage. Most checksums are
+made right again, so that the damage reaches the coder. The rules are:
 
-    header   bitstream.unpack, metadata, info: only StreamError, fast
-    decode   tfcodec.decompress with the golden model, run by TensorFlow: only
-             StreamError, or an image of the header's size
-    litert   the same run by LiteRT; it agrees with `decode` about which files are good,
-             and on their pixels within a level
-    served   the graph of a served model: never fails, and agrees with `decode` about
-             which files are good (but for alpha's PNG, which another library reads),
-             and on their pixels within a level
+    header   bitstream.unpack, metadata, info: raises only StreamError, and is fast
+    decode   tfcodec.decompress with the golden model, run by TensorFlow: raises only
+             StreamError, or returns an image of the header's size
+    litert   the same, run by LiteRT: accepts the same files as `decode`, with pixels
+             that differ by at most one level
+    served   the graph of a served model: never fails, and accepts the same files as
+             `decode` (except for alpha's PNG, which another library reads), with pixels
+             that differ by at most one level
 
-With Atheris installed and `--atheris`, libFuzzer chooses the damage by what code of
-`header` it reaches; graphs cannot be instrumented, so it finds no way into the others.
-A file that breaks a rule is kept in tests/golden/broken, which tests/test_fuzz.py tries
-for ever after.
+With Atheris installed and `--atheris`, libFuzzer chooses damage that reaches new code
+of `header`; graphs cannot be instrumented, so the other targets are not for it. A file
+that breaks a rule is kept in tests/golden/broken, and tests/test_fuzz.py tries it from
+then on.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ LIMITS = Limits(pixels=2**17, side=2**12, tiles=64, chunks=256)
 
 
 def corpus() -> list[bytes]:
-    """The golden files of the golden model, and what once broke a rule."""
+    """The golden files of the golden model, and files that once broke a rule."""
     paths = [p for p in GOLDEN.glob("*.tfc") if not p.name.startswith("shipped")]
     files = [path.read_bytes() for path in sorted(paths) + sorted(BROKEN.glob("*"))]
     return [data for data in files if len(data) < 2**14]
 
 
 def split(data: bytes) -> tuple[bytes, list[list]]:
-    """A file as (start, [[type, data], ...]), as far as there is sense in it."""
+    """Splits a file into (start, [[type, data], ...]), as far as it can be parsed."""
     end = min(len(data), 9 + data[8]) if len(data) > 8 else len(data)
     chunks, reader = [], bitstream.Reader(memoryview(data))
     try:
@@ -82,7 +82,7 @@ def joined(start: bytes, chunks) -> bytes:
 
 
 def damaged(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
-    """Bytes changed, put in, taken out, repeated, or taken from another place."""
+    """Changes, inserts, removes or copies bytes at random; `other` is a source."""
     data = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         at = rng.randrange(len(data) + 1)
@@ -108,7 +108,7 @@ def damaged(data: bytes, rng: random.Random, other: bytes = b"") -> bytes:
 
 
 def mutated(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """A hostile file: mostly one whose lengths and checksums are right."""
+    """Makes a hostile file, mostly one with right lengths and checksums."""
     if rng.random() < 0.2:
         return damaged(data, rng, other)
     start, chunks = split(data)
@@ -136,7 +136,7 @@ def mutated(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def try_header(data: bytes):
-    """Returns what the header says, or the error."""
+    """Returns the header, or the error."""
     try:
         header, chunks = bitstream.unpack(data, LIMITS)
         bitstream.metadata(chunks, LIMITS)
@@ -161,7 +161,7 @@ def try_decode(data: bytes, engine: str = "tensorflow"):
 
 
 def try_litert(data: bytes):
-    """Returns the image, or the error; LiteRT says the same as TensorFlow."""
+    """Returns the image, or the error; checks that LiteRT and TensorFlow agree."""
     found, expected = try_decode(data, "litert"), try_decode(data)
     assert type(found) is type(expected), f"{found!r}, not {expected!r}"
     if isinstance(found, np.ndarray):
@@ -172,7 +172,7 @@ def try_litert(data: bytes):
 
 
 def try_served(data: bytes):
-    """Returns the image, or the error; the graph says the same as `try_decode`."""
+    """Returns the image, or the error; checks that the graph and `try_decode` agree."""
     import tensorflow as tf
     from PIL import Image
 
@@ -196,7 +196,7 @@ _served = []
 
 
 def served():
-    """The golden model as a server has it, made once."""
+    """The golden model as a served model, made once."""
     from tfcodec import registry, serving
 
     if not _served:
@@ -213,12 +213,12 @@ TARGETS = {
 
 
 def times() -> tuple[float, float]:
-    """Returns seconds on the clock, and of the processor in this process."""
+    """Returns (time on the clock, processor time of this process), in seconds."""
     return time.perf_counter(), time.process_time()
 
 
 class Run:
-    """Tries files on a target, and keeps count."""
+    """Tries files on a target, and counts the outcomes."""
 
     def __init__(self, target: str):
         self.target, self.function = target, TARGETS[target]
@@ -231,8 +231,8 @@ class Run:
         except BaseException:
             self.keep(data)
             raise
-        # Of several threads the processor's time adds up; and on a busy machine others
-        # add to that on the clock.
+        # The lower of both: several threads add to the processor time, and other
+        # programs on a busy machine to that on the clock.
         seconds = min(after - before for before, after in zip(begin, times()))
         self.count += 1
         if isinstance(outcome, StreamError):
@@ -263,7 +263,7 @@ class Run:
 
 
 def fuzz(target: str, seconds: float, seed: int = 0, most: int = 2**62) -> Run:
-    """Tries so many files, or for so long."""
+    """Tries files for some seconds, at most `most` files."""
     rng, files, run = random.Random(seed), corpus(), Run(target)
     for data in files:
         run(data)

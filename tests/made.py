@@ -1,4 +1,4 @@
-"""Image files made byte by byte, of kinds that Pillow does not write."""
+"""Makes image files byte by byte, of kinds that Pillow does not write."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ def saved(image, form, **options):
 
 
 def written(form, picture, **options):
-    """(what was lost, the file read again)"""
+    """Writes a picture; returns (notes on what was lost, the file read again)."""
     file = io.BytesIO()
     notes = images.write(file, form, picture, **options)
     return notes, read(file.getvalue())
@@ -34,13 +34,13 @@ def eight(samples, bits):
 
 
 def chunk(kind, data):
-    """A chunk of a PNG."""
+    """Returns a chunk of a PNG."""
     checksum = struct.pack(">I", zlib.crc32(kind + data))
     return struct.pack(">I", len(data)) + kind + data + checksum
 
 
 def packed(samples, bits, order=">"):
-    """The rows of samples, integers [height, ...], as bytes of each row."""
+    """Packs integers [height, ...] of `bits` bits: a list of the bytes of each row."""
     rows = np.asarray(samples).reshape(len(samples), -1)
     if bits in (8, 16):
         return [row.astype(f"{order}u{bits // 8}").tobytes() for row in rows]
@@ -51,7 +51,14 @@ def packed(samples, bits, order=">"):
 
 
 def png(samples, bits, colour, *chunks):
-    """A PNG of samples of so many bits, of a colour type, with (kind, data) before."""
+    """Returns a PNG.
+
+    Args:
+        samples: integers [height, width] or [height, width, channels].
+        bits: per sample.
+        colour: colour type of PNG.
+        *chunks: (kind, data) of chunks before the pixels.
+    """
     height, width = np.shape(samples)[:2]
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     rows = b"".join(b"\0" + row for row in packed(samples, bits))
@@ -68,9 +75,9 @@ SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12:
 
 
 def directory(tags, order="<", more=b""):
-    """A TIFF file of one directory: {tag: (type, bytes)}, and `more` after it.
+    """Returns a TIFF file of one directory, {tag: (type, bytes)}, followed by `more`.
 
-    A value None stands for the place of `more`, a LONG.
+    In place of bytes, None stands for the position of `more`, as a LONG.
     """
     at = 8 + 2 + 12 * len(tags) + 4
     after = sum(len(data) for _, data in tags.values() if data and len(data) > 4)
@@ -90,7 +97,7 @@ def directory(tags, order="<", more=b""):
 
 
 def exif(*tags, order="<", orientation=6):
-    """EXIF with an orientation and (tag, type, bytes)."""
+    """Returns EXIF with an orientation and further tags (tag, type, bytes)."""
     found = {tag: (kind, data) for tag, kind, data in tags}
     if orientation:
         found.setdefault(274, (3, struct.pack(order + "H", orientation)))
@@ -98,7 +105,10 @@ def exif(*tags, order="<", orientation=6):
 
 
 def tiff(samples, bits, photometric=1, order="<", compression=1, tags=()):
-    """A TIFF of one strip: integers [height, width] or [height, width, samples]."""
+    """Returns a TIFF of one strip.
+
+    `samples` are integers [height, width] or [height, width, samples].
+    """
     height, width = np.shape(samples)[:2]
     count = 1 if np.ndim(samples) == 2 else np.shape(samples)[2]
     data = b"".join(packed(samples, bits, order))

@@ -1,10 +1,10 @@
 """Makes the golden set: `python -m tests.make_golden`, with TFC. See `golden.json`.
 
-A model small enough to check in, trained for a minute on scikit-image's photographs,
-and files of every kind by it and by the shipped one.  Files that were once there stay:
-what has been written must decode to the same integers for good.  So this adds what is
-missing and changes nothing.  (Until the first release, files of a shipped model go when
-another takes its place: delete `shipped_*` and run this again.)
+It is a model small enough to check in, trained for a minute on photographs from
+scikit-image, and files of every kind by it and by the shipped model.  Existing files
+must decode to the same integers for good, so this adds only missing files, and changes
+none.  (Until the first release, files of a shipped model are replaced when the model
+is: delete `shipped_*` and run this again.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHIPPED = "tfcodec"
 
 
 def pictures() -> dict[str, np.ndarray]:
-    """Images of all kinds, by name: (pixels)."""
+    """Images of all kinds, by name."""
     astronaut, coffee = data.astronaut(), data.coffee()
     cat, rocket = data.chelsea(), data.rocket()
     slope = np.linspace(0, 255, 97).astype(np.uint8)
@@ -85,7 +85,7 @@ def files(images) -> dict[str, tuple]:
 
 
 def train_model():
-    """A minute of training: tables that are neither flat nor empty."""
+    """Trains the model for a minute, so that tables are neither flat nor empty."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         names = "astronaut", "coffee", "chelsea", "rocket", "immunohistochemistry"
@@ -101,7 +101,7 @@ def train_model():
 
 
 def escapes(decoder, image) -> bytes:
-    """A file of latents that no image has: far outside of tables, and not finite."""
+    """Makes a file of latents that no image has: far outside of tables, not finite."""
     y = decoder.engine.analysis(image).copy()
     rng = np.random.default_rng(0)
     for value in (300, -40, 1e4, -1e4, np.nan, np.inf):
@@ -113,7 +113,7 @@ def escapes(decoder, image) -> bytes:
 
 
 def digests(data: bytes, model: str) -> dict:
-    """SHA-256 of the integers of each string of a file, in its order, and of pixels."""
+    """SHA-256 of the integers of each string of a file, in order, and of the pixels."""
     header, chunks = bitstream.unpack(data)
     decoder = codec.load(model, "tensorflow")
     boxes = {
@@ -132,7 +132,7 @@ def digests(data: bytes, model: str) -> dict:
         "integers": integers,
         "shape": list(pixels.shape),
         "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
-        # Pixels may be a level off elsewhere: these hardly move then.
+        # On other machines pixels may differ by one level, but means hardly change.
         "mean": np.round(pixels.mean((0, 1)), 3).tolist(),
     }
 

@@ -1,7 +1,8 @@
 """A second reader of `.tfc` files, written from docs/format.md: read them together.
 
-From the bytes of a file and the numbers of a model to the integers that its strings
-code, in Python and 64-bit integers of NumPy. Damaged files raise ValueError.
+It decodes the bytes of a file, given the numbers of a model, to the integers that its
+strings code, in Python and with 64-bit integers of NumPy. Damaged files raise
+ValueError.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Cursor:
 
 
 def unpack(data: bytes) -> tuple[Header, list[tuple[int, bytes]]]:
-    """The header and the chunks (type, data) of a file, checked."""
+    """Returns the header and the chunks (type, data) of a file, after checking them."""
     cursor = Cursor(data)
     check(cursor.take(7) == MAGIC, "Not a .tfc file.")
     check(cursor.number(1) == 1, "A version that this reader does not know.")
@@ -113,7 +114,7 @@ def boxes(header: Header) -> list[tuple[int, int]]:
 
 
 class Tables:
-    """For each row its frequencies, their sums before, and the value of symbol 0."""
+    """For each row its frequencies, their cumulative sums, the value of symbol 0."""
 
     def __init__(self, numbers):
         ends = np.cumsum(numbers["tables/size"], dtype=int)
@@ -123,7 +124,7 @@ class Tables:
 
 
 class StringReader:
-    """Gives the values of a string, a segment at a time."""
+    """Decodes the values of a string, one segment at a time."""
 
     def __init__(self, string: bytes, tables: Tables):
         check(len(string) % 2 == 0, "A string has half a unit.")
@@ -207,7 +208,7 @@ def network(numbers, name: str, x, upsampled=(), layer=0):
 
 
 def two_passes(numbers, name: str, seen, code):
-    """Latents of a slice: where row + column is even first, then the others."""
+    """Latents of a slice: first those where row + column is even, then the others."""
     kernels = [numbers[f"{name}/{half}/0/kernel"] for half in ("first", "second")]
     own = kernels[1].shape[2]
     seen = np.concatenate(seen, -1)
@@ -231,12 +232,12 @@ def depth_to_space(x):
 
 
 def parameters(numbers, name: str, seen):
-    """(index, mean) that a network gives of what it sees."""
+    """Runs a network on what it sees; returns (index, mean)."""
     return split(network(numbers, name, np.concatenate(seen, -1)))
 
 
 def split(output):
-    """A network's output as (index, mean)."""
+    """Splits the output of a network into (index, mean)."""
     return np.split(output, 2, -1)
 
 
@@ -245,7 +246,7 @@ def context(v):
 
 
 def neighbours(y, places, distance: int):
-    """[places, rows, columns, channels] of y there, and whether that is inside."""
+    """The neighbours in y, [places, rows, columns, channels], and which are inside."""
 
     def there(x):
         x = np.pad(x, [(distance, distance), (distance, distance), (0, 0)])
@@ -259,9 +260,9 @@ def neighbours(y, places, distance: int):
 
 
 def walk(coder, height: int, width: int, numbers, card) -> np.ndarray:
-    """The integers y of a tile, in sixteenths, int32 [1, rows, columns, channels].
+    """Returns the integers y of a tile, int32 [1, rows, columns, channels], in 1/16.
 
-    `coder.segment(rows)` gives the values of a segment, each of a row of the tables.
+    `coder.segment(rows)` decodes a segment, given the row of the tables of each value.
     """
     stride, per_stride = card["stride"], card["stride"] // card["latents"]["stride"]
     rows, columns = -(-height // stride) * per_stride, -(-width // stride) * per_stride
@@ -300,9 +301,9 @@ def walk(coder, height: int, width: int, numbers, card) -> np.ndarray:
 
 
 def read(data: bytes, numbers, card) -> tuple[Header, list, list[np.ndarray]]:
-    """Header, chunks, and the integers of each string, in the order of the file.
+    """Returns header, chunks, and the integers of each string, in the file's order.
 
-    `numbers` are the model's, name -> array; `card` is what its card.json holds.
+    `numbers` are the arrays of the model by name, `card` is its card.json, parsed.
     """
     header, chunks = unpack(data)
     model = bytes.fromhex(card["fingerprint"])[:8]

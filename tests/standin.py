@@ -1,4 +1,4 @@
-"""A lossless stand-in for the codec, and a program of it: no TensorFlow, no pytest."""
+"""A lossless stand-in for the codec, and a program that uses it, without TensorFlow."""
 
 import json
 import zlib
@@ -31,7 +31,7 @@ def make_model(path, **change):
 
 
 class Lossless(engine.Codec):
-    """A stand-in that deflates, without TensorFlow."""
+    """A stand-in that compresses by zlib, without TensorFlow."""
 
     def __init__(self, model, engine):
         self.model = model

@@ -1,4 +1,4 @@
-"""Architectures small enough to train and export in seconds; a disk that is full."""
+"""Architectures small enough to train and export in seconds, and other test helpers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ OPTIONS = {
 
 
 def lmbda_of(arch):
-    """One rate for the published architectures, a range for ours."""
+    """Returns (lowest, highest) lambda: equal for published architectures, not ours."""
     return (0.001, 0.128) if arch == "tfcodec" else (0.01, 0.01)
 
 
 def flags(arch, **settings):
-    """Settings of a `TrainConfig` for a tiny training."""
+    """Returns the settings of a `TrainConfig` for a tiny training."""
     low, high = lmbda_of(arch)
     rate = {"lmbda": low} if low == high else {"lmbda_min": low, "lmbda_max": high}
     options = json.dumps(OPTIONS[arch])
@@ -46,14 +46,14 @@ def flags(arch, **settings):
 
 @functools.lru_cache(None)
 def astronaut():
-    """uint8 [512, 512, 3] of a photograph that scikit-image ships."""
+    """Returns a photograph from scikit-image, uint8 [512, 512, 3]."""
     from skimage import data
 
     return data.astronaut()
 
 
 def photograph(height, width):
-    """uint8 [height, width, 3] of copies of a photograph, side by side."""
+    """Returns uint8 [height, width, 3], made of copies of a photograph."""
     pixels = astronaut()
     repeats = (-(-height // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
     return np.ascontiguousarray(np.tile(pixels, repeats)[:height, :width])
@@ -72,10 +72,9 @@ def images(folder):
 
 
 def decoder_alone(model):
-    """Two of the graphs that a model is exported with: to make the rest takes long.
+    """Returns a replacement for `model.graphs` with only `decode` and `synthesis`.
 
-    Returns:
-        What to put in place of `model.graphs`: its functions `decode` and `synthesis`.
+    It saves the time to trace the other functions.
     """
     graphs = model.graphs
     return lambda tables: {
@@ -85,7 +84,7 @@ def decoder_alone(model):
 
 @contextlib.contextmanager
 def unoptimised():
-    """Graphs run as they were made: to simplify one costs more than a few steps do."""
+    """Runs graphs without optimising them, which would take longer than a few steps."""
     import tensorflow as tf
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
@@ -97,7 +96,7 @@ def unoptimised():
 
 @contextlib.contextmanager
 def little_room(size):
-    """No file may grow beyond `size` bytes, as if the disk were full then."""
+    """Lets no file grow beyond `size` bytes, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,7 +1,7 @@
-"""The game between a realistic synthesis and its critics, as a Keras model.
+"""Adversarial training of a realistic synthesis and its critics, as a Keras model.
 
-Everything else of a codec stands still: a step takes latents as a file has them, and
-costs the synthesis and the critics alone.
+The rest of the codec is fixed: a step takes latents as they are decoded from a file,
+and runs only the synthesis and the critics.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from tfcodec.critics import Critics, Features, high_pass
 from tfcodec.model import CENTRE, SCALE
 from tfcodec.tracing import as_written
 
-# A patch is shifted by up to this many pixels before features see it: at fixed strides
-# a synthesis learns to hide a grid of their size in them.
+# Patches are shifted by up to this many pixels before features are computed. Without
+# that, a synthesis learns artifacts on a grid that the strides of the features miss.
 SHIFT = 8
-# Pixels after which nothing natural repeats, and a synthesis of such a stride may.
+# Period in pixels of artifacts that a synthesis with a stride of 16 may have.
 GRID = 16
-# Pixels of the windows in which deviations are compared.
+# Sides in pixels of the windows for local standard deviations.
 WINDOW = 8
-# Offsets in rows and columns, pixels, at which a texture is compared with itself.
+# Offsets (rows, columns) in pixels at which a texture is compared with itself.
 OFFSETS = (
     (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1),
     (2, 2), (2, -2), (0, 3), (3, 0), (0, 4), (4, 0), (4, 4), (4, -4), (0, 8), (8, 0),
 )  # fmt: skip
-# RGB to luma and two differences of colour.
+# RGB to luma and two chroma planes.
 COLOURS = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Of each loss in the sum that the synthesis minimises.
+    """Weights of the losses whose sum the synthesis minimises.
 
     Args:
         mse: of squared error.
-        relative: of squared error as a multiple of the faithful picture's: where that
-            is small, at high rates, texture must not be invented.
-        features: of the distance of unit feature vectors, as LPIPS has it (Zhang et al.
+        relative: of squared error divided by that of the faithful picture. It keeps the
+            synthesis from inventing texture at high rates, where that is small.
+        features: of the distance of unit feature vectors, as in LPIPS (Zhang et al.
             2018, arXiv:1801.03924).
-        deviations: of the differences of local deviations in two high-pass bands.
-        correlations: of the differences of how a texture resembles itself nearby.
-        grid: of what repeats every 16 pixels.
+        deviations: of differences in local standard deviations: see `deviations`.
+        correlations: of differences in local autocorrelations: see `correlations`.
+        grid: of artifacts that repeat every 16 pixels: see `repeated`.
         critics: of the hinge loss.
     """
 
@@ -57,7 +57,7 @@ class Weights:
 
 
 class Adversarial(tf.keras.Model):
-    """Trains a realistic synthesis by what critics say of it, and the critics.
+    """Trains a realistic synthesis against critics, and these against it.
 
     `fit` takes dicts of `image` uint8 [b, s, s, 3], `latents` [b, s / 16, s / 16, c]
     after the inverse gain, `error` float32 [b] (mean squared error of the faithful
@@ -77,7 +77,7 @@ class Adversarial(tf.keras.Model):
 
     @property
     def played(self):
-        """What the optimizer moves, and whose averages count: the synthesis alone."""
+        """The variables that `optimizer` trains and averages: the synthesis's."""
         return self.synthesis.trainable_variables
 
     def compile(self, optimizer, critics_optimizer):
@@ -85,7 +85,10 @@ class Adversarial(tf.keras.Model):
         self.critics_optimizer = critics_optimizer
 
     def initialise(self, images, channels):
-        """Makes all variables; fits the critics' scales to uint8 [b, s, s, 3]."""
+        """Makes all variables; fits the critics' scales to images, uint8 [b, s, s, 3].
+
+        `channels` is the number of channels of the latents.
+        """
         x = tf.cast(images, tf.float32)
         maps = self.features(x)
         y = tf.zeros([len(images), x.shape[1] // GRID, x.shape[2] // GRID, channels])
@@ -98,12 +101,12 @@ class Adversarial(tf.keras.Model):
         return self
 
     def pictures(self, latents, origin):
-        """Pixels [b, 16 h, 16 w, 3], float32, not clipped."""
+        """Synthesises pixels [b, 16 h, 16 w, 3], float32, not clipped."""
         return self.synthesis(tf.cast(latents, tf.float32), origin) * SCALE + CENTRE
 
     @as_written
     def train_step(self, inputs):
-        """One step of each side; returns the mean of each loss, by name."""
+        """Trains the synthesis, then the critics, one step; returns losses by name."""
         x, y = (
             tf.cast(inputs["image"], tf.float32),
             tf.cast(inputs["latents"], tf.float32),
@@ -115,7 +118,7 @@ class Adversarial(tf.keras.Model):
         real_maps = self.features(real)
         with tf.GradientTape() as tape:
             x_hat = self.pictures(y, origin)
-            # Clipped as in an image file; gradients pass as if it were not.
+            # Clipped as in an image file; the gradient ignores the clipping.
             clipped = tf.stop_gradient(tf.clip_by_value(x_hat, 0.0, 255.0) - x_hat)
             fake = cut(x_hat + clipped)
             maps = self.features(fake)
@@ -195,17 +198,17 @@ def unit_distance(a, b):
 
 
 def luma_and_colours(x):
-    """Pixels [b, h, w, 3] as luma and two colour differences, sixteenths of a level."""
+    """Pixels [b, h, w, 3] as luma and two chroma planes, in units of 16 levels."""
     return tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
 
 
 def deviations(x):
-    """Local deviations of two high-pass bands, a list of [b, h, w, 3].
+    """Local standard deviations of two high-pass bands, a list of [b, h, w, 3].
 
-    Of luma and colours of pixels x [b, h, w, 3], in sixteenths of a level, in windows
-    of 8x8 pixels; the second band is of the picture at half its size. With the means
-    they are what Wasserstein distortion compares (Qiu et al. 2024, arXiv:2310.03629),
-    here of pixels.
+    They are those of luma and chroma of pixels x [b, h, w, 3], in units of 16 levels,
+    in windows of 8x8 pixels; the second band is that of the picture at half its size.
+    Wasserstein distortion compares local means and standard deviations of features (Qiu
+    et al. 2024, arXiv:2310.03629); here it is standard deviations of pixels.
     """
     x = luma_and_colours(x)
     high = high_pass(x)
@@ -221,16 +224,16 @@ def deviations(x):
 
 
 def correlations(x):
-    """How the fine texture of pixels x [b, h, w, 3] resembles itself at `OFFSETS`.
+    """Local autocorrelations, at `OFFSETS`, of the fine texture of x [b, h, w, 3].
 
-    Deviations alone let a synthesis weave a lattice where there is to be grain: it has
-    the energy asked for, in another pattern. Here the luma's high-pass band is
-    multiplied by itself moved by each offset, and the mean over windows of 16x16 pixels
-    divided by the variance there (as the texture model of Portilla and Simoncelli
-    2000, doi:10.1023/A:1026553619983, compares autocorrelations of bands). Being
-    divided, faint grain counts as much as strong texture; below half a level both
-    fade to zero. The offsets of 4 and 8 pixels are those at which a synthesis that
-    enlarges by 4 and by 16 repeats itself.
+    With `deviations` alone, a synthesis may draw a regular lattice in place of grain,
+    which has the same energy. Here the high-pass band of luma is multiplied by itself
+    shifted by each offset; the mean over windows of 16x16 pixels is divided by the
+    variance there. (The texture model of Portilla and Simoncelli 2000,
+    doi:10.1023/A:1026553619983, compares autocorrelations of bands, too.) By the
+    division faint grain counts as much as strong texture; below half a level both fade
+    to zero. The offsets of 4 and 8 pixels are those at which a synthesis that enlarges
+    by 4 and by 16 may repeat itself.
 
     Returns:
         float32 [b, rows, columns, offsets], from -1 to 1.
@@ -239,14 +242,17 @@ def correlations(x):
     edge = max(max(map(abs, each)) for each in OFFSETS)
     moved = [tf.roll(band, [-dy, -dx], [1, 2]) for dy, dx in ((0, 0), *OFFSETS)]
     products = band * tf.concat(moved, -1)
-    # Without the border, where a moved band comes round from the other side.
+    # Without the border, where the shifted band wraps around.
     products = products[:, edge:-edge, edge:-edge]
     means = tf.nn.avg_pool2d(products, 2 * WINDOW, WINDOW, "VALID")
     return means[..., 1:] / (means[..., :1] + 1e-3)
 
 
 def repeated(residual):
-    """Energy of what repeats every `GRID` pixels of [b, h, w, 3], after a high pass."""
+    """Energy of artifacts that repeat every `GRID` pixels, after a high pass.
+
+    `residual` is [b, h, w, 3], with sides that are multiples of `GRID`.
+    """
     rows, columns = residual.shape[1] // GRID, residual.shape[2] // GRID
     cells = tf.reshape(high_pass(residual), [-1, rows, GRID, columns, GRID, 3])
     return tf.reduce_mean(tf.reduce_mean(cells, [1, 3]) ** 2)

@@ -96,7 +96,7 @@ class Pattern:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise ValueError("a file name that is not valid UTF-8") from None
+            raise ValueError("a name that is not valid UTF-8") from None
         if ".." in re.split(r"[/\\]", rest):
             raise ValueError("a name with .. in it, which may lead out of --out_dir")
         return f"{out_dir}/{os.path.splitext(rest)[0]}{suffix}"

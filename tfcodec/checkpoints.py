@@ -1,4 +1,4 @@
-"""Checkpoints of a training, none of which is resumed from when it is damaged."""
+"""Checkpoints of a training; it never resumes from a damaged one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from absl import logging
 
 from tfcodec import files
 
-# Checkpoints kept.
-KEPT = 3
+KEPT = 3  # checkpoints; older ones are removed
 
 
 class Checkpoints:
-    """The newest checkpoints of a run; one that is damaged is never resumed from.
+    """The newest checkpoints of a run.
+
+    Args:
+        directory: of the run.
+        model: a compiled Keras model.
 
     Attributes:
-        latest: path of the newest, as TensorFlow takes it, or None.
-        seconds: variable, how long the training took so far.
-        sums: variable, what `Progress` has summed since its last entry, as JSON.
+        latest: path prefix of the newest intact checkpoint, or None.
+        seconds: variable, the duration of the training so far.
+        sums: variable, the sums of `Progress` since its last log entry, as JSON.
     """
 
     def __init__(self, directory, model):
@@ -32,17 +35,17 @@ class Checkpoints:
         self.sums = tf.Variable("{}", trainable=False)
         state = {"model": model, "optimizer": model.optimizer, "seconds": self.seconds}
         self.whole = tf.train.Checkpoint(**state, sums=self.sums)
-        self.needed = tf.train.Checkpoint(**state)  # Once there were no sums.
+        self.needed = tf.train.Checkpoint(**state)  # Old checkpoints have no sums.
 
     def paths(self) -> list[str]:
-        """Returns what is there, whole or not, newest first."""
+        """Returns the path prefixes of all checkpoints, intact or not, newest first."""
         found = (path.name for path in self.directory.glob("ckpt-*"))
         found = {re.match(r"ckpt-(\d+)\.(index|data)", name) for name in found} - {None}
         steps = sorted({int(match[1]) for match in found}, reverse=True)
         return [str(self.directory / f"ckpt-{step}") for step in steps]
 
     def restore(self) -> str | None:
-        """Restores the newest whole checkpoint; returns it, or None if there is none.
+        """Restores the newest intact checkpoint; returns its path, or None if none.
 
         Raises:
             ValueError: there are checkpoints, and all are damaged, or of another model.
@@ -52,7 +55,7 @@ class Checkpoints:
             if not why:
                 self.latest = path
                 break
-            if os.path.exists(path + "_temp"):  # Killed while it was written.
+            if os.path.exists(path + "_temp"):  # Its writing was interrupted.
                 self.remove(path)
                 continue
             logging.warning("not resumed from %s, which is damaged: %s", path, why)
@@ -68,16 +71,16 @@ class Checkpoints:
             self.whole.read(self.latest).expect_partial()
         elif self.damaged:
             raise ValueError(
-                f"every checkpoint in {self.directory} is damaged; to begin anew, "
-                "remove that directory"
+                f"every checkpoint in {self.directory} is damaged; to start the "
+                "training again, remove that directory"
             )
         return self.latest
 
     def save(self, step):
-        """Writes a checkpoint, and removes old ones and damaged ones.
+        """Writes a checkpoint of a step; removes old and damaged ones.
 
         Raises:
-            OSError: it could not be written; those before are as they were.
+            OSError: it could not be written; earlier ones are unchanged.
         """
         path = str(self.directory / f"ckpt-{step}")
         if path == self.latest:
@@ -91,21 +94,21 @@ class Checkpoints:
         self.latest = path
         good = [path for path in self.paths() if path not in self.damaged]
         for old in good[KEPT:] + self.damaged:
-            if old != path:  # A damaged one may just have been written again.
+            if old != path:  # A damaged one of the same step was just replaced.
                 self.remove(old)
         self.damaged = []
 
     def remove(self, path):
-        """Removes a checkpoint, or what there is of it."""
+        """Removes all files of a checkpoint, complete or not."""
         shutil.rmtree(path + "_temp", ignore_errors=True)
         for file in self.directory.glob(os.path.basename(path) + ".*"):
             file.unlink()
 
 
 def damage(path) -> str:
-    """Says what is wrong with a checkpoint, or nothing. Every checksum is checked.
+    """Returns what is wrong with a checkpoint, or "". Every checksum is checked.
 
-    To restore from a damaged one would tell as well, but leave the model half restored.
+    Restoring would find damage, too, but leave the model partly restored.
     """
     try:
         reader = tf.train.load_checkpoint(path)

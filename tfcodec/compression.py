@@ -218,7 +218,7 @@ class Compression:
         if self.verify:
             back, _ = self.codec.decode(box.height, box.width, string)
             if not np.array_equal(back, whole):
-                raise RuntimeError("verify: the coded tile decodes to other latents")
+                raise RuntimeError("a coded tile does not decode to the same latents")
         return string, whole, y_hat
 
 

@@ -1,9 +1,9 @@
-"""Critics: networks that tell photographs from what a synthesis made of their latents.
+"""Critics (discriminators): networks that tell photographs from synthesised pictures.
 
-Projected critics (Sauer et al. 2021, arXiv:2111.01007) judge features of a network that
-was trained to classify ImageNet, and one more judges pixels; all of them see the
-latents, too, so that a picture must be likely for its file. The features are those of
-EfficientNet-Lite0 (Tan, Le 2019, arXiv:1905.11946) up to a stride of 16 pixels.
+Projected discriminators (Sauer et al. 2021, arXiv:2111.01007) judge features of a
+network that was trained to classify ImageNet, and one more judges pixels. All of them
+also see the latents, so that a picture must be plausible for its file. The features are
+those of EfficientNet-Lite0 (Tan, Le 2019, arXiv:1905.11946) up to a stride of 16.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BINOMIAL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]).astype(np.float32) / 256
 class Features:
     """EfficientNet-Lite0's first eleven blocks, frozen.
 
-    The file holds the kernels and biases with batch normalisation folded in, as
-    `stem.k`, `N.expand.k`, `N.dw.k`, `N.project.k` for block N, and `.b` likewise.
+    The file has the kernels, with batch normalisation folded in, as `stem.k`, and for
+    block N `N.expand.k`, `N.dw.k` and `N.project.k`; and the biases as `.b` likewise.
     """
 
-    STRIDES = {1: 2, 3: 2, 5: 2}  # of blocks; those of the others are 1
-    TAKEN = {0: 16, 2: 24, 4: 40, 10: 112}  # blocks whose outputs are maps: channels
+    STRIDES = {1: 2, 3: 2, 5: 2}  # by block; those of the others are 1
+    TAKEN = {0: 16, 2: 24, 4: 40, 10: 112}  # block whose output is taken -> channels
     BLOCKS = 11
 
     def __init__(self, path=WEIGHTS):
@@ -59,9 +59,9 @@ class Features:
 
 
 class SpectralConv(tf.keras.layers.Layer):
-    """A convolution whose kernel has a spectral norm of 1, as a matrix.
+    """A convolution whose kernel, as a matrix, is scaled to a spectral norm of 1.
 
-    The norm is followed by one power iteration a call (Miyato et al. 2018,
+    The norm is estimated by one power iteration per call (Miyato et al. 2018,
     arXiv:1802.05957).
     """
 
@@ -92,7 +92,7 @@ def leaky_relu(x):
 
 
 class Critic(tf.keras.layers.Layer):
-    """Some layers over a picture, then some over what they see beside the latents."""
+    """Layers `before` on a picture or features, then `after`, which see latents too."""
 
     def __init__(self, before, after):
         super().__init__(dtype=tf.float32)
@@ -114,7 +114,7 @@ class Critic(tf.keras.layers.Layer):
 
 
 class Critics(tf.keras.layers.Layer):
-    """All the critics: one for each map of features, and one for pixels."""
+    """All critics: one for each map of features, and one for pixels."""
 
     WIDTHS = (32, 64, 96, 128)
 
@@ -126,17 +126,22 @@ class Critics(tf.keras.layers.Layer):
         self.pixels = Critic(
             [SpectralConv(32, 4, 2), SpectralConv(64, 4, 2)], [SpectralConv(64, 3)]
         )
-        # Mean deviation of each feature channel, which the caller sets from pictures.
+        # Standard deviation of each feature channel, which the caller sets.
         self.scales = [
             self.add_weight(f"scale_{k}", [n], initializer="ones", trainable=False)
             for k, n in enumerate(Features.TAKEN.values())
         ]
 
     def call(self, x, maps, y):
-        """Logits of pixels x [b, h, w, 3], 0 to 255, their feature maps, latents y.
+        """Returns a list of the logits of all critics, each [b, h', w', 1].
 
-        The critic of pixels sees the high-pass picture amplified, beside the picture:
-        under spectral normalisation it would hardly notice a texture of two levels.
+        The critic of pixels also sees an amplified high-pass picture: with spectral
+        normalisation it would hardly notice a texture of two levels otherwise.
+
+        Args:
+            x: pixels [b, h, w, 3], 0 to 255.
+            maps: their features.
+            y: latents.
         """
         logits = [
             head(2.0 * features / scale, y)
@@ -147,6 +152,6 @@ class Critics(tf.keras.layers.Layer):
 
 
 def high_pass(x):
-    """x [b, h, w, 3] less a binomial blur over 5x5 pixels."""
+    """Returns x [b, h, w, 3] minus its binomial blur over 5x5 pixels."""
     kernel = tf.constant(BINOMIAL)[:, :, None, None] * tf.ones([1, 1, 3, 1])
     return x - tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "SAME")

@@ -1,8 +1,8 @@
 """What training minimises: distortions, and the sum of rate and distortion.
 
-Images are [b, h, w, 3] on the 0..255 scale, originals `x` and decoded ones `x_hat`, as
-float32; static or dynamic sizes will do. Every distortion is 0 where they are equal,
-and its gradient by `x_hat` is finite everywhere.
+Images are float32 [b, h, w, 3] on the 0..255 scale, originals `x` and decoded ones
+`x_hat`; sizes may be static or dynamic. Every distortion is 0 for equal images, and its
+gradient with respect to `x_hat` is finite everywhere.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import tensorflow as tf
 from tfcodec import metrics, ssimulacra2
 from tfcodec.ssimulacra2 import blur
 
-# In masked_mse a local variance of this (a deviation of 4 of 255) halves an error.
+# In masked_mse a local variance of this (a standard deviation of 4 levels) halves the
+# weight of an error.
 VISIBLE_VARIANCE = 16.0
-# Similarities of contrast are raised to powers below 1, whose slope at 0 is infinite:
-# below this they count as this, and their gradient goes on as if they did not.
+# In MS-SSIM terms are raised to powers below 1, whose slope at 0 is infinite. So terms
+# below this are raised to it; their gradients pass as if they were not.
 LEAST_SIMILARITY = 0.01
 
 
@@ -33,7 +34,7 @@ def psnr(error):
 
 
 def ssim(x, x_hat):
-    """Structural similarity, [b], -1 to 1: that of `metrics.ssim`.
+    """Structural similarity, [b], -1 to 1, as `metrics.ssim`.
 
     Sides must be at least 11 pixels.
     """
@@ -42,13 +43,13 @@ def ssim(x, x_hat):
 
 
 def ms_ssim(x, x_hat):
-    """Multiscale structural similarity, [b], 0 to 1: that of `metrics.ms_ssim`.
+    """Multiscale structural similarity, [b], 0 to 1, as `metrics.ms_ssim`.
 
-    An image with a side under 161 pixels has not all five scales: it is compared at
-    those of which a window fits, with weights that keep their proportions and have the
-    same sum. A side must be at least 11 pixels. Where the two images are so different
-    that the mean of a term is below `LEAST_SIMILARITY`, the value is a little above
-    that of `metrics.ms_ssim`.
+    An image with a side under 161 pixels is too small for all five scales: it is
+    compared at those into which a window fits, with weights in the same proportions and
+    of the same sum. Sides must be at least 11 pixels. If two images differ so much that
+    the mean of a term is below `LEAST_SIMILARITY`, the value is slightly above that of
+    `metrics.ms_ssim`.
     """
     weights = tf.constant(metrics.SCALE_WEIGHTS)
     side, window = tf.reduce_min(tf.shape(x)[1:3]), len(metrics.WINDOW)
@@ -73,12 +74,12 @@ def ms_ssim(x, x_hat):
 
 
 def _halve(x):
-    """Means of 2x2 pixels, the last row and column of an odd side repeated."""
+    """Means of 2x2 pixels; the last row or column of an odd side is repeated."""
     return tf.nn.avg_pool2d(x, 2, 2, "SAME")
 
 
 def _filled(x):
-    """Zeros below and to the right of what is too small for one window."""
+    """Pads images too small for one window with zeros, at the bottom and right."""
     missing = tf.maximum(len(metrics.WINDOW) - tf.shape(x)[1:3], 0)
     return tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
 
@@ -86,10 +87,10 @@ def _filled(x):
 def masked_mse(x, x_hat):
     """Mean of squared errors, each divided by 1 + variance / 16, [b].
 
-    The variance is that of the original in a Gaussian window of a deviation of 1.5
-    pixels (that of SSIM, the image mirrored at its borders), the mean over the three
-    colours. Texture hides errors (visual masking), so that ripples on flat ground cost
-    more than errors as large within leaves or hair.
+    The variance is that of the original in the window of SSIM (a Gaussian with a
+    standard deviation of 1.5 pixels, the image mirrored at its borders), averaged over
+    the three colours. Texture hides errors (visual masking): here ripples in flat areas
+    cost more than errors of the same size in leaves or hair.
     """
     margin = len(metrics.WINDOW) // 2
     around = [[0, 0], [margin, margin], [margin, margin], [0, 0]]
@@ -100,8 +101,8 @@ def masked_mse(x, x_hat):
     return tf.reduce_mean(error, [1, 2, 3])
 
 
-# Distortions by name: a function, and how many units of squared error one of its units
-# counts as, so that one lambda suits all. docs/training.md says where these are from.
+# Distortions: name -> (function, factor to units of squared error, so that the same
+# lambda suits all). docs/training.md says how the factors were found.
 TERMS = {
     "mse": (mse, 1.0),
     "ssim": (lambda x, x_hat: 1 - ssim(x, x_hat), 600.0),
@@ -115,14 +116,15 @@ TERMS = {
 class Distortion:
     """A weighted sum of distortions, in units of squared error.
 
-    Its text, which `parse` reads and `str` gives, is that of `--distortion`: names with
-    weights, as `mse:0.3,ssimulacra2:0.7`; a weight left out is 1.
+    The text that `parse` reads and `str` returns is that of `--distortion`: names with
+    weights, such as `mse:0.3,ssimulacra2:0.7`; the default of a weight is 1.
 
     Args:
         weights: pairs of a name in `TERMS` and its weight, above 0.
 
     Raises:
-        ValueError: no name, an unknown one, one twice, or a weight not above 0.
+        ValueError: there is no name, an unknown one, one twice, or a weight that is not
+            above 0.
     """
 
     weights: tuple[tuple[str, float], ...] = (("mse", 1.0),)
@@ -139,7 +141,7 @@ class Distortion:
                 raise ValueError(f"{name} is there twice")
         if not names:
             raise ValueError("no distortion is named")
-        # One order, in which floats are added, whatever order they were named in.
+        # Sorted, so that floats are added in the same order however they were named.
         ordered = sorted(self.weights, key=lambda pair: list(TERMS).index(pair[0]))
         object.__setattr__(self, "weights", tuple(ordered))
 
@@ -148,7 +150,7 @@ class Distortion:
         """Reads a text such as `mse` or `mse:0.3,ssimulacra2:0.7`.
 
         Raises:
-            ValueError: as the class; or a weight is not a number.
+            ValueError: as the class, or a weight is not a number.
         """
         weights = []
         for part in filter(None, (part.strip() for part in text.split(","))):
@@ -166,7 +168,7 @@ class Distortion:
         )
 
     def __call__(self, x, x_hat):
-        """The distortion of each image, [b], of `x` and `x_hat` [b, h, w, 3]."""
+        """Returns the distortion of each image, [b], from `x`, `x_hat` [b, h, w, 3]."""
         total = 0.0
         for name, weight in self.weights:
             function, factor = TERMS[name]
@@ -177,8 +179,8 @@ class Distortion:
 def rate_distortion(bpp, distortion, lmbda, normalised):
     """R + lambda D of each image, [b].
 
-    Over a range of lambda the sum grows about as sqrt(lambda), and the best qualities
-    would take the whole gradient; `normalised` divides by it.
+    Over a range of lambda this grows about as sqrt(lambda), so that high qualities
+    would dominate the gradient; `normalised` divides by sqrt(lambda).
     """
     cost = bpp + lmbda * distortion
     return cost / tf.sqrt(lmbda) if normalised else cost

@@ -8,7 +8,14 @@ import tensorflow as tf
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, hold, and half a cosine down to a hundredth."""
+    """Linear warm-up, constant rate, then half a cosine down to a hundredth.
+
+    Args:
+        peak: the constant learning rate.
+        warmup: steps of linear warm-up.
+        hold: part of `steps` after which the cosine begins.
+        steps: number of steps in all.
+    """
 
     def __init__(self, peak, warmup, hold, steps):
         self.peak, self.warmup, self.hold, self.steps = peak, warmup, hold, steps
@@ -25,24 +32,24 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Adam(tf.keras.optimizers.Adam):
-    """Adam that averages weights, and leaves the weights alone when `fit` ends.
+    """Adam that averages weights, but does not replace them when `fit` ends.
 
-    The arithmetic is that of Keras, which works everything out anew for each variable,
-    in about 40 operations: a third of the time until a first step. What all variables
-    share is made once a step here, and one operation of TensorFlow moves a variable.
+    The arithmetic is that of Keras. But Keras uses about 40 operations per variable,
+    which take a third of the time until the first step. Here values that all variables
+    share are computed once per step, and one TensorFlow operation updates a variable.
     """
 
     _shared = None  # (powers of both betas, momentum of averages) during a step
 
     def __init__(self, *args, **kwargs):
-        # XLA would compile the update of each variable apart, to a kernel like this.
+        # No XLA: it would compile the update of each variable separately.
         super().__init__(*args, jit_compile=False, **kwargs)
 
     def apply_gradients(self, *args, **kwargs):
         step = tf.cast(self.iterations + 1, tf.float32)
         powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
         shared = (*powers, self.ema_momentum)
-        # Without what tracks attributes for checkpoints: these are no state.
+        # Bypasses Keras, which tracks attributes for checkpoints: this is no state.
         object.__setattr__(self, "_shared", shared)
         try:
             return super().apply_gradients(*args, **kwargs)
@@ -66,7 +73,7 @@ class Adam(tf.keras.optimizers.Adam):
 
     @property
     def ema_momentum(self):
-        """Less over the first steps, so that the start is soon forgotten."""
+        """Momentum of the averages, lower in the first steps, to forget the start."""
         if self._shared:
             return self._shared[2]
         step = tf.cast(self.iterations, tf.float32)
@@ -80,7 +87,7 @@ class Adam(tf.keras.optimizers.Adam):
         pass
 
     def slots(self, variables) -> dict[str, list]:
-        """Returns the weights and what is kept of each, lists in the same order."""
+        """Returns the weights and their optimizer state, lists in the same order."""
         return {
             "weights": list(variables),
             "momentum": self._momentums,
@@ -89,7 +96,7 @@ class Adam(tf.keras.optimizers.Adam):
         }
 
     def swap_averages(self, variables):
-        """Exchanges the weights with their moving averages."""
+        """Swaps the weights with their moving averages."""
         for variable, average in zip(variables, self._model_variables_moving_average):
             value = variable.numpy()
             variable.assign(average)
@@ -97,12 +104,12 @@ class Adam(tf.keras.optimizers.Adam):
 
 
 def averaging(config, schedule=None, **moments) -> Adam:
-    """Returns the optimizer that a config's rate, clip and average ask for.
+    """Returns the optimizer that a config describes.
 
     Args:
         config: has `learning_rate`, `warmup`, `hold`, `steps`, `clip` and `average`.
-        schedule: another one than that of the config.
-        **moments: `beta_1` and `beta_2`, where not those of Keras.
+        schedule: of the learning rate, to use in place of the config's.
+        **moments: `beta_1` and `beta_2`, by default those of Keras.
     """
     return Adam(
         schedule
@@ -116,8 +123,10 @@ def averaging(config, schedule=None, **moments) -> Adam:
 
 
 def inner_optimizer(model) -> Adam:
+    """Returns a model's optimizer, without a wrapper that scales the loss."""
     return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def steps_taken(model) -> int:
+    """Returns the number of optimizer steps that a model was trained for."""
     return int(inner_optimizer(model).iterations.numpy())

@@ -1,4 +1,4 @@
-"""What a training does between steps: it logs, writes checkpoints, and validates."""
+"""Keras callbacks between the steps of a training: logs, checkpoints, validations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def _on_a_terminal():
 
 
 class Events:
-    """A TensorBoard event file. The writer of `tf.summary` keeps silent on a full disk.
+    """A TensorBoard event file. (The writer of `tf.summary` ignores a full disk.)
 
     Raises:
-        OSError: it could not be written.
+        OSError: (also from each method) it could not be written.
     """
 
     def __init__(self, directory):
@@ -42,13 +42,14 @@ class Events:
             self.file.flush()
 
     def scalars(self, step, values):
+        """Writes numbers by tag."""
         summary = tf.compat.v1.Summary()
         for tag, value in values.items():
             summary.value.add(tag=tag, simple_value=value)
         self.write(step=step, summary=summary)
 
     def image(self, step, tag, pixels):
-        """`pixels` are uint8 [h, w, 3]."""
+        """Writes an image, uint8 [h, w, 3]."""
         height, width, _ = pixels.shape
         png = tf.io.encode_png(pixels).numpy()
         image = tf.compat.v1.Summary.Image(
@@ -61,11 +62,11 @@ class Events:
 class Guard(tf.keras.callbacks.Callback):
     """Counts steps, and stops at a loss that is not finite.
 
-    Of several workers all but the first do no more than this between steps: the loss is
-    that of all of them, so they stop at the same step.
+    If there are several workers, all but the first have only this callback. The loss is
+    the same on all, so they stop at the same step.
 
     Attributes:
-        step: number of steps taken, those before a training was resumed included.
+        step: number of steps taken, including those before the training was resumed.
     """
 
     kept = "that of the last checkpoint"  # the last good state, in words
@@ -81,9 +82,9 @@ class Guard(tf.keras.callbacks.Callback):
         self.reset_metrics()
 
     def reset_metrics(self):
-        """Has metrics begin anew: means over many steps would where a training does.
+        """Resets metrics: means over steps would depend on where a training resumed.
 
-        The method of Keras asks all other workers for each variable.
+        The method of Keras would communicate with all workers for each variable.
         """
         local = self.model.distribute_strategy.experimental_local_results
         for metric in self.model.metrics:
@@ -92,6 +93,7 @@ class Guard(tf.keras.callbacks.Callback):
                     own.assign(tf.zeros_like(own))
 
     def fail(self, what):
+        """Raises an error on what is not finite, which names the last good state."""
         raise FloatingPointError(
             f"step {self.step}: {what} is not finite; the last good state is "
             f"{self.kept}"
@@ -99,7 +101,14 @@ class Guard(tf.keras.callbacks.Callback):
 
 
 class Progress(Guard):
-    """Logs, checkpoints, validates; stops at a loss that is not finite."""
+    """Logs, writes checkpoints and validates; stops at a loss that is not finite.
+
+    Args:
+        config: the settings of the training.
+        directory: of the run.
+        checkpoints: a `Checkpoints`.
+        crops: dataset of `data.validation_set`.
+    """
 
     def __init__(self, config, directory, checkpoints, crops):
         super().__init__()
@@ -147,6 +156,7 @@ class Progress(Guard):
         self.checkpoints.save(self.step)
 
     def status(self):
+        """Returns step, speed and remaining time, in words."""
         done = self.step - self.first
         rate = done / max(1e-9, time.time() - self.began)
         left = (self.config.steps - self.step) / max(rate, 1e-9)
@@ -158,6 +168,7 @@ class Progress(Guard):
         )
 
     def record(self, name, values):
+        """Logs numbers by name, in TensorBoard and as text."""
         scalars = {f"{key}/{name}": value for key, value in values.items()}
         if name == "train":  # The learning rate is a variable that the schedule sets.
             rate = inner_optimizer(self.model).learning_rate
@@ -173,9 +184,11 @@ class Progress(Guard):
         return self.model.trainable_variables
 
     def prepare_validation(self):
+        """Sets up what validations share, once."""
         self.validation = Validation(self.model, self.crops)
 
     def show_validation(self):
+        """Validates the present weights; logs figures and a few reconstructions."""
         figures = self.validation.figures().items()
         self.record("validation", {k: float(v.mean()) for k, v in figures})
         for number, batch in enumerate(self.crops.take(3)):
@@ -186,7 +199,7 @@ class Progress(Guard):
             self.events.image(self.step, f"reconstruction/{number}", row)
 
     def validate(self):
-        """Evaluates the averaged weights, and shows a few reconstructions."""
+        """Validates the averaged weights: see `show_validation`."""
         optimizer = inner_optimizer(self.model)
         variables = self.averaged()
         optimizer.swap_averages(variables)

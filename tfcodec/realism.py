@@ -1,9 +1,9 @@
 """Training of a second synthesis, whose pictures look like the original.
 
-A model's analysis, coder and faithful synthesis stand still, so its files stay as they
-are: what is trained is another way to open them. The latents of many patches, over all
-qualities and as files have them, are computed once and kept in the run directory. Like
-any training here this one goes on where it was stopped.
+A model's analysis, coder and faithful synthesis are fixed, so its files stay the same:
+the second synthesis is another way to decode them. The latents of many patches, over
+all qualities and as decoded from files, are computed once and kept in the run
+directory. Like any training here, it resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ from tfcodec.training import (
 )
 from tfcodec.transforms import RealisticSynthesis
 
-LATENTS = "latents"  # folder of a run directory
-# Quality of a patch is u ** QUALITY_POWER for u uniform in 0..1: low ones more often,
-# where there is most to draw.
+LATENTS = "latents"  # folder in a run directory
+# The quality of a patch is u ** QUALITY_POWER, with u uniform in 0..1. So low
+# qualities, at which most texture is missing, are more frequent.
 QUALITY_POWER = 1.3
 
 
 @dataclasses.dataclass(frozen=True)
 class RealismConfig:
-    """All that decides a training of the second synthesis: flags of `train.py`."""
+    """All settings of a training of the second synthesis: flags of `train.py`."""
 
     init: str = setting("tfcodec", "Model to train a second synthesis for.")
     second: str = setting(
-        "", "Arrays to begin from (.npz, .npy); by default the model's own."
+        "", "Arrays to start from (.npz, .npy); by default the model's own."
     )
     images: str = setting("", "Folders or globs of images, separated by commas.")
     dataset: str = setting("", "Or a TFDS name, e.g. clic.")
     data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
-    validation: str = setting("", "Folders or globs held out.")
+    validation: str = setting("", "Folders or globs of images to validate on.")
     validation_images: int = setting(8, "Images validated on, at five qualities each.")
     patches: int = setting(4000, "Patches of which latents are kept.")
     text: float = setting(0.15, "Part of the patches that text is drawn on.")
     steps: int = setting(6000, "Steps in all, resumed ones included; 0 only exports.")
-    batch: int = setting(6, "Patches a step.")
+    batch: int = setting(6, "Patches per step.")
     patch: int = setting(192, "Side of a patch in pixels, a multiple of 64.")
     learning_rate: float = setting(1.5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(100, "Steps of linear warm-up.")
@@ -85,28 +85,34 @@ class RealismConfig:
     checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
 
     def check(self):
-        """Raises ValueError, in words for the command line."""
+        """Raises ValueError if a setting is invalid, in words for the command line."""
         check_patches(self)
         if self.precision == "mixed_float16":
             raise ValueError("--realism trains in float32 or mixed_bfloat16")
         check_counts(self, "batch", "patches", "log_steps", "validate_steps", steps=0)
         if weights.is_arrays(self.init):
-            raise ValueError("--realism goes on from a model: export --init first")
+            raise ValueError(
+                "--realism needs a model, not a file of arrays: export --init first"
+            )
         self.counts()
         registry.resolve(self.init)
 
     def counts(self) -> tuple[int, ...]:
+        """Returns the numbers of noise channels in `noise`."""
         try:
             counts = tuple(int(part) for part in self.noise.split(","))
         except ValueError:
             counts = (0,)
         if min(counts) < 1:
-            raise ValueError(f"--noise must be counts of channels, not {self.noise!r}")
+            raise ValueError(
+                f"--noise must be numbers of channels above 0, separated by commas, "
+                f"not {self.noise!r}"
+            )
         return counts
 
 
 def networks(config: RealismConfig, source: registry.Model, precision="float32"):
-    """Returns (the model as trained, its second synthesis as it is before training)."""
+    """Returns (the trained model, its second synthesis before training)."""
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     tf.keras.mixed_precision.set_global_policy(precision)
@@ -126,14 +132,24 @@ def networks(config: RealismConfig, source: registry.Model, precision="float32")
 
 
 class Encoder:
-    """A model as files know it: patches to latents after the inverse gain."""
+    """Turns patches into latents as decoded from a file, after the inverse gain.
+
+    Args:
+        source: the exported model, whose coder is used.
+        model: the same as a `CompressionModel`, whose inverse gains are used.
+    """
 
     def __init__(self, source: registry.Model, model):
         self.engine = codec.load(source.path, "tensorflow").engine
         self.model = model
 
     def __call__(self, image, quality):
-        """uint8 [h, w, 3] and 0 to 1 to (latents [h', w', c], faithful picture)."""
+        """Returns (latents [h', w', c], the faithful picture uint8 [h, w, 3]).
+
+        Args:
+            image: uint8 [h, w, 3].
+            quality: 0 to 1.
+        """
         _, _, y_hat = self.engine.encode(self.engine.analysis(image), quality)
         x_hat = self.engine.synthesis(y_hat, quality)
         y_hat = self.model.unscaled_latents(y_hat, tf.constant([quality], tf.float32))
@@ -141,10 +157,18 @@ class Encoder:
 
 
 def keep_latents(config, directory, training, encode, channels):
-    """Computes what a training sees, unless the run directory has it already.
+    """Computes the examples of a training, unless the run directory has them already.
+
+    Args:
+        config: the `RealismConfig`.
+        directory: of the run.
+        training: function that returns the training set, as `datasets` returns it.
+        encode: an `Encoder`.
+        channels: of the latents.
 
     Returns:
-        Arrays that lie on disk, by name: `image`, `latents`, `error`, `weight`.
+        Arrays, memory-mapped, by name: `image`, `latents`, `error`, `weight`, as
+        `adversarial.Adversarial` takes them.
     """
     folder, side = directory / LATENTS, config.patch
     if not folder.is_dir():
@@ -192,9 +216,9 @@ def _example(config, number, pixels, u, encode):
 
 
 def batches(config, arrays, first) -> tf.data.Dataset:
-    """Endless batches of what `keep_latents` kept, from step `first` on.
+    """Endless batches of the arrays of `keep_latents`, from step `first` on.
 
-    Which patches step k sees is a function of the seed and k alone.
+    The patches of step k depend only on the seed and k.
     """
     keys = list(arrays)
 
@@ -216,7 +240,10 @@ def batches(config, arrays, first) -> tf.data.Dataset:
 
 
 class RealismProgress(Progress):
-    """Logs, checkpoints; validates by figures, and shows pictures three by three."""
+    """As `Progress`; validates by figures, and shows three pictures side by side.
+
+    These are the original, the faithful and the realistic one.
+    """
 
     SHOWN = 3
 
@@ -254,7 +281,7 @@ class RealismProgress(Progress):
 
 
 def _figures(x, x_hat):
-    """PSNR in dB, and the distance of local deviations, of two pictures [h, w, 3]."""
+    """PSNR in dB and mean squared difference of `deviations`, of pictures [h, w, 3]."""
     a, b = (tf.constant(image[None], tf.float32) for image in (x, x_hat))
     pairs = zip(adversarial.deviations(a), adversarial.deviations(b))
     distances = [tf.reduce_mean(tf.math.squared_difference(p, q)) for p, q in pairs]
@@ -263,10 +290,10 @@ def _figures(x, x_hat):
 
 
 def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
-    """Trains until `config.steps`, from the last checkpoint if there is one, exports.
+    """Trains until `config.steps`, from the last checkpoint if there is one; exports.
 
     Returns:
-        `directory/model`: a copy of the model, and its second synthesis.
+        `directory/model`: a copy of the model with the second synthesis.
 
     Raises:
         ValueError, OSError, FloatingPointError: as `training.train`.
@@ -319,7 +346,7 @@ def _player(config, second, arrays, channels):
 
 
 def reach(second, channels, side=33):
-    """How far a picture depends on a latent, in latents: see `model.farthest`."""
+    """How far away a latent affects the picture, in latents: see `model.farthest`."""
     y = np.random.default_rng(0).normal(0, 3, [side, side, channels])
     return farthest(lambda x: second(x, tf.zeros([2], tf.int32)).numpy(), y)
 
@@ -327,7 +354,7 @@ def reach(second, channels, side=33):
 def _exported(config, source, model, second, record, directory):
     """Writes a copy of the model `source` with its second synthesis.
 
-    Without LiteRT files, which would have another second synthesis or none.
+    LiteRT files are not copied, as they have another second synthesis or none.
     """
     with files.new_directory(directory) as part:
         old = shutil.ignore_patterns(registry.REALISM, registry.LITERT)

@@ -1,27 +1,27 @@
-"""SSIMULACRA2, how alike two images look to people, for NumPy and for TensorFlow.
+"""SSIMULACRA2, how similar two images look to people, for NumPy and for TensorFlow.
 
 Jon Sneyers's metric of 2022 as revised in April 2023: the tool `ssimulacra2` of libjxl
-(https://github.com/cloudinary/ssimulacra2). Both images are compared at six scales,
-each half the size of the one before, halved in linear light. At each, in the colour
-space XYB, three maps of error are made of each channel: one less a structural
-similarity; edges that only the decoded image has, as ringing and blocks; edges that it
-lost, as blur. Of each map two means are taken, the plain one and the fourth root of
-that of fourth powers, and a weighted sum of all 108 is the distance. A cubic
-polynomial and a power make a score of it: 100 is equal, 90 visually lossless, 70 high
+(https://github.com/cloudinary/ssimulacra2). Images are compared at six scales, each
+half the size of the one before, halved in linear light. At each scale, in the colour
+space XYB, three maps of error are computed for each channel: 1 minus a structural
+similarity; edges that only the decoded image has, from ringing and blocking; and edges
+that it has lost, from blur. Each map has two norms, the mean, and the fourth root of
+the mean of fourth powers. A weighted sum of all 108 norms is the distance. A cubic
+polynomial and a power turn it into a score: 100 is equal, 90 visually lossless, 70 high
 quality, 50 medium, 30 low; it may be negative.
 
-Scores are those of the package `ssimulacra2` on PyPI (0.3.0), to about a thousandth.
-Like it, blurs take pixels beyond the left and the right side as 0, and mirror those
-beyond the top and the bottom. (libjxl takes 0 on all sides, and blurs by a recursive
-filter that approximates the Gaussian.)
+Scores are those of the package `ssimulacra2` on PyPI (0.3.0), to about a thousandth. As
+there, blurs take pixels beyond the left and right sides as 0, and mirror the image at
+the top and bottom. (libjxl takes 0 on all sides, and blurs by a recursive filter that
+approximates the Gaussian.)
 
-An image with a side under 225 pixels has fewer scales than six. Here each scale keeps
-its weights, and those of the missing ones are not used. Package and tool read on in
-their list of weights instead, so that scales and channels get those of others: of such
-small images their scores are different ones, and say little.
+An image with a side under 225 pixels has fewer than six scales. Here each scale keeps
+its weights, and those of missing scales are not used. Package and tool read their list
+of weights without gaps instead, so that scales and channels get weights of others: for
+such small images their scores differ from these, and mean little.
 
-The formulas are written once, over the few functions that NumPy and TensorFlow both
-have; TensorFlow is imported only by `distance`.
+The formulas are written once, with functions that both NumPy and TensorFlow have. Only
+`distance` imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ SCALES = 6
 SMALLEST_SIDE = 8  # a scale with a shorter side is left out
 RADIUS, SIGMA = 5, 1.5  # of the blur, in pixels
 C2 = 0.0009  # keeps the structural similarity of flat areas finite
-# Height of the strips and width of the blocks in which an image is blurred. A blur is
-# a product with a matrix of 11 diagonals, of which only blocks along the diagonals are
-# multiplied; and the planes of a strip fit the processor's cache.
+# Height of the strips and width of the blocks, in pixels, in which an image is blurred.
+# A blur is a product with a matrix of 11 diagonals, of which only the blocks along the
+# diagonals are multiplied. The planes of a strip fit into the processor's cache.
 STRIP, BLOCK = 64, 64
-# Means of fourth powers below this (their root is 1e-6) count as 0: the root's slope
-# at 0 is infinite.
+# Means of fourth powers below this (whose root is 1e-6) count as 0, as the slope of the
+# root at 0 is infinite.
 LEAST = 1e-24
 
-# Linear RGB to the responses of the eye's three cones, in part mixed, and the bias
-# added to each before the cube root (lib/jxl/cms/opsin_params.h of libjxl).
+# Linear RGB to mixed responses of the eye's three cones, and the bias that is added to
+# each before the cube root (lib/jxl/cms/opsin_params.h of libjxl).
 CONES = np.array(
     [
         [0.3, 0.622, 0.078],
@@ -53,13 +53,12 @@ CONES = np.array(
     ]
 )
 BIAS = 0.0037930732552754493
-# The cube roots to X, Y and B - Y, about 0 to 1 each, and what is added to each.
+# The cube roots to X, Y and B - Y, and the offset of each; results are about 0 to 1.
 XYB = np.array([[7.0, -7.0, 0.0], [0.5, 0.5, 0.0], [-0.5, -0.5, 1.0]])
 OFFSET = np.array([0.42, 0.01, 0.55])
 
-# Weights of tools/ssimulacra2.cc of libjxl: of each channel (X, Y, B - Y) and scale
-# (1:1 to 1:32) those of the means and those of the fourth powers' means, each of
-# (dissimilarity, new edges, lost edges).
+# Weights of tools/ssimulacra2.cc of libjxl, [channel (X, Y, B - Y), scale (1:1 to
+# 1:32), norm (mean, fourth powers), map (dissimilarity, new edges, lost edges)].
 WEIGHTS = np.array(
     [
         [
@@ -112,7 +111,7 @@ WEIGHTS = np.array(
         ],
     ]
 )
-# Distance to score: 100 - 10 p(d)^POWER, with p of these coefficients of d, d^2, d^3.
+# Score of a distance d: 100 - 10 p(d)^POWER; p has these coefficients of d, d^2, d^3.
 POLYNOMIAL = (
     2.326765642916932 * 0.9562382616834844,
     -0.020884521182843837 * 0.9562382616834844**2,
@@ -145,18 +144,18 @@ def score(image: np.ndarray, decoded: np.ndarray) -> float:
 
 
 def distance(x, x_hat):
-    """The distance of which `score_of` makes a score, in TensorFlow, [batch].
+    """The distance that `score_of` turns into a score, in TensorFlow, [batch].
 
-    0 is equal. It can be differentiated by `x_hat`, with finite gradients everywhere.
+    0 is equal. Its gradient with respect to `x_hat` is finite everywhere.
 
     Args:
         x, x_hat: float32 [batch, height, width, 3] on the 0..255 scale; values of
-            `x_hat` may lie beyond it. Height and width may be unknown when a graph is
-            made; static ones are blurred in another way, in less time and memory.
+            `x_hat` may exceed it. Height and width may be unknown when a graph is
+            traced; with known ones another way of blurring saves time and memory.
 
     Raises:
-        ValueError: a side is known to be under 8 pixels. (One that turns out to be so
-            when a graph runs gives a distance of 0.)
+        ValueError: a side is known to be under 8 pixels. (If that is known only when a
+            graph runs, the distance is 0.)
     """
     xp = _tensorflow()
     planes = (xp.transpose(xp.cast(each), (0, 3, 1, 2)) for each in (x, x_hat))
@@ -186,7 +185,7 @@ NUMPY = types.SimpleNamespace(
 
 @functools.lru_cache(1)
 def _tensorflow():
-    """The functions of `NUMPY` of TensorFlow."""
+    """The functions in `NUMPY`, from TensorFlow."""
     import tensorflow as tf
 
     return types.SimpleNamespace(
@@ -207,13 +206,13 @@ def _tensorflow():
 
 
 def blur(x):
-    """Weighted mean under each whole window of 11x11 pixels, in TensorFlow.
+    """Gaussian weighted means in windows of 11x11 pixels, in TensorFlow.
 
     Args:
         x: float32 [b, h, w, c], h and w at least 11 and perhaps unknown.
 
     Returns:
-        [b, h - 10, w - 10, c].
+        [b, h - 10, w - 10, c]: at all positions where the window fits.
     """
     import tensorflow as tf
 
@@ -225,7 +224,7 @@ def blur(x):
 
 
 def _window():
-    """The window of the blur, one line of it, float64 [11]."""
+    """One dimension of the separable window of the blur, float64 [11]."""
     window = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
     return window / window.sum()
 
@@ -233,10 +232,10 @@ def _window():
 def _count(shape) -> int:
     """Number of scales of an image of shape [height, width, ...].
 
-    Where the shape is unknown it is that of a large image.
+    If height or width is unknown, it is that of a large image.
 
     Raises:
-        ValueError: it is too small for any.
+        ValueError: the image is too small for a single scale.
     """
     if None in shape[:2]:
         return SCALES
@@ -252,10 +251,11 @@ def _count(shape) -> int:
 
 
 def _distance(xp, linear, linear_hat):
-    """The weighted sum of two batches in linear light, [b, 3, h, w]; returns [b].
+    """The weighted sum of the norms of two batches, [b].
 
     Args:
-        xp: functions of arrays, `NUMPY` or those of TensorFlow.
+        xp: functions on arrays, `NUMPY` or those of TensorFlow.
+        linear, linear_hat: linear light [b, 3, h, w].
     """
     total = 0.0
     for scale in range(_count(linear.shape[2:])):
@@ -279,7 +279,7 @@ def _linear(xp, x):
     """sRGB of 0..255 to linear light of 0..1 (IEC 61966-2-1)."""
     x = x / 255
     low = x <= 0.04045
-    # The power's slope must be finite also where it is not used.
+    # The slope of the power must be finite even where its value is not used.
     return xp.where(low, x / 12.92, ((xp.where(low, 1.0, x) + 0.055) / 1.055) ** 2.4)
 
 
@@ -288,7 +288,7 @@ def _xyb(xp, linear):
     h, w = xp.shape(linear)[2:]
     flat = xp.reshape(linear, (-1, 3, h * w))
     mixed = _f32(CONES) @ flat + _f32(BIAS)
-    # Only colours beyond the scale of 0..255 are below an eighth of the bias.
+    # Only colours outside of 0..255 are below an eighth of the bias.
     roots = xp.maximum(mixed, _f32(BIAS / 8)) ** (1 / 3) - _f32(BIAS ** (1 / 3))
     return xp.reshape(_f32(XYB) @ roots + _f32(OFFSET[:, None]), (-1, 3, h, w))
 
@@ -296,7 +296,7 @@ def _xyb(xp, linear):
 def _halve(xp, x):
     """Means of 2x2 pixels of [b, c, h, w]; an odd last row or column is repeated."""
     height, width = xp.shape(x)[2:]
-    # Of unknown sides, what is added may be nothing.
+    # If a side is unknown, the row or column that is added may be empty.
     if x.shape[2] is None or height % 2:
         x = xp.concat([x, x[:, :, height - height % 2 :]], 2)
     if x.shape[3] is None or width % 2:
@@ -307,15 +307,16 @@ def _halve(xp, x):
 
 @functools.lru_cache(256)
 def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
-    """The blur of a line's pixels `start` to `stop` as a matrix.
+    """The blur of a line, for its pixels `start` to `stop`, as a matrix.
 
     Args:
+        start, stop: range of the pixels to compute.
         size: number of pixels in the line.
-        mirrored: whether pixels beyond its ends are mirrored, or else 0.
+        mirrored: whether the line is mirrored at its ends, or else continued by 0.
 
     Returns:
-        first pixel of the line that counts, one after the last, and the matrix
-        [stop - start, of those pixels].
+        (first, last, matrix [stop - start, last - first]): the product of the matrix
+        with pixels `first` to `last` of the line is the blur.
     """
     window = _window()
     rows, columns = np.indices((stop - start, len(window)))
@@ -332,13 +333,11 @@ def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
 
 
 def _norms(xp, linear, linear_hat):
-    """Means and fourth powers' means of the maps of error of one scale.
+    """The norms of the maps of error of one scale, [b, channel, norm, map].
 
     Args:
+        xp: functions on arrays.
         linear, linear_hat: linear light, [b, 3, h, w].
-
-    Returns:
-        [b, channel, norm, map].
     """
     height, width = xp.shape(linear)[2:]
     pieces = _whole if None in linear.shape[2:] else _strips
@@ -356,7 +355,7 @@ def _norms(xp, linear, linear_hat):
 
 
 def _products(xp, p, q):
-    """What the maps need the blurs of, [b, 4, channel, h, w]."""
+    """The four images that are blurred for the maps, [b, 4, channel, h, w]."""
     change = q - p
     return xp.stack([p, change, change * change, p * q], 1)
 
@@ -378,10 +377,10 @@ def _strips(xp, linear, linear_hat):
 
 
 def _whole(xp, linear, linear_hat):
-    """Yields the same of a scale whose size is unknown, at once, in TensorFlow."""
+    """As `_strips`, for a scale of unknown size as a whole, in TensorFlow."""
     import tensorflow as tf
 
-    # A scale that is too small to count, too, must be one that can be blurred.
+    # Even a scale that is too small to count must be large enough to be blurred.
     missing = tf.maximum(SMALLEST_SIDE - tf.shape(linear)[2:], 0)
     fill = [[0, 0], [0, 0], [0, missing[0]], [0, missing[1]]]
     p, q = (_xyb(xp, tf.pad(v, fill)) for v in (linear, linear_hat))
@@ -396,10 +395,10 @@ def _whole(xp, linear, linear_hat):
 
 
 def _maps(xp, p, q, blurred):
-    """Maps of error of two pieces of one scale, [b, map, channel, h, w].
+    """Maps of error of a part of one scale, [b, map, channel, h, w].
 
-    The formulas of libjxl, rearranged so that each is a multiple of a difference:
-    equal images give exactly 0, and nearly equal ones lose no digits.
+    These are the formulas of libjxl, rearranged so that each is a multiple of a
+    difference: equal images give exactly 0, and nearly equal ones lose no digits.
 
     Args:
         p, q: XYB of the image and of the decoded one, [b, channel, h, w].
@@ -407,8 +406,8 @@ def _maps(xp, p, q, blurred):
     """
     mean, shift, squares, product = (blurred[:, i] for i in range(4))
     mean_hat = mean + shift
-    covariance = 2 * (product - mean * mean_hat) + C2  # twice it
-    # The variance of q - p, which is both variances less twice the covariance.
+    covariance = 2 * (product - mean * mean_hat) + C2  # twice the covariance, plus C2
+    # The variance of q - p, which is the sum of variances minus twice the covariance.
     rest = squares - shift * shift
     unlike = (rest + shift * shift * covariance) / (covariance + rest)
     edge, edge_hat = xp.abs(p - mean), xp.abs(q - mean_hat)

@@ -1,9 +1,9 @@
 """Where a training runs: one device, several of a machine, several machines, a TPU.
 
-All are strategies of `tf.distribute` that keep one copy of the model on each device, a
-replica, in step: each takes an equal part of a batch, and the gradients are added up
-before anything changes. So a step on several devices is the step on one, but for the
-order in which numbers are added.
+All are synchronous strategies of `tf.distribute`: each device has a copy of the model,
+a replica, and takes an equal part of each batch. The gradients are summed over all
+replicas before the weights change. So a step on several devices is the same as on one,
+except for the order in which numbers are added.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tfcodec.data import Share
 from tfcodec.tracing import traced
 
 KINDS = ("none", "mirrored", "multi_worker", "tpu")
-# How long to look for a TPU by its name. Where there is none, what knows of them, the
-# metadata server of Google's cloud, may never answer.
+# Seconds to look for a TPU by its name. Outside of Google's cloud there is no metadata
+# server, which knows the names, and so no answer.
 SECONDS = 20
 CLUSTER = (
     'as JSON, {"cluster": {"worker": ["host:port", "host:port"]}, "task": {"type": '
@@ -36,16 +36,16 @@ CLUSTER = (
 
 
 def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Strategy:
-    """Returns a strategy. Call it before anything else of TensorFlow runs.
+    """Returns a strategy. Call this before any TensorFlow operation has run.
 
     Args:
         kind: one of `KINDS`.
-        replicas: devices of a mirrored strategy; 0 for all GPUs, or the CPU.
-        tpu: `local`, a Cloud TPU's name, or its address, `grpc://host:port`.
+        replicas: number of devices of a mirrored strategy; 0 for all GPUs, or the CPU.
+        tpu: `local`, the name of a Cloud TPU, or its address, `grpc://host:port`.
 
     Raises:
-        ValueError: no such strategy, device, cluster or TPU, in words for the command
-            line.
+        ValueError: there is no such strategy, device, cluster or TPU; the message is
+            for the command line.
     """
     if kind not in KINDS:
         raise ValueError(f"--strategy={kind}: it is one of {', '.join(KINDS)}")
@@ -73,15 +73,15 @@ def multi_worker(config: str) -> tf.distribute.Strategy:
     """Returns the strategy of several processes, usually on as many machines.
 
     Args:
-        config: what the environment variable TF_CONFIG holds.
+        config: value of the environment variable TF_CONFIG.
 
     Raises:
-        ValueError: it holds no cluster.
-        OSError: the own port is taken.
+        ValueError: it does not describe a cluster.
+        OSError: the port of this worker is in use.
     """
     own, others = cluster_of(config)
     meet(own, others)
-    tf.get_logger().setLevel("ERROR")  # It tells of each kind of message they send.
+    tf.get_logger().setLevel("ERROR")  # Else it reports all collective operations.
     try:
         with signals.at_once():
             return tf.distribute.MultiWorkerMirroredStrategy()
@@ -90,23 +90,24 @@ def multi_worker(config: str) -> tf.distribute.Strategy:
 
 
 def meet(own: str, others: Sequence[str]):
-    """Waits until all workers are there.
+    """Waits until all workers listen at their ports.
 
-    TensorFlow would wait, too, but for an hour, deaf to signals and without a word.
+    TensorFlow would wait, too, but for up to an hour, ignoring signals and printing
+    nothing.
 
     Args:
-        own: the address of this one, `host:port`.
-        others: those of the others.
+        own: address of this worker, `host:port`.
+        others: addresses of the other workers.
 
     Raises:
-        OSError: the own port is taken.
+        OSError: the port of this worker is in use.
     """
     try:
         here = socket.create_server(("", place_of(own)[1]))
     except OSError as error:
         raise OSError(f"--strategy=multi_worker: {own}: {error.strerror}") from error
     missing, told = list(others), None
-    with here:  # What connects is not answered: to be able to is enough.
+    with here:  # Others only test whether they can connect, and need no answer.
         while missing := [address for address in missing if not is_there(address)]:
             if missing != told:
                 logging.info("waiting for %s", ", ".join(missing))
@@ -115,12 +116,13 @@ def meet(own: str, others: Sequence[str]):
 
 
 def place_of(address: str) -> tuple[str, int]:
+    """Returns host and port of an address `host:port`."""
     host, port = address.rsplit(":", 1)
     return host, int(port)
 
 
 def is_there(address: str) -> bool:
-    """Whether a worker listens, in `meet` or TensorFlow's server after that."""
+    """Whether a worker listens at an address, in `meet` or TensorFlow's server."""
     try:
         socket.create_connection(place_of(address), timeout=2).close()
     except OSError:
@@ -129,10 +131,10 @@ def is_there(address: str) -> bool:
 
 
 def cluster_of(config: str) -> tuple[str, list[str]]:
-    """Returns a worker's own address and those of the others, by TF_CONFIG.
+    """Returns (address of this worker, addresses of the others) from TF_CONFIG.
 
     Raises:
-        ValueError: what is wrong with it, and what it should hold.
+        ValueError: it is invalid; the message says why, and what it should be.
     """
 
     def bad(what):
@@ -172,7 +174,7 @@ def on_tpu(name: str) -> tf.distribute.Strategy:
         name: `local`, the TPU's name in Google's cloud, or its address.
 
     Raises:
-        ValueError: there is no such TPU, or it is another machine's.
+        ValueError: there is no such TPU, or it belongs to another machine.
     """
     if name != "local":
         host = host_of(name)
@@ -197,7 +199,7 @@ def host_of(name: str) -> str:
     """Returns the host of a TPU, given its name or address.
 
     Raises:
-        ValueError: there is none of that name, or no answer within `SECONDS`.
+        ValueError: there is no TPU of that name, or no answer within `SECONDS`.
     """
 
     def not_found(why):
@@ -214,13 +216,13 @@ def host_of(name: str) -> str:
         address = within(SECONDS, look)
     except TimeoutError:
         raise not_found(f"no answer within {SECONDS} seconds") from None
-    except Exception as error:  # Of the network, Google's client, or TensorFlow.
+    except Exception as error:  # From the network, Google's client, or TensorFlow.
         raise not_found(first_line(error)) from error
     return re.sub(r"^grpc://|:\d+$", "", address)
 
 
 def is_own(host: str) -> bool:
-    """Whether a host's address is one of this machine's."""
+    """Whether a host name or address is that of this machine."""
     try:
         with socket.socket() as own:
             own.bind((host, 0))
@@ -230,10 +232,10 @@ def is_own(host: str) -> bool:
 
 
 def within(seconds: float, function):
-    """Returns what a function returns.
+    """Calls a function, with a time limit, and returns its result.
 
     Raises:
-        TimeoutError: it took longer; it may go on, and nothing waits for it.
+        TimeoutError: it took longer. It goes on in a thread of its own.
     """
     results = []
 
@@ -259,27 +261,28 @@ def first_line(error) -> str:
 
 
 def of_workers(strategy) -> bool:
+    """Whether a strategy has several processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def is_chief(strategy) -> bool:
-    """Whether this process is the one that validates, writes and exports."""
+    """Whether this process is the one that validates, writes files and exports."""
     return strategy.extended.should_checkpoint
 
 
 def check_batch(strategy, batch: int):
-    """Raises ValueError unless all replicas get equal parts of a batch."""
+    """Raises ValueError if a batch cannot be divided equally among all replicas."""
     count = strategy.num_replicas_in_sync
     if batch % count:
         raise ValueError(f"--batch={batch} has no {count} equal parts, one a replica")
 
 
 def distributed(strategy, training):
-    """Returns a training set of which each worker reads its own part.
+    """Returns a training set of which each worker reads only its own part.
 
     Args:
         strategy: of the training.
-        training: function of a `Share` that returns a `tf.data.Dataset` without end.
+        training: function from a `Share` to an endless `tf.data.Dataset`.
     """
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
 
@@ -287,14 +290,15 @@ def distributed(strategy, training):
         workers = context.num_input_pipelines
         replicas = context.num_replicas_in_sync // workers
         share = Share(context.input_pipeline_id, workers, replicas)
-        # Or workers ask each other, before each step, whether all have a batch left.
+        # Known to be endless; else workers would ask each other before each step
+        # whether all have another batch.
         return training(share).apply(endless)
 
     return strategy.distribute_datasets_from_function(own)
 
 
 def follow_chief(strategy, variables):
-    """Gives variables of all workers the values that those of the chief have."""
+    """Sets variables on all workers to the values that they have on the chief."""
     if not of_workers(strategy):
         return
     context = tf.distribute.get_replica_context
@@ -305,7 +309,7 @@ def follow_chief(strategy, variables):
         return context().all_reduce(tf.distribute.ReduceOp.SUM, own)
 
     exchange = traced(lambda values: strategy.run(summed, [values]))
-    # Values of one type make one message.
+    # All values of one type are sent in one message.
     for kind in sorted({variable.dtype.name for variable in variables}):
         group = [variable for variable in variables if variable.dtype.name == kind]
         values = [variable.read_value() for variable in group]
@@ -315,7 +319,7 @@ def follow_chief(strategy, variables):
 
 @contextlib.contextmanager
 def together(strategy):
-    """Turns what a worker raises when another one is lost into a line.
+    """Turns TensorFlow's errors about a lost worker into one of a single line.
 
     Raises:
         ConnectionError: another worker is lost.
@@ -327,6 +331,6 @@ def together(strategy):
         if not of_workers(strategy) or not (lost or "ollective" in str(error)):
             raise
         raise ConnectionError(
-            "another worker is lost; start all of them again, and they go on from the "
-            "last checkpoint"
+            "another worker is lost; start all of them again to resume from the last "
+            "checkpoint"
         ) from error

@@ -1,9 +1,9 @@
 """Training: one frozen config in, a run directory with an exported model out.
 
-A run directory holds `config.json`, `checkpoints/`, TensorBoard events under `logs/`,
-and at the end `model/`, the exported SavedModel.  Started again with the same
-directory, a training goes on where it was: weights, optimizer, averages, data position
-and noise, as if it had not stopped, whatever it was killed at.
+A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, and in
+the end `model/`, the exported SavedModel.  Started again with the same directory, a
+training resumes with the same weights, optimizer state, averages, data position and
+noise: the result is as if it had not been interrupted, at whatever moment it was.
 """
 
 from __future__ import annotations
@@ -36,23 +36,24 @@ from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.progress import Guard, Progress
 from tfcodec.validation import Validation
 
-# Pixels a side: MS-SSIM, which every validation measures, has a window of 11.
+# Side in pixels: MS-SSIM, which every validation measures, has a window of 11.
 SMALLEST_PATCH = 11
 
 
 def setting(default, help):
+    """Returns a field of a config, with the help for its flag."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 def check_patches(config, stride: int = 64):
-    """Raises ValueError unless a config names images, and patches that fit.
+    """Raises ValueError if a config does not name images, or its patches do not fit.
 
     Args:
         config: a dataclass of settings.
-        stride: pixels; what sides of patches must be multiples of.
+        stride: in pixels, of which sides of patches must be multiples.
     """
     if bool(config.images) == bool(config.dataset):
-        raise ValueError("give --images or --dataset, one of them")
+        raise ValueError("give either --images or --dataset")
     if config.patch % stride or config.patch < SMALLEST_PATCH:
         raise ValueError(
             f"--patch must be a multiple of {stride}, from {SMALLEST_PATCH} on, not "
@@ -61,12 +62,12 @@ def check_patches(config, stride: int = 64):
 
 
 def check_counts(config, *names, steps):
-    """Raises ValueError if one of a config's numbers of `names` is below 1.
+    """Raises ValueError if one of the fields `names` of a config is below 1.
 
     Args:
         config: a dataclass of settings.
-        names: of its fields.
-        steps: the least that its `steps` may be.
+        names: of fields.
+        steps: the least value of its field `steps`.
     """
     for name, least in {"steps": int(steps), **dict.fromkeys(names, 1)}.items():
         if getattr(config, name) < least:
@@ -75,15 +76,17 @@ def check_counts(config, *names, steps):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All that decides a training. Each field is a flag of `train.py`."""
+    """All settings of a training. Each field is a flag of `train.py`."""
 
     arch: str = setting("tfcodec", "Architecture, a name in tfcodec.architectures.")
-    options: str = setting("{}", 'Arguments of its builder as JSON, e.g. {"n": 128}.')
+    options: str = setting("{}", 'Arguments of the architecture as JSON: {"n": 128}.')
     images: str = setting("", "Folders or globs of images, separated by commas.")
     dataset: str = setting("", "Or a TFDS name, e.g. clic.")
     data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
     validation: str = setting(
-        "", "Folders or globs held out; by default one file in fifty of --images."
+        "",
+        "Folders or globs of images to validate on; by default one file in fifty of "
+        "--images, which is then not trained on.",
     )
     validation_images: int = setting(24, "Images validated on, at five qualities each.")
     distortion: str = setting(
@@ -93,25 +96,26 @@ class TrainConfig:
     )
     lmbda: float = setting(0.0, "Weight of the distortion, for a model of one rate.")
     lmbda_min: float = setting(0.001, "Lambda at quality 0, unless --lmbda is given.")
-    lmbda_max: float = setting(0.512, "Lambda at quality 100, likewise.")
+    lmbda_max: float = setting(0.512, "Lambda at quality 100, unless --lmbda is given.")
     steps: int = setting(
         1_000_000,
         "Optimizer steps in all, resumed ones included; 0 with --init only "
         "fits tables and exports.",
     )
-    batch: int = setting(8, "Patches a step.")
+    batch: int = setting(8, "Patches per step.")
     patch: int = setting(
         256,
         "Side of a patch in pixels, a multiple of the architecture's stride: 64, or 16 "
-        "without a hyperprior; of cnn 2 to the power of its layers.",
+        "without a hyperprior; for cnn 2 to the power of its number of layers.",
     )
     init: str = setting(
         "",
-        "What to go on from, weights alone: a shipped model's name, a model "
-        "directory, or a file of arrays (.npz, .npy; see tfcodec/weights.py).",
+        "Initial weights: the name of a shipped model, a model directory, or a file of "
+        "arrays (.npz, .npy; see tfcodec/weights.py).",
     )
     record: str = setting(
-        "", "JSON file that says how the arrays of --init were made, for the card."
+        "",
+        "JSON file that describes how the arrays of --init were made, for the card.",
     )
     learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
@@ -123,8 +127,8 @@ class TrainConfig:
     )
     strategy: str = setting(
         "none",
-        "Where to train in step: mirrored, on devices of this machine; multi_worker, "
-        "on machines that TF_CONFIG names; tpu; or none, on one device.",
+        "Devices to train on: none for one device; mirrored for several of this "
+        "machine; multi_worker for the machines that TF_CONFIG names; or tpu.",
     )
     replicas: int = setting(0, "Devices of --strategy=mirrored; 0 for every GPU.")
     tpu: str = setting(
@@ -138,12 +142,13 @@ class TrainConfig:
     checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
 
     def lmbda_range(self) -> tuple[float, float]:
+        """Returns (lowest, highest) lambda, equal for a model of one rate."""
         if self.lmbda:
             return self.lmbda, self.lmbda
         return self.lmbda_min, self.lmbda_max
 
     def check(self):
-        """Raises ValueError, in words for the command line."""
+        """Raises ValueError if a setting is invalid, in words for the command line."""
         low, high = self.lmbda_range()
         if not 0 < low <= high:
             raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
@@ -154,12 +159,12 @@ class TrainConfig:
         losses.Distortion.parse(self.distortion)
         self.began_from()
         if self.record and not weights.is_arrays(self.init):
-            raise ValueError("--record says how the arrays of --init were made")
+            raise ValueError("--record needs a file of arrays as --init")
         if weights.is_arrays(self.init) and not os.path.isfile(self.init):
             raise ValueError(f"--init={self.init}: no such file")
         start = self.start()
         both = [options, start.card["options"] if start else {}]
-        # A model may have residual blocks that the one it begins from has not.
+        # A model may have residual blocks that its initial model lacks.
         blocks = ("blocks", "synthesis_blocks")
         rest = [{k: v for k, v in x.items() if k not in blocks} for x in both]
         if start and (
@@ -170,16 +175,16 @@ class TrainConfig:
             raise ValueError(f"--init={self.init} is a model of another architecture")
 
     def start(self) -> registry.Model | None:
-        """The exported model to go on from, if it is one."""
+        """Returns the exported model of `init`; None if that is arrays or empty."""
         if not self.init or weights.is_arrays(self.init):
             return None
         return registry.resolve(self.init)
 
     def began_from(self) -> dict | None:
-        """What the card says of what the training began from.
+        """Returns the card's entry on the initial weights.
 
         Raises:
-            ValueError: the file that --record names is no JSON object.
+            ValueError: the file `record` is not a JSON object.
         """
         start = self.start()
         if start:
@@ -197,6 +202,7 @@ class TrainConfig:
         return {"training": training}
 
     def builder_options(self) -> dict:
+        """Returns `options`, parsed."""
         try:
             options = json.loads(self.options)
         except ValueError:
@@ -206,9 +212,9 @@ class TrainConfig:
         return options
 
 
-# Batches that the tables of a trained model are fitted to.
+# Number of batches to which the tables of a trained model are fitted.
 CALIBRATION_STEPS = 200
-# What a model card leaves out, as it says more of a computer than of a model.
+# Settings that a model card leaves out: they describe a computer, not the model.
 PRIVATE = {
     "images", "validation", "data_dir", "init", "second", "record", "name", "note",
     "tpu",
@@ -216,10 +222,10 @@ PRIVATE = {
 
 
 def prepare_directory(config, directory: pathlib.Path):
-    """Writes `config.json`, or holds `config` against the one that is there.
+    """Writes `config.json`, or compares `config` with the one that exists.
 
     Raises:
-        ValueError: the directory is of a training with other settings.
+        ValueError: the directory is that of a training with other settings.
         OSError: it cannot be written.
     """
     defaults = dataclasses.asdict(type(config)())
@@ -227,7 +233,7 @@ def prepare_directory(config, directory: pathlib.Path):
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
-    """Returns the model as it is before any training."""
+    """Returns a model before any training; `precision` is a policy of Keras."""
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
     model = architectures.build(
@@ -241,11 +247,13 @@ def network(config: TrainConfig, precision: str) -> tf.keras.Model:
 
 
 def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
-    """Returns the compiled model, with optimizer state made. Call it under a scope.
+    """Returns the compiled model, with initial weights and optimizer state.
+
+    Call it within the scope of the strategy.
 
     Args:
         config: the settings.
-        schedule: of the learning rate, another one than that of the config.
+        schedule: of the learning rate, to use in place of the config's.
     """
     model = network(config, config.precision)
     if weights.is_arrays(config.init):
@@ -257,7 +265,7 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
     if config.precision == "mixed_float16":
         optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
     model.compile(optimizer)
-    # Of metrics each replica has the mean over all; Keras would add these up.
+    # Metrics are means over all replicas already on each; Keras would add them up.
     model.distribute_reduction_method = "first"
     return model
 
@@ -265,8 +273,11 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
 def datasets(config: TrainConfig, validating: bool = True):
     """Returns (function that returns a training set, validation set).
 
-    The function takes the first example's number, and a `data.Share` if it is to return
-    a part of each batch. Unless `validating`, there is no validation set.
+    The function takes the number of the first example, and, to return only a part of
+    each batch, a `data.Share`. The validation set is None unless `validating`.
+
+    Raises:
+        ValueError: there are no images to train or to validate on, or some are both.
     """
     count = config.validation_images
     side = min(config.patch, data.VALIDATION_MULTIPLE)
@@ -289,7 +300,9 @@ def datasets(config: TrainConfig, validating: bool = True):
             files.patterns_of(config.validation), logging.warning
         )
         if both := set(held_paths) & set(paths):
-            raise ValueError(f"{len(both)} images to validate on are trained on too")
+            raise ValueError(
+                f"{len(both)} images are both in --images and in --validation"
+            )
     if not validating:
         return training, None
     if config.validation or config.images:
@@ -299,12 +312,12 @@ def datasets(config: TrainConfig, validating: bool = True):
 
 @contextlib.contextmanager
 def reading():
-    """Turns what is wrong with the data into a ValueError of one line."""
+    """Turns TensorFlow's errors about training data into a ValueError of one line."""
     of_files = tf.errors.NotFoundError, tf.errors.DataLossError
     try:
         yield
     except (tf.errors.InvalidArgumentError, *of_files) as error:
-        # Much surrounds the words, those of `data` or those of what reads TFDS.
+        # The message of `data` or of TFDS is a part of TensorFlow's long message.
         tfds = isinstance(error, of_files)
         pattern = r"^(.+)\n\t \[\[" if tfds else r"^ValueError: (.+)\nTraceback"
         words = re.search(pattern, error.message, re.MULTILINE)
@@ -314,15 +327,15 @@ def reading():
 
 
 def resume(model, directory, checkpoints):
-    """Gives a model the state that was last kept in the directory of its run, if any.
+    """Restores the last saved state in the directory of a run, if there is one.
 
     Raises:
-        ValueError: what is there is damaged, or of another model.
+        ValueError: it is damaged, or of another model.
     """
     if checkpoints.restore():
         logging.info("resumed from %s", checkpoints.latest)
     if accelerated := xla_program.resume(model, directory):
-        logging.info("goes on from what an accelerator trained: %s", accelerated)
+        logging.info("resumed from a training on an accelerator: %s", accelerated)
         checkpoints.seconds.assign(accelerated["seconds"])
 
 
@@ -330,10 +343,10 @@ def fit(model, config, directory, checkpoints, training, validation):
     """Trains a model up to `config.steps`, and leaves it with its averaged weights.
 
     Args:
-        model: compiled, as `build` returns it under the scope of a strategy.
+        model: compiled, as `build` returns it within the scope of a strategy.
         config: the `TrainConfig`.
         directory: of the run.
-        checkpoints: of the model; it goes on from the last one.
+        checkpoints: of the model; training resumes from the last one.
         training, validation: as `datasets` returns them.
     """
     strategy = model.distribute_strategy
@@ -359,9 +372,9 @@ def fit(model, config, directory, checkpoints, training, validation):
 
 
 def for_export(model, config: TrainConfig) -> tf.keras.Model:
-    """Returns a trained model as it is exported: in full precision, on one device.
+    """Returns a trained model in full precision and on one device, to export.
 
-    That is the model itself, unless it was trained otherwise.
+    It is the model itself if that was trained so, or else a copy.
     """
     if config.precision == "float32" and config.strategy == "none":
         return model
@@ -372,7 +385,7 @@ def for_export(model, config: TrainConfig) -> tf.keras.Model:
 
 
 def history(config: TrainConfig, model, checkpoints) -> dict:
-    """Returns what a model card says of how a model was trained, and for how long."""
+    """Returns the card's entries on how a model was trained, and for how long."""
     settings = dataclasses.asdict(config).items()
     return {
         "note": config.note,
@@ -383,21 +396,21 @@ def history(config: TrainConfig, model, checkpoints) -> dict:
 
 
 def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | None:
-    """Trains until `config.steps`, from the last checkpoint if there is one, exports.
+    """Trains until `config.steps`, from the last checkpoint if there is one; exports.
 
     Returns:
-        The exported model's directory, `directory/model`; None on a worker that is not
-        the first, which alone writes.
+        The directory of the exported model, `directory/model`. If there are several
+        workers, only the first writes it; the others return None.
 
     Raises:
-        ValueError: bad settings, no images (any more), or a directory with other
-            settings or of which every checkpoint is damaged.
+        ValueError: a setting is invalid, images are missing, the directory has other
+            settings, or all its checkpoints are damaged.
         OSError: something could not be read or written, or another worker is lost; the
             last checkpoint is kept.
-        FloatingPointError: the loss stopped being finite; the last good state is kept.
+        FloatingPointError: the loss is no longer finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
-    # The first thing: TensorFlow takes no other machines once it has begun.
+    # First, as TensorFlow cannot connect to other machines once it has started.
     strategy = strategies.make(config.strategy, config.replicas, config.tpu)
     strategies.check_batch(strategy, config.batch)
     config.check()
@@ -418,13 +431,13 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
 
 
 def finish(model, config, directory, checkpoints, training, validation) -> pathlib.Path:
-    """Fits a trained model's tables, and exports it; arguments as of `fit`.
+    """Fits the tables of a trained model, and exports it; arguments as for `fit`.
 
     Returns:
         The exported model's directory.
     """
     whole = for_export(model, config)
-    # To patches that training would have gone on with.
+    # The tables are fitted to the patches that would have come next.
     patches = training(config.steps * config.batch)
     with reading():
         steps = steps_taken(model)
@@ -448,13 +461,17 @@ def write_program(config: TrainConfig, directory: str | os.PathLike) -> pathlib.
     """Writes the training step as a program for `accelerate`; returns its folder.
 
     Raises:
-        ValueError: bad settings, or a precision that the program has not.
+        ValueError: a setting is invalid, or not supported in such a program.
         OSError: something could not be read or written.
     """
     config.check()
     if config.strategy != "none":
-        raise ValueError("--xla_program is the step of one device: give no --strategy")
+        raise ValueError(
+            "--xla_program is the step of one device: leave out --strategy"
+        )
     if config.precision == "mixed_float16":
-        raise ValueError("--xla_program has no mixed_float16: use mixed_bfloat16")
+        raise ValueError(
+            "--xla_program does not support mixed_float16: use mixed_bfloat16"
+        )
     given = xla_program.Given()
     return xla_program.write(build(config, given), given, config, directory)

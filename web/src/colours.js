@@ -1,16 +1,16 @@
-/** Colours of pictures that have an ICC profile, as those of the web, sRGB. */
+/** Converts the colours of pictures with an ICC profile to those of the web, sRGB. */
 import {CHUNK, isGrey, unpack} from './container.js';
 import {CorruptStream} from './errors.js';
 import {png} from './png.js';
 import {inflated} from './zlib.js';
 
 /**
- * A picture with its colours converted, by the browser: it does so to a PNG.
+ * Converts a picture's colours. The browser does it, when it opens a PNG with the profile.
  *
  * @param {import('./decoder.js').Image} image
- * @param {Uint8Array} data the file that the picture is of
+ * @param {Uint8Array} data the `.tfc` file of the picture
  * @param {import('./container.js').Limits} limits
- * @returns {Promise<import('./decoder.js').Image>} the same one where there is no profile
+ * @returns {Promise<import('./decoder.js').Image>} the same picture if it has no profile
  * @throws {CorruptStream} the profile is damaged
  */
 export async function managed(image, data, limits) {
@@ -18,7 +18,7 @@ export async function managed(image, data, limits) {
   const profile = chunks.find((chunk) => chunk.type === CHUNK.ICC);
   if (!profile) return image;
   await inflated(profile.data, 'deflate', limits.metadata);
-  if (isGrey(header)) return image; // A profile of grey does not go with three colours.
+  if (isGrey(header)) return image; // A profile for grey cannot be applied to RGBA.
   const {width, height, rgba} = image;
   const file = await png(rgba, height, width, 4, profile.data);
   const bitmap = await createImageBitmap(new Blob([file], {type: 'image/png'}), {

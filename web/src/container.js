@@ -1,6 +1,6 @@
 /**
- * The `.tfc` file: header, chunks, limits, checksums. docs/format.md, "File", is what
- * this follows, and tfcodec/bitstream.py is the same in Python.
+ * The `.tfc` file: header, chunks, limits, checksums, as described in docs/format.md,
+ * "File". tfcodec/bitstream.py is the same in Python.
  */
 import {CorruptStream, UnsupportedStream} from './errors.js';
 
@@ -11,23 +11,23 @@ const KNOWN = new Set(Object.values(CHUNK));
 const METADATA = [CHUNK.ICC, CHUNK.EXIF, CHUNK.XMP];
 const OPTIONAL = 0x80;
 const UINT32 = 2 ** 32;
-const OVERHEAD = 4096; // bytes that a chunk may have whatever its pixels
+const OVERHEAD = 4096; // bytes that a chunk may have however few its pixels
 const PADDED = 64; // pixels; no model pads more than to multiples of this
 
 export const LAYOUT = {RGB: 0, GREY: 1, RGBA: 2, GREY_ALPHA: 3};
 const CHANNELS = [3, 1, 4, 2];
 
-/** What a file may ask for. 0 means unlimited. */
+/** How much a file may make a reader decode. 0 means unlimited. */
 export const LIMITS = Object.freeze({
   pixels: 2 ** 26, // width times height: 256 MiB as RGBA
   side: 2 ** 20,
   tiles: 2 ** 14,
-  tilePixels: 2 ** 22, // padded; what is decoded at a time
+  tilePixels: 2 ** 22, // padded; this much is decoded at a time
   chunks: 2 ** 16,
   fileBytes: 2 ** 31,
   bytesPerPixel: 4, // of coded tiles and alpha; noise at quality 100 takes 1
-  escapes: 2 ** 22, // of each string: latents beyond their tables
-  metadata: 2 ** 24, // bytes, unpacked, of each kind
+  escapes: 2 ** 22, // in each string: latents outside their tables
+  metadata: 2 ** 24, // bytes of each kind, decompressed
 });
 
 /**
@@ -36,8 +36,8 @@ export const LIMITS = Object.freeze({
  * @property {number} width pixels
  * @property {number} height pixels
  * @property {number} layout one of `LAYOUT`
- * @property {number} tileSide pixels; 0 where the image is one tile
- * @property {number} quality 0 to 100, in hundredths
+ * @property {number} tileSide pixels; 0 if the image is a single tile
+ * @property {number} quality 0 to 100, in steps of a hundredth
  *
  * @typedef {object} Chunk
  * @property {number} type 1 to 255
@@ -58,14 +58,14 @@ export function tilesOf({width, height, tileSide}) {
   return Math.ceil(width / side) * Math.ceil(height / side);
 }
 
-/** Pixels of the largest tile, padded as a coder may. @param {Header} header */
+/** Pixels of the largest tile, with the most padding of any model. @param {Header} header */
 function tileArea({width, height, tileSide}) {
   const side = tileSide || UINT32;
   const padded = (length) => Math.ceil(Math.min(length, side) / PADDED) * PADDED;
   return padded(width) * padded(height);
 }
 
-/** Takes bytes off the front; every read checks what is left. */
+/** Reads bytes in order; every read checks that enough are left. */
 class Reader {
   /** @param {Uint8Array} data */
   constructor(data) {
@@ -88,7 +88,7 @@ class Reader {
     return this.data.subarray(this.at - size, this.at);
   }
 
-  /** A number of so many bytes, the low one first. @param {number} size */
+  /** Reads a little-endian number of `size` bytes. @param {number} size */
   number(size) {
     return this.take(size).reduceRight((value, byte) => value * 256 + byte, 0);
   }
@@ -111,7 +111,7 @@ class Reader {
 }
 
 /**
- * Adler-32 of bytes, going on from that of what came before.
+ * Adler-32 of bytes, continuing from that of the bytes before, if there are any.
  *
  * @param {Uint8Array} data
  * @param {number} [before]
@@ -119,7 +119,7 @@ class Reader {
 export function adler32(data, before = 1) {
   let a = before & 0xffff;
   let b = before >>> 16;
-  // So many bytes at a time that neither sum reaches 2^32.
+  // At most 3800 bytes at a time, so that neither sum reaches 2^32.
   for (let begin = 0; begin < data.length; begin += 3800) {
     const end = Math.min(begin + 3800, data.length);
     for (let i = begin; i < end; i++) {
@@ -133,7 +133,7 @@ export function adler32(data, before = 1) {
 }
 
 /**
- * The header of a file, of which `data` may be the first bytes alone (64 are enough).
+ * The header of a file; its first 64 bytes are enough.
  *
  * @param {Uint8Array} data
  * @param {Limits} [limits]
@@ -260,7 +260,7 @@ export function checkLimits(header, limits) {
 }
 
 /**
- * Throws UnsupportedStream if a chunk has more bytes than its pixels explain.
+ * Throws UnsupportedStream if a chunk has too many bytes for its pixels.
  *
  * @param {Header} header
  * @param {number} type
@@ -301,7 +301,7 @@ function checkCounts(header, chunks) {
 }
 
 /**
- * The file of a header and its chunks, put in order.
+ * Returns the file of a header and chunks, which are put in order.
  *
  * @param {Header} header
  * @param {Chunk[]} chunks

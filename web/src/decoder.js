@@ -1,12 +1,12 @@
-/** A file to pixels: tiles to latents, and pieces of latents to pixels. */
+/** Decodes files: tiles to latents, and pieces of latents to pixels. */
 import {CHUNK, LAYOUT, LIMITS, hasAlpha, isGrey, unpack} from './container.js';
 import {CorruptStream, ModelError, UnsupportedStream} from './errors.js';
 import {readGrey} from './png.js';
 import {rounded} from './rounding.js';
 import * as tiling from './tiling.js';
 
-const ALPHA_SNAP = 8; // alpha as near as this to transparent or opaque is that
-const NOISE_PERIOD = 256; // pixels of the image after which grain repeats
+const ALPHA_SNAP = 8; // lossy alpha this near to 0 or to 255 becomes that
+const NOISE_PERIOD = 256; // pixels after which the noise of the second synthesis repeats
 
 /**
  * @typedef {import('./container.js').Header} Header
@@ -14,24 +14,24 @@ const NOISE_PERIOD = 256; // pixels of the image after which grain repeats
  * @typedef {object} Image
  * @property {number} width pixels
  * @property {number} height
- * @property {Uint8ClampedArray<ArrayBuffer>} rgba [height, width, 4], alpha not multiplied in
+ * @property {Uint8ClampedArray<ArrayBuffer>} rgba [height, width, 4], alpha not premultiplied
  *
  * @typedef {object} Options
  * @property {number} [realism] 0 for the picture nearest to the original, 1 for one with
- *     grain; by default what the model has for the file's quality
+ *     synthesised texture; by default the model's for the file's quality
  * @property {Box} [region] pixels that are wanted; by default all
  * @property {import('./container.js').Limits} [limits]
  * @property {AbortSignal} [signal] stops the work between two tiles
  * @property {(box: Box, rgba: Uint8ClampedArray<ArrayBuffer>) => void} [onPiece] called
- *     with each part of the picture when its colours are known
+ *     with each part of the picture when it is decoded
  * @property {(done: number, total: number) => void} [onProgress]
  */
 
-/** A turn for messages and timers. */
+/** Lets the event loop handle messages and timers. */
 const turn = () => new Promise((resolve) => { setTimeout(resolve); });
 
 /**
- * Counts steps, and stops between them where that is wanted.
+ * Returns a function that counts a step, reports progress, and throws if work was aborted.
  *
  * @param {{signal?: AbortSignal, onProgress?: (done: number, total: number) => void}} options
  * @param {number} total
@@ -53,6 +53,8 @@ export class Decoder {
   }
 
   /**
+   * Decodes a file.
+   *
    * @param {Uint8Array} data a whole file
    * @param {Options} [options]
    * @returns {Promise<Image>} the picture, or the region of it
@@ -91,7 +93,7 @@ export class Decoder {
     const plans = planes.map((plane) => this.plan(plane, region));
     const steps = plans.reduce((sum, plan) => sum + plan.tiles + plan.pieces.length, 0);
     const step = stepper(options, steps);
-    // Alpha comes first, so that what is shown early is shown as it will be.
+    // Alpha is decoded first, so that pieces which are shown early look as they will.
     const [lossless] = strings(CHUNK.ALPHA);
     const alpha = lossless && (await readGrey(lossless, header.height, header.width));
     for (const plan of plans.reverse()) {
@@ -111,7 +113,7 @@ export class Decoder {
   }
 
   /**
-   * Which pieces are drawn of a plane, of which tiles, and when tiles are needed no more.
+   * Plans a plane: its pieces, the tiles that each needs, and the last use of each tile.
    *
    * @param {{header: Header, strings: Uint8Array[], realism: number}} plane
    * @param {Box} region
@@ -148,7 +150,7 @@ export class Decoder {
   }
 
   /**
-   * Draws a plane, piece by piece.
+   * Decodes and synthesises a plane, piece by piece.
    *
    * @param {ReturnType<Decoder['plan']>} plan
    * @param {import('./container.js').Limits} limits
@@ -185,10 +187,10 @@ export class Decoder {
   }
 
   /**
-   * Synthesises latents that lie at `frame` of the image's.
+   * Synthesises a box of latents.
    *
-   * @param {Float32Array} values y_hat [h, w, channels]
-   * @param {Box} frame latents
+   * @param {Float32Array} values y_hat [h, w, channels] of the box
+   * @param {Box} frame the box, in latents of the image
    * @param {number} quality 0 to 1
    * @param {number} realism 0 to 1
    * @returns {Promise<Uint8Array>} [h, w, 3] pixels
@@ -211,13 +213,13 @@ export class Decoder {
     return faithful.map((value, i) => rounded(value + realism * (grain[i] - value)));
   }
 
-  /** The noise where latents lie: inputs of the second synthesis. @param {Box} frame */
+  /** The noise at a box of latents: inputs of the second synthesis. @param {Box} frame */
   async noise(frame) {
     const numbers = await this.model.numbers();
     const inputs = {};
     for (let k = 0; `noise/${k}` in numbers; k++) {
       const {shape: [side, , count], data} = numbers[`noise/${k}`];
-      const scale = (side * this.model.latentStride) / NOISE_PERIOD; // places to a latent
+      const scale = (side * this.model.latentStride) / NOISE_PERIOD; // positions per latent
       const [rows, columns] = [tiling.height(frame) * scale, tiling.width(frame) * scale];
       const values = new Float32Array(rows * columns * count);
       for (let row = 0, at = 0; row < rows; row++) {
@@ -243,7 +245,7 @@ function checkEscapes(string, limits) {
   }
 }
 
-/** Quality of coded alpha, 0 to 100, the same in all tiles. @param {Uint8Array[]} tiles */
+/** Quality of lossy alpha, 0 to 100; checks that all tiles have it. @param {Uint8Array[]} tiles */
 function alphaQuality(tiles) {
   const levels = tiles.map((tile) => (tile.length < 2 ? -1 : tile[0] + 256 * tile[1]));
   if (levels.some((level) => level !== levels[0]) || levels[0] < 0 || levels[0] > 10000) {
@@ -262,7 +264,7 @@ function placed(pixels, grey) {
 
 const mean = (pixels, i) => Math.floor((pixels[i] + pixels[i + 1] + pixels[i + 2] + 1) / 3);
 
-/** Calls a function with each pixel of a box: its number there, its place in `rgba`. */
+/** Calls a function for each pixel of a box: (number in the box, index in `rgba`, row, column). */
 function eachPixel({box, region}, visit) {
   let i = 0;
   for (let row = box.top; row < box.bottom; row++) {

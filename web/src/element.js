@@ -1,10 +1,10 @@
 /**
  * `<tfc-image src="photo.tfc" alt="...">`: a picture in a page.
  *
- * Its size is reserved as soon as the first bytes of the file are there (or at once, by
- * the attributes `width` and `height`), and tiles appear as they are decoded. Of the
- * attributes of `<img>` it has `src`, `alt`, `width`, `height` and `loading`; `realism` is
- * its own, 0 to 1. Its events are `load` and `error`, which has `detail`, the error.
+ * Its size is reserved as soon as the first bytes of the file have arrived (or at once, by
+ * the attributes `width` and `height`), and tiles appear as they are decoded. It has the
+ * attributes `src`, `alt`, `width`, `height` and `loading` of `<img>`, and its own
+ * `realism`, 0 to 1. Its events are `load`, and `error` with the error as `detail`.
  */
 import {decode, readHeader} from './index.js';
 
@@ -64,7 +64,7 @@ export class TfcImage extends HTMLElement {
     }
   }
 
-  /** Address of the picture. */
+  /** URL of the picture. */
   get src() {
     return this.getAttribute('src') ?? '';
   }
@@ -73,7 +73,7 @@ export class TfcImage extends HTMLElement {
     this.setAttribute('src', value);
   }
 
-  /** Begins anew, at once or when the place comes near to what is seen. */
+  /** Shows the picture anew: at once, or if `loading` is lazy, when it comes near the viewport. */
   renew() {
     this.controller?.abort();
     this.watch?.disconnect();
@@ -91,7 +91,11 @@ export class TfcImage extends HTMLElement {
     this.watch.observe(this);
   }
 
-  /** Makes room: as attributes say, or the picture does. @param {{width: number, height: number}} [size] */
+  /**
+   * Reserves space, by the attributes or the size of the picture.
+   *
+   * @param {{width: number, height: number}} [size]
+   */
   reserve(size) {
     const [width, height] = ['width', 'height'].map((name) => Number(this.getAttribute(name)));
     if (size) Object.assign(this.canvas, {width: size.width, height: size.height});
@@ -135,7 +139,7 @@ export class TfcImage extends HTMLElement {
     }
   }
 
-  /** The file; its size is reserved before all of it is there. @param {AbortSignal} signal */
+  /** Fetches the file; reserves space once its header has arrived. @param {AbortSignal} signal */
   async fetched(signal) {
     const response = await fetch(this.src, {signal});
     if (!response.ok) throw new Error(`${this.src} is not there (${response.status})`);
@@ -154,7 +158,7 @@ export class TfcImage extends HTMLElement {
     }
   }
 
-  /** @param {number} part done, 0 to 1 */
+  /** @param {number} part of the work that is done, 0 to 1 */
   progress(part) {
     this.bar.hidden = false;
     this.bar.style.width = `${100 * part}%`;

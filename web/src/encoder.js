@@ -1,25 +1,25 @@
-/** Pixels to a file. */
+/** Encodes pixels to a file. */
 import {CHUNK, LAYOUT, LIMITS, checkLimits, pack} from './container.js';
 import {stepper} from './decoder.js';
 import {png} from './png.js';
 import * as tiling from './tiling.js';
 
-/** What is taken where no quality is given, as in Python. */
+/** The default quality, as in Python. */
 export const QUALITY = 60;
-const CELL = 16; // pixels; hidden colours become the mean of so large a square
+const CELL = 16; // side in pixels of the squares whose mean colour replaces hidden colours
 
 /**
  * @typedef {object} EncodeOptions
- * @property {number} [quality] 0 to 100, a file keeps hundredths
- * @property {import('./container.js').Chunk[]} [metadata] chunks to be kept beside pixels
+ * @property {number} [quality] 0 to 100, in steps of a hundredth
+ * @property {import('./container.js').Chunk[]} [metadata] chunks to store in the file
  * @property {AbortSignal} [signal] stops the work between two tiles
  * @property {(done: number, total: number) => void} [onProgress]
  *
  * @typedef {{width: number, height: number, data: Uint8ClampedArray | Uint8Array}} Pixels
- *     [height, width, 4], alpha not multiplied in; as ImageData
+ *     [height, width, 4], alpha not premultiplied, as in ImageData
  */
 
-/** Makes files of one model. */
+/** Encodes files with one model. */
 export class Encoder {
   /** @param {import('./model.js').Model} model */
   constructor(model) {
@@ -80,7 +80,7 @@ export class Encoder {
       bottom: tiling.roundUp(image.height, stride), right: tiling.roundUp(image.width, stride),
     };
     const inner = tiling.around(box, stride);
-    // What the analysis sees around a tile.
+    // The analysis also sees pixels around a tile, as far as they affect its latents.
     const halo = card.latents.reach.analysis * latentStride;
     const outer = tiling.common(tiling.around(inner, stride, halo), whole);
     const frame = tiling.shrunk(outer, latentStride);
@@ -98,7 +98,7 @@ export class Encoder {
   }
 
   /**
-   * What the latents of a tile are coded as.
+   * Codes the latents of a tile to a string.
    *
    * @param {{values: Float32Array, height: number, width: number}} latents
    * @param {number} quality 0 to 1
@@ -121,7 +121,7 @@ export class Encoder {
   }
 }
 
-/** Whether pixels are grey where they are seen, have alpha, and colours that no one sees. */
+/** Whether visible pixels are all grey, any is not opaque, any is fully transparent. */
 function kindOf(data) {
   let [grey, alpha, hidden] = [true, false, false];
   for (let i = 0; i < data.length; i += 4) {
@@ -133,7 +133,7 @@ function kindOf(data) {
 }
 
 /**
- * Colours [h, w, 3] of a box; beyond the image its last row and column again.
+ * Colours [h, w, 3] of a box; beyond the image its last row and column are repeated.
  *
  * @param {Pixels} image
  * @param {import('./tiling.js').Box} box
@@ -154,8 +154,8 @@ function pixels({width, height, data}, box) {
 }
 
 /**
- * Pixels whose transparent ones have the mean colour of the visible ones of their cell;
- * where a cell has none, of cells twice as large, and so on: nothing that costs bits.
+ * Replaces the colours of fully transparent pixels, so that they cost few bits: by the mean
+ * of the visible pixels in their cell, or if it has none, in a cell twice as large, etc.
  *
  * @param {Pixels} image
  */

@@ -1,9 +1,9 @@
 /**
- * What is wrong with a file: the one kind of error that leaves a decoder.
+ * The errors of files; a decoder throws only these, and `ModelError`.
  *
  *     StreamError
- *       CorruptStream       damaged: truncated, checksum, lengths
- *       UnsupportedStream   whole, but not for us: no .tfc, version, model, over a limit
+ *       CorruptStream       damaged: truncated, wrong checksum or lengths
+ *       UnsupportedStream   unfit for this reader: no .tfc, other version, over a limit
  */
 export class StreamError extends Error {
   name = 'StreamError';
@@ -17,7 +17,7 @@ export class UnsupportedStream extends StreamError {
   name = 'UnsupportedStream';
 }
 
-/** The model, its files or this browser cannot do what is asked; no file is at fault. */
+/** The model or its files are missing or damaged, or the browser cannot run it. */
 export class ModelError extends Error {
   name = 'ModelError';
 }
@@ -25,7 +25,7 @@ export class ModelError extends Error {
 const KINDS = {StreamError, CorruptStream, UnsupportedStream, ModelError};
 
 /**
- * An error as it crosses from a worker to a page: messages lose the class.
+ * Packs an error for a message from a worker to a page, which would lose its class.
  *
  * @param {unknown} error
  * @returns {{name: string, message: string}}
@@ -37,7 +37,9 @@ export function packed(error) {
 }
 
 /**
- * @param {{name: string, message: string}} error as `packed` makes it
+ * The inverse of `packed`.
+ *
+ * @param {{name: string, message: string}} error
  * @returns {Error}
  */
 export function unpacked({name, message}) {

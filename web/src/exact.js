@@ -1,22 +1,22 @@
 /**
- * Exact convolutions: integers in, integers out, the same everywhere. They run in
- * kernel/kernel.ts, WebAssembly of 0.7 kB; here is what memory looks like.
+ * Exact convolutions of integers, with the same results everywhere. They are computed by
+ * kernel/kernel.ts, 0.7 kB of WebAssembly; this module lays out its memory.
  *
- * All is 16-bit integers, channels last. A board is a picture of places with zeros
- * around it, so that a tap of a kernel sees, of each place, one address further on.
+ * Values are 16-bit integers, channels last. A board is an array of positions, padded with
+ * zeros, so that each tap of a kernel is at a constant distance in memory from a position.
  */
 import {ModelError} from './errors.js';
 import {KERNEL} from './kernel.js';
 
-const PAGE = 65536; // bytes; memory grows by these
-const ROWS = 4; // places that the kernel takes at a time
-const PANEL = 8; // outputs likewise
+const PAGE = 65536; // bytes; memory grows by pages
+const ROWS = 4; // positions that the kernel computes at a time
+const PANEL = 8; // outputs that the kernel computes at a time
 
 /** @typedef {{shape: number[], data: ArrayLike<number>}} Array_ an array of a `.npz` file */
 
 const roundUp = (value, to) => Math.ceil(value / to) * to;
 
-/** Memory of WebAssembly, taken from the front and given back from the end. */
+/** The memory of WebAssembly, allocated like a stack. */
 export class Machine {
   constructor() {
     const bytes = Uint8Array.from(atob(KERNEL), (letter) => letter.charCodeAt(0));
@@ -29,7 +29,8 @@ export class Machine {
   }
 
   /**
-   * The address of so many bytes of zeros. Arrays made before see memory no more.
+   * Allocates bytes, set to zero; returns their address. If memory has to grow, arrays
+   * that were made before are detached from it.
    *
    * @param {number} bytes
    */
@@ -59,7 +60,7 @@ export class Machine {
     return new Int32Array(this.memory.buffer, address, length);
   }
 
-  /** An address of these 32-bit integers. @param {ArrayLike<number>} values */
+  /** Allocates 32-bit integers; returns their address. @param {ArrayLike<number>} values */
   stored(values) {
     const address = this.reserve(4 * values.length);
     this.words(address, values.length).set(values);
@@ -67,7 +68,7 @@ export class Machine {
   }
 
   /**
-   * Runs a function; what it reserved is free again at its end.
+   * Runs a function, and then frees what it has allocated.
    *
    * @template T
    * @param {() => T} work
@@ -83,7 +84,7 @@ export class Machine {
   }
 }
 
-/** Places [height, width] of some channels, with `edge` places of zeros around. */
+/** An array [height, width, channels], padded on all sides by `edge` positions of zeros. */
 export class Board {
   /**
    * @param {Machine} machine
@@ -105,12 +106,12 @@ export class Board {
     this.address = machine.reserve(2 * (places * this.stride + 2));
   }
 
-  /** Where a place begins, in 16-bit integers. @param {number} row @param {number} column */
+  /** Index in `values` of a position's first channel. @param {number} row @param {number} column */
   at(row, column) {
     return this.stride * ((row + this.edge) * this.wide + column + this.edge);
   }
 
-  /** All of it, until memory grows. */
+  /** All values, padding included; valid until memory grows. */
   get values() {
     return this.machine.shorts(
       this.address,
@@ -119,7 +120,7 @@ export class Board {
   }
 }
 
-/** Which places of a board are computed: row after row. */
+/** The positions of a board to compute, row after row. */
 export class Places {
   /**
    * @param {Board} board
@@ -139,7 +140,7 @@ export class Places {
     this.count = rows.length;
     this.rows = Int32Array.from(rows);
     this.columns = Int32Array.from(columns);
-    // Numbers of places, and where they begin on the board.
+    // Numbers of the positions, row after row, and their indexes in the board's `values`.
     this.numbers = this.rows.map((row, i) => row * width + columns[i]);
     this.at = this.rows.map((row, i) => board.at(row, columns[i]));
     this.padded = roundUp(this.count, ROWS);
@@ -155,7 +156,7 @@ export class Layer {
    * @param {Machine} machine
    * @param {Array_} kernel [k, k, in, out]
    * @param {Array_} numbers [4, out]: B, r, low, high
-   * @param {number[][]} [taps] places (row, column) of the kernel that count; by default all
+   * @param {number[][]} [taps] (row, column) in the kernel of the taps to use; by default all
    */
   constructor(machine, kernel, numbers, taps) {
     const [side, , inputs, outputs] = kernel.shape;
@@ -178,7 +179,7 @@ export class Layer {
     this.pack(kernel);
   }
 
-  /** Puts weights where the kernel expects them. @param {Array_} kernel */
+  /** Stores weights in the order that kernel.ts expects. @param {Array_} kernel */
   pack({data}) {
     const {side, inputs, outputs, pairs} = this;
     const packed = this.machine.shorts(this.weights, this.stride * this.taps.length * 2 * pairs);
@@ -195,12 +196,12 @@ export class Layer {
   }
 
   /**
-   * The address of the sums of W X, 32-bit [count, stride].
+   * Computes the sums W X; returns their address, 32-bit [count, stride].
    *
    * @param {Board} board
-   * @param {Places} places
-   * @param {number} [channel] of the board, that the layer sees first
-   * @param {number} [sums] address of what to add to
+   * @param {Places} places positions to compute
+   * @param {number} [channel] of the board, the first that the layer sees
+   * @param {number} [sums] address of sums to which these are added
    */
   sums(board, places, channel = 0, sums = 0) {
     const {machine, steps, stride, pairs} = this;
@@ -216,10 +217,10 @@ export class Layer {
   }
 
   /**
-   * The address of what the layer makes of its sums: 16-bit [count, stride].
+   * Computes the outputs of the layer; returns their address, 16-bit [count, stride].
    *
-   * @param {number} sums their address
-   * @param {number} count places
+   * @param {number} sums address of its sums
+   * @param {number} count number of positions
    */
   activated(sums, count) {
     const {machine, stride, outputs} = this;
@@ -229,11 +230,11 @@ export class Layer {
   }
 
   /**
-   * Runs a layer of 1 x 1 on what another made.
+   * Runs a layer of 1 x 1 on the outputs of another; returns as `activated`.
    *
-   * @param {number} x address of 16-bit [count, stride]
+   * @param {number} x address of the inputs, 16-bit [count, stride]
    * @param {number} stride
-   * @param {number} count places
+   * @param {number} count number of positions
    */
   after(x, stride, count) {
     const {machine} = this;

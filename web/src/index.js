@@ -5,7 +5,7 @@
  *     const {width, height, rgba} = await decode(bytes);
  *     const file = await encode(imageData, {quality: 60});
  *
- * Work is done in a worker, with files beside this module: see docs/web.md.
+ * The work is done in a worker, by files beside this module: see docs/web.md.
  */
 import {readHeader} from './container.js';
 import {ModelError, unpacked} from './errors.js';
@@ -25,17 +25,17 @@ export {CorruptStream, ModelError, StreamError, UnsupportedStream} from './error
  *
  * @typedef {object} DecodeOptions
  * @property {number} [realism] 0 for the picture nearest to the original, up to 1 for one
- *     with grain; by default what the model has for the file's quality
+ *     with synthesised texture; by default the model's for the file's quality
  * @property {Box} [region] pixels that are wanted; only what they need is decoded
- * @property {Partial<import('./container.js').Limits>} [limits] of what a file may ask for
+ * @property {Partial<import('./container.js').Limits>} [limits] on what a file may decode to
  * @property {(piece: {box: Box, rgba: Uint8ClampedArray<ArrayBuffer>}) => void} [onPiece]
- *     called with each part of the picture when it is there
+ *     called with each part of the picture when it is decoded
  *
  * @typedef {object} EncodeOptions
  * @property {number} [quality] 0 to 100; 60 by default
  */
 
-/** Where models and LiteRT are; a page may say another place before it decodes. */
+/** URL of models and LiteRT; a page may change it before it decodes. */
 export const settings = {beside: new URL('../beside/', import.meta.url).href};
 
 /** @type {Worker | null} */
@@ -45,12 +45,12 @@ const waiting = new Map();
 let orders = 0;
 
 /**
- * Decodes a file. It is one kind of error, `StreamError`, whatever is wrong with the
- * bytes; `ModelError` is one of the page's files or of the browser.
+ * Decodes a file. It throws a `StreamError` if anything is wrong with the bytes, and a
+ * `ModelError` if something is wrong with the page's files or the browser.
  *
  * @param {Uint8Array | ArrayBuffer | Blob} data a whole file
  * @param {DecodeOptions & Common} [options]
- * @returns {Promise<Image>} in sRGB; the region, where one is asked for
+ * @returns {Promise<Image>} in sRGB; only the region, if one is given
  */
 export async function decode(data, options = {}) {
   const bytes = await bytesOf(data);
@@ -70,7 +70,7 @@ export async function encode(image, options = {}) {
   return ordered('encode', {width, height, data}, {quality: options.quality}, options);
 }
 
-/** Ends the worker, which gives back its memory. What is asked for later starts another. */
+/** Ends the worker, which frees its memory. A later call starts another one. */
 export function close() {
   failed(new ModelError('closed'));
 }
@@ -82,12 +82,12 @@ async function bytesOf(data) {
 }
 
 /**
- * Has the worker do something.
+ * Sends an order to the worker; returns a promise of its result.
  *
  * @param {'decode' | 'encode'} verb
  * @param {any} input
- * @param {object} wishes what the worker is told of the options
- * @param {any} options
+ * @param {object} wishes the options to send to the worker
+ * @param {any} options all options, with functions that are called here
  * @returns {Promise<any>}
  */
 function ordered(verb, input, wishes, options) {
@@ -122,7 +122,7 @@ function started() {
   return worker;
 }
 
-/** Takes an order off the list. @param {number} id */
+/** Removes an order from the list; returns it. @param {number} id */
 function settled(id) {
   const order = waiting.get(id);
   waiting.delete(id);
@@ -138,7 +138,7 @@ function received({id, progress, piece, result, error}) {
   if (error) settled(id).reject(unpacked(error));
 }
 
-/** @param {Error} error what all that wait are told */
+/** Ends the worker, and rejects all waiting orders. @param {Error} error */
 function failed(error) {
   worker?.terminate();
   worker = null;

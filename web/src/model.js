@@ -1,4 +1,4 @@
-/** A model beside a page: its card, and files fetched when they are first needed. */
+/** A model beside a page: its card, and its files, which are fetched when first needed. */
 import {ModelError} from './errors.js';
 import {Networks} from './networks.js';
 import {arrays} from './npz.js';
@@ -7,12 +7,12 @@ import {inflated} from './zlib.js';
 
 /**
  * @typedef {object} File_
- * @property {string} path beside `model.json`
- * @property {number} size bytes of the file as it is fetched, a gzip stream
- * @property {number} whole bytes of what is in it
- * @property {string} sha256 of the file as it is fetched
+ * @property {string} path relative to `model.json`
+ * @property {number} size bytes of the file, a gzip stream
+ * @property {number} whole bytes after decompression
+ * @property {string} sha256 of the file, before decompression
  *
- * @typedef {object} Card what `model.json` holds
+ * @typedef {object} Card the contents of `model.json`
  * @property {string} name
  * @property {string} fingerprint 16 hexadecimal digits
  * @property {number} stride pixels; images are padded to a multiple of it
@@ -20,9 +20,9 @@ import {inflated} from './zlib.js';
  * @property {{reach: number, default?: number[][]}} [realism]
  * @property {Record<string, File_>} files by network; and `coder`
  *
- * @typedef {object} Surroundings what differs between a browser and Node
+ * @typedef {object} Surroundings functions that differ between a browser and Node
  * @property {(path: string, file?: File_) => Promise<Uint8Array<ArrayBuffer>>} fetched the
- *     bytes of a file beside the model; `file` says how they are checked
+ *     bytes of a file beside the model, checked by `file`
  * @property {() => Promise<import('./networks.js').LiteRT>} litert LiteRT.js, loaded
  */
 
@@ -43,13 +43,13 @@ export class Model {
     this.made = new Map();
   }
 
-  /** How far pixels depend on latents, in latents. @param {number} realism */
+  /** How far away a latent affects pixels, in latents. @param {number} realism */
   reach(realism) {
     const second = realism ? this.card.realism.reach : 0;
     return Math.max(this.card.latents.reach.synthesis, second);
   }
 
-  /** Realism at which files of a quality are opened. @param {number} quality 0 to 100 */
+  /** The default realism for files of a quality. @param {number} quality 0 to 100 */
   defaultRealism(quality) {
     const points = (this.realistic && this.card.realism.default) || [];
     if (!points.length) return 0;
@@ -61,7 +61,7 @@ export class Model {
   }
 
   /**
-   * Makes something once; if that fails, it is tried again when it is next wanted.
+   * Makes something once, and keeps it; if that fails, the next call tries again.
    *
    * @template T
    * @param {string} name
@@ -79,7 +79,7 @@ export class Model {
 
   /**
    * @param {string} name
-   * @returns {Promise<Uint8Array<ArrayBuffer>>} the file, unpacked
+   * @returns {Promise<Uint8Array<ArrayBuffer>>} the file, decompressed
    */
   async file(name) {
     const file = this.card.files[name];
@@ -112,7 +112,7 @@ export class Model {
   networks() {
     return this.once('networks', async () => {
       const litert = await this.surroundings.litert();
-      // A network is compiled anew for each size of a picture.
+      // Files are kept, as a network is compiled again for each new size of its inputs.
       return new Networks(litert, (name) => this.once(name, () => this.file(name)));
     });
   }
@@ -134,7 +134,7 @@ export function parsedCard(data, path) {
 }
 
 /**
- * Throws ModelError unless bytes are those that a model's card tells of.
+ * Throws ModelError if the bytes of a file do not have the hash in the model's card.
  *
  * @param {Uint8Array<ArrayBuffer>} data
  * @param {File_} file

@@ -1,9 +1,9 @@
-/** The networks of floating point, run by LiteRT.js: XNNPACK in WebAssembly. */
+/** The floating-point networks, run by LiteRT.js: XNNPACK in WebAssembly. */
 import {ModelError} from './errors.js';
 import {shaped} from './tflite.js';
 
-// Networks kept compiled, each for one size of its inputs: some 20 MB of weights and
-// what a picture of that size needs between layers.
+// Number of compiled networks to keep, each for one size of its inputs. Each takes some
+// 20 MB for weights, and memory for the activations at that size.
 const KEPT = 3;
 
 /**
@@ -18,7 +18,7 @@ let loading;
  * Loads LiteRT's WebAssembly, once.
  *
  * @param {LiteRT} litert
- * @param {string} path of its script, or of the directory that holds all of them
+ * @param {string} path of its script, or of the directory with all of its scripts
  * @param {Uint8Array} [wasmBinary] by default the script fetches its own
  */
 export function load(litert, path, wasmBinary) {
@@ -30,8 +30,8 @@ export function load(litert, path, wasmBinary) {
 }
 
 /**
- * Runs LiteRT's loader, without what it tells the console, and without its request for a
- * GPU: the networks run in WebAssembly.
+ * Runs LiteRT's loader without its messages on the console, and hides the GPU from it, as
+ * the networks run in WebAssembly.
  *
  * @param {() => Promise<void>} work
  * @param {object} settings of the WebAssembly module
@@ -42,7 +42,7 @@ async function quiet(work, settings) {
   const navigator = /** @type {any} */ (globalThis.navigator);
   console.warn = silent;
   if (navigator) Object.defineProperty(navigator, 'gpu', {value: undefined, configurable: true});
-  // Read by the loader, and taken away by it.
+  // The loader reads this variable, and removes it.
   Object.assign(globalThis, {Module: {...settings, print: silent, printErr: silent}});
   try {
     await work();
@@ -68,7 +68,7 @@ export class Networks {
   }
 
   /**
-   * Runs a network; one at a time.
+   * Runs a network, after those for which it was called before.
    *
    * @param {string} name
    * @param {Record<string, Tensor_>} inputs

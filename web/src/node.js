@@ -1,4 +1,4 @@
-/** The codec in Node: for tests, and for whoever wants it there. */
+/** The codec in Node, for tests and for other programs. */
 import {readFile} from 'node:fs/promises';
 import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
@@ -12,7 +12,7 @@ import {load} from './networks.js';
 
 const require = createRequire(import.meta.url);
 
-/** LiteRT.js, which expects to be in a worker of a browser. */
+/** Loads LiteRT.js, which expects to run in a worker of a browser. */
 async function litert() {
   Object.assign(globalThis, {
     self: globalThis,

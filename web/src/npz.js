@@ -12,7 +12,7 @@ const END = 0x06054b50; // how a zip archive's end record begins
 /**
  * @param {Uint8Array} data a whole `.npz` file
  * @returns {Promise<Record<string, import('./exact.js').Array_>>}
- * @throws {ModelError} it is none, or has arrays of an unknown type
+ * @throws {ModelError} it is no such file, or has arrays of an unknown type
  */
 export async function arrays(data) {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength);

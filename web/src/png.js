@@ -1,11 +1,11 @@
-/** PNG files: reading of alpha, 8-bit grey; writing of that, and of pictures to save. */
+/** PNG files: reads alpha, 8-bit greyscale; writes that, and pictures. */
 import {joined} from './container.js';
 import {CorruptStream} from './errors.js';
 import {deflated, inflated} from './zlib.js';
 
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 const MOST_CHUNKS = 2 ** 16;
-// Of 1, 3 and 4 channels.
+// Number of channels -> colour type of PNG.
 const COLOUR_TYPES = {1: 0, 3: 2, 4: 6};
 
 const CRC = Uint32Array.from({length: 256}, (_, n) => {
@@ -28,13 +28,13 @@ const bigEndian = (value) => {
 };
 
 /**
- * The pixels of an 8-bit grey PNG.
+ * Reads the pixels of an 8-bit greyscale PNG.
  *
  * @param {Uint8Array} data
- * @param {number} height that it must be of
- * @param {number} width
+ * @param {number} height that it must have
+ * @param {number} width that it must have
  * @returns {Promise<Uint8Array>} [height, width]
- * @throws {CorruptStream} it is another file
+ * @throws {CorruptStream} it is damaged, or of another size or kind
  */
 export async function readGrey(data, height, width) {
   const check = (condition) => {
@@ -66,7 +66,9 @@ export async function readGrey(data, height, width) {
 }
 
 /**
- * @param {Uint8Array} rows each with its filter before it
+ * Undoes the filters of an 8-bit greyscale PNG.
+ *
+ * @param {Uint8Array} rows each after the number of its filter
  * @param {number} height
  * @param {number} width
  * @param {(condition: boolean) => void} check
@@ -87,7 +89,7 @@ function unfiltered(rows, height, width, check) {
   return pixels;
 }
 
-/** What a filter takes a pixel to be, from those before it. */
+/** The prediction of a pixel by a filter, from neighbours before it. */
 function guess(filter, left, up, corner) {
   if (filter < 2) return filter && left;
   if (filter === 2) return up;
@@ -100,6 +102,8 @@ function guess(filter, left, up, corner) {
 }
 
 /**
+ * Writes a PNG.
+ *
  * @param {Uint8Array | Uint8ClampedArray} pixels [height, width, channels]
  * @param {number} height
  * @param {number} width
@@ -111,7 +115,7 @@ export async function png(pixels, height, width, channels, profile) {
   const length = width * channels;
   const rows = new Uint8Array(height * (length + 1));
   for (let row = 0; row < height; row++) {
-    rows[row * (length + 1)] = 2; // each row as its difference from the one above
+    rows[row * (length + 1)] = 2; // filter "up": each row minus the one above
     for (let i = 0, at = row * length; i < length; i++, at++) {
       rows[row * (length + 1) + 1 + i] = pixels[at] - (row ? pixels[at - length] : 0);
     }

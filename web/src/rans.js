@@ -2,8 +2,8 @@
  * The entropy coder: integers to a string of bytes and back. docs/format.md, "A string",
  * says what the bytes are; tfcodec/lanes.py is the same in NumPy.
  *
- * A string is coded by many states side by side, its lanes. Within a step, lanes take
- * words in ascending order, so symbols may be decoded one by one in their own order.
+ * A string is coded by many rANS states side by side, its lanes. Within a step, lanes take
+ * words in ascending order, so symbols can simply be decoded one by one in their order.
  */
 import {joined} from './container.js';
 import {CorruptStream} from './errors.js';
@@ -12,9 +12,9 @@ const TOTAL = 4096; // the frequencies of a row add up to this
 const LOWEST = 65536; // the least state: where an encoder starts and a decoder ends
 const MAX_LANES = 1024;
 const SYMBOLS_PER_LANE = 4096;
-const LARGE = 255; // the byte of an escape that has a unit of its own
-const MAX_EXCESS = 32767; // of an escape; zigzagged, it still fits 16 bits
-const HEADER = 3; // units before the states
+const LARGE = 255; // the byte that says: this escape is one of the 16-bit ones
+const MAX_EXCESS = 32767; // of an escape; zigzag coded, it still fits 16 bits
+const HEADER = 3; // 16-bit units before the states
 
 /** Distributions over runs of consecutive integers, one for each row. */
 export class Tables {
@@ -29,8 +29,8 @@ export class Tables {
     this.offset = Int32Array.from(offset);
     this.first = new Int32Array(rows); // index of each row's first symbol
     this.frequency = Int32Array.from(frequency);
-    this.start = new Int32Array(frequency.length); // sum of those before, in its row
-    // Of each slot, row after row: its symbol, counted in the row.
+    this.start = new Int32Array(frequency.length); // sum of frequencies before, in its row
+    // The symbol of each of a row's 4096 slots, counted within the row.
     this.symbol = new Uint16Array(rows * TOTAL);
     let index = 0;
     for (let row = 0; row < rows; row++) {
@@ -60,13 +60,13 @@ function check(condition) {
 
 /**
  * Decodes the segments of a string, in order. Used once. Time and memory are bounded by
- * the length of the string and the number of symbols that are asked for.
+ * the length of the string and the number of symbols that the caller asks for.
  */
 export class Reader {
   /**
    * @param {Tables} tables
    * @param {Uint8Array} string
-   * @throws {CorruptStream} here and from each method: no encoder wrote the string
+   * @throws {CorruptStream} (also from each method) no encoder wrote the string
    */
   constructor(tables, string) {
     this.tables = tables;
@@ -99,7 +99,7 @@ export class Reader {
   }
 
   /**
-   * The next segment.
+   * Decodes the next segment.
    *
    * @param {ArrayLike<number>} rows of the tables, one for each symbol
    * @param {number} count how many there are
@@ -110,7 +110,7 @@ export class Reader {
     const {size, offset, symbol, first, frequency, start} = this.tables;
     const lanes = states.length;
     this.count += count;
-    // Fewer lanes than a writer would choose are forged.
+    // A string with fewer lanes than a writer would choose is forged.
     check(lanes >= lanesFor(this.count));
     const values = new Int32Array(count);
     let taken = this.wordsRead;
@@ -133,14 +133,14 @@ export class Reader {
     return values;
   }
 
-  /** The symbol that an escape stands for. @param {number} most symbols before it */
+  /** Reads the symbol that an escape stands for. @param {number} most symbols before the escape */
   escaped(most) {
     check(this.escapesRead < this.escapes.length);
     const zigzag = this.escapes[this.escapesRead++];
     return zigzag % 2 ? -1 - (zigzag >> 1) : most + (zigzag >> 1);
   }
 
-  /** Checks that the string is used up and ends as an encoder begins. */
+  /** Checks that all of the string was read, and all states are initial ones. */
   finish() {
     check(
       this.states.length === lanesFor(this.count) &&
@@ -163,7 +163,7 @@ export class Writer {
   }
 
   /**
-   * Appends a segment. A value beyond a row's by more than 32767 becomes one that is not.
+   * Appends a segment. Values more than 32767 outside a row's range are clipped to that.
    *
    * @param {ArrayLike<number>} rows of the tables, one for each value
    * @param {ArrayLike<number>} values integers
@@ -219,7 +219,7 @@ export class Writer {
 }
 
 /**
- * Numbers below 2^16 as bytes, the low one first.
+ * Numbers below 2^16 as little-endian bytes.
  *
  * @param {number[]} values
  */

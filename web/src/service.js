@@ -1,4 +1,4 @@
-/** What the worker does: decodes and encodes, one picture after the other. */
+/** The worker's program: decodes and encodes, one picture after the other. */
 import {Beside} from './beside.js';
 import {LIMITS, readHeader} from './container.js';
 import {Decoder} from './decoder.js';
@@ -11,9 +11,9 @@ import {managed} from './colours.js';
  *     options?: any}} Order
  */
 
-/** @type {Map<string, Beside>} by address */
+/** @type {Map<string, Beside>} by URL */
 const places = new Map();
-/** @type {Map<number, AbortController>} of orders that wait or are in work */
+/** @type {Map<number, AbortController>} of orders that wait or are being processed */
 const running = new Map();
 let last = Promise.resolve();
 /** @type {(message: object, transfer?: Transferable[]) => void} */

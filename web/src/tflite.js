@@ -1,11 +1,11 @@
 /**
- * LiteRT files whose inputs are of any size, made to be of one. LiteRT.js refuses inputs
- * of other shapes than the file says, and a file says "any" there; so sizes are written
- * into a copy before it is compiled. The file is a FlatBuffer of TensorFlow Lite's schema.
+ * Sets the shapes of inputs in LiteRT files. LiteRT.js accepts only inputs of the shapes in
+ * the file, and our files allow any size; so shapes are written into a copy before it is
+ * compiled. The file is a FlatBuffer of TensorFlow Lite's schema.
  */
 import {ModelError} from './errors.js';
 
-// Fields of the schema's tables, by their number.
+// Fields of the schema's tables -> their numbers.
 const MODEL = {subgraphs: 2, signatures: 7};
 const SUBGRAPH = {tensors: 0};
 const TENSOR = {shape: 0, signature: 7};
@@ -27,7 +27,7 @@ class Buffer_ {
     return at + this.number(at);
   }
 
-  /** Where a field of a table is; 0 if it is not there. */
+  /** Position of a field of a table; 0 if it is missing. */
   field(table, index) {
     const entries = table - this.view.getInt32(table, true);
     const at = 4 + 2 * index;
@@ -36,7 +36,7 @@ class Buffer_ {
     return offset ? table + offset : 0;
   }
 
-  /** Where the elements of a vector are, 4 bytes each. */
+  /** Positions of the elements of a vector, 4 bytes each. */
   elements(field) {
     if (!field) return [];
     const begin = this.follow(field);
@@ -50,7 +50,7 @@ class Buffer_ {
 }
 
 /**
- * A copy of a file with one signature, its inputs and outputs of these shapes.
+ * Returns a copy of a file with one signature, with the shapes of inputs and outputs set.
  *
  * @param {Uint8Array} bytes
  * @param {Record<string, number[]>} shapes by the name of an input or output
@@ -90,7 +90,7 @@ export function shaped(bytes, shapes) {
 function setShape(file, tensor, shape) {
   for (const index of [TENSOR.shape, TENSOR.signature]) {
     const at = file.elements(file.field(tensor, index));
-    if (index === TENSOR.signature && !at.length) continue; // of one size already
+    if (index === TENSOR.signature && !at.length) continue; // the shape was fixed before
     if (at.length !== shape.length) throw new RangeError(`a tensor of ${at.length} sides`);
     at.forEach((place, i) => file.view.setInt32(place, shape[i], true));
   }

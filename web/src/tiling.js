@@ -1,15 +1,15 @@
-/** Boxes of pixels: an image's tiles, and the pieces that are drawn at once. */
+/** Boxes of pixels: the tiles of an image, and the pieces that are synthesised at once. */
 
 /** @typedef {{top: number, left: number, bottom: number, right: number}} Box */
 
 export const TILE_SIDE = 1024;
-export const UNTILED_PIXELS = 2 ** 21; // images of more, padded, are coded in tiles
-export const PIECE = 1024; // pixels; the side of what is drawn at once
+export const UNTILED_PIXELS = 2 ** 21; // padded images with more pixels are coded in tiles
+export const PIECE = 1024; // side in pixels of what is synthesised at once
 
 export const height = (box) => box.bottom - box.top;
 export const width = (box) => box.right - box.left;
 
-/** What two boxes have in common. @param {Box} a @param {Box} b */
+/** The intersection of two boxes. @param {Box} a @param {Box} b */
 export function common(a, b) {
   return {
     top: Math.max(a.top, b.top),
@@ -19,7 +19,7 @@ export function common(a, b) {
   };
 }
 
-/** Whether a box holds no pixel. @param {Box} box */
+/** Whether a box has no pixels. @param {Box} box */
 export const isEmpty = (box) => !(height(box) > 0 && width(box) > 0);
 
 export const roundUp = (value, to) => Math.ceil(value / to) * to;
@@ -34,7 +34,7 @@ export function around(box, to, more = 0) {
   };
 }
 
-/** A box in units of `by`, of which it is made. @param {Box} box @param {number} by */
+/** A box in units of `by`, its coordinates being multiples. @param {Box} box @param {number} by */
 export function shrunk(box, by) {
   return {
     top: box.top / by, left: box.left / by, bottom: box.bottom / by, right: box.right / by,
@@ -42,11 +42,11 @@ export function shrunk(box, by) {
 }
 
 /**
- * An image cut at multiples of a side, row after row.
+ * The boxes of an image that is cut at multiples of a side, row after row.
  *
  * @param {number} rows pixels
- * @param {number} columns
- * @param {number} side 0 for one tile
+ * @param {number} columns pixels
+ * @param {number} side pixels; 0 for a single box
  * @returns {Box[]}
  */
 export function boxes(rows, columns, side) {
@@ -66,9 +66,9 @@ export function boxes(rows, columns, side) {
  * Copies a box of one picture into another.
  *
  * @template {{set: Function, subarray: Function}} T
- * @param {T} from values of the box `fromBox`, `channels` each
+ * @param {T} from values of the box `fromBox`, `channels` for each position
  * @param {Box} fromBox
- * @param {T} into likewise
+ * @param {T} into values of the box `intoBox`, likewise
  * @param {Box} intoBox
  * @param {Box} box within both
  * @param {number} channels

@@ -1,10 +1,10 @@
 /**
- * The coder of a model: latents to a string, and back. docs/format.md, "Segments", says
- * what is coded, in which order and under which distribution; tfcodec/walk.py is the same
- * in NumPy. One walk over the latents is handed an action, `Write` or `Read`, that says
- * what coding means.
+ * The entropy coder of a model: latents to a string, and back. docs/format.md, "Segments",
+ * says what is coded, in which order and under which distribution; tfcodec/walk.py is the
+ * same in NumPy. One walk over the latents is handed an action, `Write` or `Read`, that
+ * says what coding means.
  *
- * Latents count sixteenths; arrays are [rows, columns, channels].
+ * Latents are in units of 1/16; arrays are [rows, columns, channels].
  */
 import {LEVELS, Read, UNIT, Write, clip} from './actions.js';
 import {ModelError} from './errors.js';
@@ -12,26 +12,26 @@ import {Board, Layer, Machine, Places} from './exact.js';
 import {Tables} from './rans.js';
 
 const CONTEXT_MAX = 255;
-const Z_STRIDE = 4; // latents to one of z, each way
+const Z_STRIDE = 4; // latents y per latent z, in each dimension
 
-// Neighbours, as steps (rows, columns), that a step of the first slice predicts from.
+// Offsets (rows, columns) of the neighbours that a step of the first slice uses.
 const CROSS = [[-1, 0], [0, -1], [0, 1], [1, 0]];
 const DIAGONAL = [[-1, -1], [-1, 1], [1, -1], [1, 1]];
-// (distance, neighbours) of the steps, from coarse to fine.
+// (distance to the neighbours in latents, their offsets) of each step, coarse to fine.
 const PYRAMID = /** @type {const} */ ([[2, DIAGONAL], [2, CROSS], [1, DIAGONAL], [1, CROSS]]);
-// Taps of a 3x3 kernel that see the places beside the one in the middle.
+// Taps (row, column) of a 3x3 kernel above, left, right of and below its centre.
 const BESIDE = [[0, 1], [1, 0], [1, 2], [2, 1]];
 
 /** @typedef {import('./exact.js').Array_} Array_ */
 /** @typedef {{y: Int32Array, yHat: Float32Array, height: number, width: number}} Latents */
 
-/** A latent as an exact network sees it: in eighths, clipped. @param {number} y */
+/** A latent, in 1/16, to the input of an exact network: in 1/8, clipped. @param {number} y */
 const context = (y) => clip(y >> 1, CONTEXT_MAX);
 
 /** The coder of one model. */
 export class Coder {
   /**
-   * @param {Record<string, Array_>} numbers arrays by name, as docs/format.md has them,
+   * @param {Record<string, Array_>} numbers arrays by name, as listed in docs/format.md,
    *     and those that docs/engines.md adds for the encoder
    */
   constructor(numbers) {
@@ -46,7 +46,7 @@ export class Coder {
     this.channels = this.slices.reduce((sum, own) => sum + own, 0);
     /** @type {Record<string, Layer[]>} */
     this.networks = {};
-    this.edge = 1; // places around a board that kernels see
+    this.edge = 1; // positions beyond a board that kernels see
     for (const name of Object.keys(numbers).sort()) {
       const found = name.match(/^(.*)\/(\d+)\/kernel$/);
       if (found) this.add(found[1], Number(found[2]), numbers);
@@ -72,8 +72,10 @@ export class Coder {
   }
 
   /**
+   * Decodes the latents of a tile.
+   *
    * @param {Uint8Array} string
-   * @param {number} height of the latents, a multiple of 4
+   * @param {number} height in latents, a multiple of 4
    * @param {number} width likewise
    * @returns {Latents}
    * @throws {CorruptStream} no encoder wrote the string
@@ -86,10 +88,12 @@ export class Coder {
   }
 
   /**
+   * Codes the latents of a tile.
+   *
    * @param {Float32Array} y [height, width, channels], after the gain
-   * @param {Float32Array} z
-   * @param {number} height
-   * @param {number} width
+   * @param {Float32Array} z [height / 4, width / 4, zChannels]
+   * @param {number} height in latents
+   * @param {number} width likewise
    * @returns {{string: Uint8Array<ArrayBuffer>, latents: Latents}}
    */
   encode(y, z, height, width) {
@@ -99,7 +103,7 @@ export class Coder {
   }
 }
 
-/** One visit of the latents of a tile, in coding order. */
+/** One walk over the latents of a tile, in coding order. */
 class Walk {
   /**
    * @param {Coder} coder
@@ -121,7 +125,7 @@ class Walk {
   run() {
     const {coder, height, width} = this;
     const z = this.side();
-    // What networks see: the features, then the contexts of slice after slice.
+    // What networks see: the features, then the contexts of each slice, in order.
     const contexts = coder.slices.map((own, k) => (k === 0 && coder.pyramidal ? 4 * own : own));
     const all = contexts.reduce((sum, count) => sum + count, coder.features);
     this.seen = new Board(this.machine, height, width, all, coder.edge);
@@ -142,7 +146,7 @@ class Walk {
     return {y: this.y, yHat: this.yHat, height, width};
   }
 
-  /** z, as a board. */
+  /** Codes z; returns it as a board. */
   side() {
     const {coder, machine} = this;
     const [height, width] = [this.height / Z_STRIDE, this.width / Z_STRIDE];
@@ -189,11 +193,11 @@ class Walk {
   }
 
   /**
-   * Runs a network at places of `seen`; returns (table index, mean) of each latent.
+   * Runs a network at positions of `seen`; returns (table index, mean) of each latent.
    *
    * @param {string} name
    * @param {Places} places
-   * @param {number} [sums] of its first layer, where they are known
+   * @param {number} [sums] address of the sums of its first layer, if they are known
    */
   parameters(name, places, sums) {
     const [first, ...others] = this.coder.networks[name];
@@ -202,12 +206,12 @@ class Walk {
   }
 
   /**
-   * Runs what follows on the first layer of a network.
+   * Runs a network after its first layer; returns (table index, mean) of each latent.
    *
-   * @param {number} x address of what that one made
-   * @param {Layer} layer the first
-   * @param {Layer[]} others
-   * @param {number} count places
+   * @param {number} x address of the outputs of the first layer
+   * @param {Layer} layer the first layer
+   * @param {Layer[]} others the other layers
+   * @param {number} count number of positions
    */
   rest(x, layer, others, count) {
     for (const next of others) {
@@ -230,12 +234,12 @@ class Walk {
   }
 
   /**
-   * Runs a layer that sees places around, on what another made everywhere.
+   * Runs a layer with a kernel larger than 1 x 1 on the outputs of another at all positions.
    *
-   * @param {number} x address of what that one made
-   * @param {Layer} layer the one before
-   * @param {Layer} next
-   * @param {number} count places
+   * @param {number} x address of those outputs
+   * @param {Layer} layer the layer before
+   * @param {Layer} next the layer to run
+   * @param {number} count number of positions
    */
   wider(x, layer, next, count) {
     const {machine, height, width} = this;
@@ -246,11 +250,11 @@ class Walk {
   }
 
   /**
-   * Codes the latents of a slice at some places: fills y and y_hat.
+   * Codes the latents of a slice at some positions: fills y and yHat there.
    *
    * @param {Places} places
    * @param {{index: Uint8Array, mean: Int32Array}} parameters [places, own]
-   * @param {Int32Array | null} guess to be added to the mean
+   * @param {Int32Array | null} guess to add to the mean
    */
   coded(places, {index, mean}, guess) {
     const {coder, y, yHat} = this;
@@ -269,14 +273,14 @@ class Walk {
         }
         const column = Math.min(Math.abs(value), LEVELS);
         const shift = coder.points[index[i] * (LEVELS + 1) + column];
-        // In 32 bits and in this order, so that all readers agree to the last bit.
+        // In float32 and in this order, so that all readers agree to the last bit.
         const moved = Math.fround(value + (value < 0 ? -shift : shift));
         yHat[at] = plain + Math.fround(moved - value);
       }
     }
   }
 
-  /** Shows networks the latents of the slice at some places. @param {Places} places */
+  /** Puts contexts of the slice at some positions into `seen`. @param {Places} places */
   contexts(places) {
     const {own, first, channel} = this.slice;
     const {values} = this.seen;
@@ -287,7 +291,11 @@ class Walk {
     }
   }
 
-  /** Every second latent first. @param {{even: Places, odd: Places}} places */
+  /**
+   * Codes a slice in two passes, even positions first.
+   *
+   * @param {{even: Places, odd: Places}} places
+   */
   twoPasses({even, odd}) {
     const {k, channel} = this.slice;
     const [first] = this.coder.networks[`slice/${k}/first`];
@@ -304,7 +312,7 @@ class Walk {
     this.contexts(odd);
   }
 
-  /** Slice 0 from coarse to fine: one latent in 4x4, then those between. */
+  /** Codes slice 0 from coarse to fine: one latent of each 4x4, then the others. */
   pyramid() {
     const coarse = new Places(this.seen, (row, column) => row % 4 === 0 && column % 4 === 0);
     this.coded(coarse, this.parameters('slice/0', coarse), null);
@@ -321,19 +329,19 @@ class Walk {
   }
 
   /**
-   * One step of the pyramid.
+   * Codes the latents of one step of the pyramid.
    *
    * @param {string} name of its network
    * @param {Places} places
-   * @param {number} distance to the neighbours that the latents are predicted from
-   * @param {number[][]} around
+   * @param {number} distance to the neighbours, in latents
+   * @param {number[][]} around offsets of the neighbours
    */
   between(name, places, distance, around) {
     const {machine, y, height, width, coder} = this;
     const {own} = this.slice;
     const {features} = coder;
     const [first, ...others] = coder.networks[name];
-    // The features, and neighbour by neighbour what each is more than the guess.
+    // The network sees the features, and each neighbour minus the guess.
     const stride = 2 * Math.ceil((features + 4 * own) / 2);
     const address = machine.reserve(2 * (Math.ceil(places.count / 4) * 4 * stride + 2));
     const x = machine.shorts(address, places.count * stride);
@@ -361,7 +369,7 @@ class Walk {
     this.coded(places, this.rest(made, first, others, places.count), guess);
   }
 
-  /** Shows networks what each of the four around a latent of slice 0 is more than it. */
+  /** Puts contexts of slice 0 into `seen`: each of the four neighbours minus the latent. */
   differences() {
     const {y, height, width, seen} = this;
     const {channels} = this.coder;
@@ -383,11 +391,11 @@ class Walk {
 }
 
 /**
- * Fills a board with values [places, stride], by "depth to space" of a scale.
+ * Fills a board with values, after "depth to space" if scale is 2.
  *
  * @param {Board} board
- * @param {ArrayLike<number>} values
- * @param {number} stride from place to place of the values
+ * @param {ArrayLike<number>} values [positions, stride]
+ * @param {number} stride from one position of the values to the next
  * @param {number} scale 1, or 2 for depth to space
  * @param {number} [channels] of the values; by default the stride
  */

@@ -1,21 +1,25 @@
-/** Deflate by the platform's streams, with a limit on what comes out. */
+/** Compression by the platform's streams, with a limit on the size of the output. */
 import {joined} from './container.js';
 import {CorruptStream} from './errors.js';
 
-/** @typedef {'deflate' | 'deflate-raw' | 'gzip'} Format of the bytes around */
+/** @typedef {'deflate' | 'deflate-raw' | 'gzip'} Format zlib, raw deflate, or gzip */
 
 /**
+ * Decompresses bytes.
+ *
  * @param {Uint8Array} data
  * @param {Format} format
- * @param {number} limit bytes that may come out
+ * @param {number} limit largest output in bytes
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
- * @throws {CorruptStream} it is no such stream, or more than `limit` comes out
+ * @throws {CorruptStream} the stream is damaged, or the output is larger than `limit`
  */
 export function inflated(data, format, limit) {
   return through(new DecompressionStream(format), data, limit);
 }
 
 /**
+ * Compresses bytes.
+ *
  * @param {Uint8Array} data
  * @param {Format} format
  */
@@ -31,7 +35,7 @@ export function deflated(data, format) {
 async function through(stream, data, limit) {
   const reader = stream.readable.getReader();
   const writer = stream.writable.getWriter();
-  // Errors of the writing side come out of the reading side as well.
+  // Errors of the writing side also appear on the reading side, so they are ignored here.
   const written = writer.write(data).then(() => writer.close()).catch(() => {});
   const parts = [];
   let size = 0;
