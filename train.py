@@ -49,7 +49,7 @@ PROGRAM = flags.DEFINE_string(
     "python -m tfcodec.accelerate, and train nothing.",
 )
 SERVE = flags.DEFINE_string(
-    "serve", "", "Folder to which, in the end, to export for TensorFlow Serving, too."
+    "serve", "", "Folder for a second export at the end, for TensorFlow Serving."
 )
 REALISM = flags.DEFINE_bool(
     "realism",

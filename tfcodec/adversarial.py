@@ -81,6 +81,7 @@ class Adversarial(tf.keras.Model):
         return self.synthesis.trainable_variables
 
     def compile(self, optimizer, critics_optimizer):
+        """Sets the optimizers of the synthesis and of the critics."""
         super().compile(optimizer)
         self.critics_optimizer = critics_optimizer
 
@@ -183,6 +184,7 @@ class Adversarial(tf.keras.Model):
 
 
 def mean(values):
+    """Returns the mean of a list of tensors."""
     return tf.add_n(values) / len(values)
 
 

@@ -71,7 +71,7 @@ class Job:
         return io.BytesIO(self.stdin) if self.source == "-" else self.source
 
     def stream(self) -> bytes:
-        """Returns the source's bytes, a `.tfc` file; a file's header is checked."""
+        """Returns the bytes of a `.tfc` file; checks the header, but not of stdin."""
         if self.source == "-":
             return self.stdin
         return read_stream(self.source, self.args.max_pixels)

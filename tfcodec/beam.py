@@ -226,9 +226,11 @@ class Job:
 
     @property
     def measures(self) -> bool:
+        """Whether the job writes figures, not images."""
         return isinstance(self.transform, Evaluate)
 
     def write(self, path, chunks):
+        """Writes a file that appears only when complete: see `bulk.write`."""
         bulk.write(FileSystems, path, chunks, self.parts)
 
 

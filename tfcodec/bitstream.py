@@ -181,6 +181,7 @@ class Reader:
         return len(self.data) - self.at
 
     def take(self, size: int) -> memoryview:
+        """Reads `size` bytes, or raises CorruptStream if fewer are left."""
         if size > self.left:
             raise CorruptStream(
                 f"truncated: {size} bytes wanted at {self.at}, {len(self.data)} in all"
@@ -193,6 +194,7 @@ class Reader:
         return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
 
     def varint(self) -> int:
+        """Reads an unsigned LEB128 number in its shortest form, below 2^32."""
         value = 0
         for shift in range(0, 35, 7):
             byte = self.number("B")
@@ -394,7 +396,7 @@ def read_header(data: bytes, limits: Limits = Limits()) -> Header:
 
 
 def over_pixels(size: str, limit: int) -> str:
-    """Returns the words for an image over the limit: how to lift it is one of them."""
+    """Returns a message on an image over the limit, which says how to lift that."""
     return (
         f"{size}: over the limit of {limit} pixels, which --max_pixels lifts "
         f"(max_pixels= in Python)"

@@ -313,9 +313,11 @@ class Evaluating:
         _load(self.options)
 
     def compress(self, image, _) -> bytes:
+        """As the method of every codec, for `evaluation.measure`; takes no quality."""
         return codec.compress(image, **self.options)
 
     def decompress(self, data: bytes):
+        """As the method of every codec, for `evaluation.measure`."""
         shared = {name: self.options.get(name) for name in ("model", "max_pixels")}
         return codec.decompress(
             data, realism=self.realism, engine=self.options.get("engine", "auto"),
@@ -353,6 +355,7 @@ class Mean:
         return self
 
     def merge(self, other: Mean) -> Mean:
+        """Adds the sums of another `Mean` to this one."""
         self.images += other.images
         for figure, sums in other.sums.items():
             mine = self.sums[figure]

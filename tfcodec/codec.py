@@ -228,8 +228,8 @@ def decompress(
 
     Raises a RuntimeError in some forked processes: see `compress`.
 
-    The fingerprint in the file tells by which shipped model to decode it, or that it is
-    by `model`. Limits are checked before any model is loaded.
+    The model is found by the fingerprint in the file, among the shipped models and
+    `model`. Limits are checked before any model is loaded.
 
     Args:
         data: the file's bytes.

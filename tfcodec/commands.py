@@ -41,6 +41,7 @@ def compress_options(args: argparse.Namespace) -> dict:
 
 
 def compress(args: argparse.Namespace) -> bool:
+    """Compresses images to `.tfc` files; returns whether one failed."""
     from tfcodec import codec, images, predict
 
     options = compress_options(args)
@@ -139,6 +140,7 @@ def _measured(pixels, data, args, row):
 
 
 def decompress(args: argparse.Namespace) -> bool:
+    """Decompresses `.tfc` files to images; returns whether one failed."""
     from tfcodec import codec, images, predict
 
     if args.model is not None:
@@ -180,6 +182,7 @@ def decompress(args: argparse.Namespace) -> bool:
 
 
 def bulk(args: argparse.Namespace) -> bool:
+    """Runs a job on Apache Beam; returns whether a file failed."""
     with quiet_tensorflow():
         with without_warnings():  # about optional libraries of Google that are missing
             from tfcodec import jobs
@@ -187,6 +190,7 @@ def bulk(args: argparse.Namespace) -> bool:
 
 
 def info(args: argparse.Namespace) -> None:
+    """Prints what a `.tfc` file is."""
     from tfcodec import codec
 
     stdout = output()
@@ -210,6 +214,7 @@ def info(args: argparse.Namespace) -> None:
 
 
 def models(args: argparse.Namespace) -> None:
+    """Prints the shipped models."""
     found, stdout = registry.models(), output()
     if args.json:
         cards = [{**model.card, "path": str(model.path)} for model in found]
@@ -227,6 +232,7 @@ def models(args: argparse.Namespace) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
+    """Writes a model for TensorFlow Serving."""
     model = registry.resolve(args.model)
     given = dict(pair.partition("=")[::2] for pair in args.limits.split(",") if pair)
     with quiet_tensorflow():
@@ -248,6 +254,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def eval_(args: argparse.Namespace) -> None:
+    """Compares codecs on images."""
     from tfcodec import contestants, evaluation, images, summary
     from tfcodec import report as html
 
@@ -297,6 +304,7 @@ def eval_(args: argparse.Namespace) -> None:
 
 
 def demo(args: argparse.Namespace) -> None:
+    """Serves the demo page, until it is interrupted."""
     import webbrowser
 
     from tfcodec import demo as server
@@ -315,6 +323,7 @@ def demo(args: argparse.Namespace) -> None:
 
 
 def version(args: argparse.Namespace) -> None:
+    """Prints the version, and the shipped models."""
     names = [f"{model.name} {model.fingerprint.hex()}" for model in registry.models()]
     known = ", ".join(names) or "none"
     say(f"tfcodec {__version__}, models: {known}", output())

@@ -96,8 +96,8 @@ def say(text: str = "", file=None, end: str = "\n") -> None:
 
     Args:
         text: what to print.
-        file: stream, such as `sys.stderr`; None, which that is if it is closed, prints
-            nothing.
+        file: stream, such as `sys.stderr`; if it is None, as a closed one is, nothing
+            is printed.
         end: printed after the text.
 
     Raises:

@@ -75,6 +75,7 @@ class Ours:
 
     @property
     def version(self) -> str:
+        """Versions of this package and of the engine's."""
         for package in PACKAGES[self.engine]:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 found = importlib.metadata.version(package)
@@ -95,6 +96,7 @@ class Ours:
         return int(level) if level == int(level) else level
 
     def compress(self, image: np.ndarray, quality: float) -> bytes:
+        """Compresses uint8 [height, width, 3] to a whole file."""
         from tfcodec import codec
 
         return codec.compress(
@@ -102,6 +104,7 @@ class Ours:
         )
 
     def decompress(self, data: bytes) -> np.ndarray:
+        """Decompresses a file to uint8 [height, width, 3]."""
         from tfcodec import codec
 
         return codec.decompress(

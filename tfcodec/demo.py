@@ -244,7 +244,7 @@ class Demo:
         elif name in OTHERS and max_bytes is not None:
             work = functools.partial(photograph.theirs, name, max_bytes)
         else:
-            raise ValueError(f"no codec {name!r}, or none that takes a quality")
+            raise ValueError(f"no codec {name!r}, or one that takes only max_bytes")
         return await one_at_a_time(self.coding, work, request)
 
     def file(self, request) -> tuple[bytes, str]:

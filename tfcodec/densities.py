@@ -201,6 +201,7 @@ def normal_histogram() -> np.ndarray:
 
 @functools.lru_cache
 def normal_quantiser(error_bits=None) -> Quantiser:
+    """Returns the quantiser for residuals with exactly the normal distributions."""
     return Quantiser(normal_histogram(), error_bits)
 
 

@@ -67,6 +67,7 @@ class Estimate:
         self.quantiser, self.seeds, self.bits = quantiser, seeds, 0.0
 
     def side(self):
+        """Codes the side latents; returns them as decoded, integers."""
         z = self.side_values
         whole = rounded(z, self.coder.limit)
         coded = whole if self.seeds is None else z + uniform_noise(z, self.seeds, 0)
@@ -433,7 +434,7 @@ class Conditional(Coder):
 
         normal = normal_histogram()
         counts = sum((record(y).numpy().astype(np.float64) for y in latents), 0.0)
-        # Added to the counts: as many as of 200 latents of each normal distribution.
+        # The normal distributions are added, each with the weight of 200 latents.
         self.quantiser = Quantiser(
             np.reshape(counts, normal.shape) + 200 * normal, ERROR_BITS
         )

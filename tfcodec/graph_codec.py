@@ -120,8 +120,7 @@ class GraphCodec(tf.Module):
             top, bottom = grid.box(k)
             size = graph_images.padded(bottom - top, stride)
             string = tf.gather(strings, k)
-            # A string with too many escapes is not decoded: a graph cannot raise, and
-            # would need memory for all of them.
+            # Too many escapes, which would all need memory, are not decoded.
             escapes = graph_files.little_endian(graph_files.window(string, 2, 4))
             few = escapes <= (self.limits.escapes or bitstream.UINT32_MAX)
             string = tf.where(few, string, "")

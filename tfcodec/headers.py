@@ -148,7 +148,8 @@ def _png(file, found):
             if word != PNG_XMP and not word.startswith(RAW_PROFILE):
                 found.texts.append(word)
         elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
-            others[name] = None  # a dict as an ordered set; small letters: private
+            # Two small letters first: ancillary and private. A dict keeps the order.
+            others[name] = None
     _after(file, found)
     head = kept.get("IHDR", b"")
     if len(head) < 13:
@@ -159,7 +160,7 @@ def _png(file, found):
         found.bits = 8
     transparent = kept.get("tRNS", b"")
     if len(transparent) == {0: 2, 2: 6}.get(colour):
-        # Samples have 16 bits here; of fewer, only the lower count, as in libpng.
+        # Stored with 16 bits each, of which the lower `bits` count, as in libpng.
         values = struct.unpack(f">{len(transparent) // 2}H", transparent)
         found.transparent = tuple(value & (2**found.bits - 1) for value in values)
     _png_colours(kept, found)

@@ -44,11 +44,11 @@ def blocks(array, stride: int):
 def phases(array, stride: int):
     """The kernel of a transposed convolution as that of an ordinary one.
 
-    In one dimension, with stride s: to output r (counted from the first, of those that
-    padding cuts off) input i contributes by tap r - s i of the kernel. So the s outputs
-    from s i on depend on the same inputs, i and those before it. They are made as s
-    groups of channels at one position of an ordinary convolution, and "depth to space"
-    puts them side by side.
+    In one dimension, with stride s: input i contributes to output r (counted before
+    padding is cut off) by tap r - s i of the kernel. So the s outputs from s i on
+    depend on the same inputs, i and those before it. They are computed as s groups of
+    channels at one position of an ordinary convolution, and "depth to space" puts them
+    side by side.
 
     [side, side, out, in] to [taps, taps, in, stride^2 out].
     """

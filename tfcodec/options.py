@@ -41,6 +41,7 @@ def add_max_pixels(command, what: str) -> None:
 
 
 def add_strip(command) -> None:
+    """Adds the option to leave out metadata."""
     command.add_argument(
         "--strip", action="store_true", help="keep no ICC profile, EXIF or XMP"
     )

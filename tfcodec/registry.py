@@ -91,6 +91,7 @@ class Model:
 
     @property
     def name(self) -> str:
+        """Name in the card; of a shipped model, also that of its directory."""
         return self.card["name"]
 
     @property
@@ -105,7 +106,10 @@ class Model:
 
     @property
     def distortion(self) -> str:
-        """The distortion that training minimised, as of `--distortion`, or mse."""
+        """The distortion that training minimised, as of `--distortion`.
+
+        Cards from before it was recorded are of models trained for mse.
+        """
         return self.card.get("distortion", "mse")
 
     @property

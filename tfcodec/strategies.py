@@ -257,6 +257,7 @@ def within(seconds: float, function):
 
 
 def first_line(error) -> str:
+    """Returns the first line of an error's message, or its type if that is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -87,6 +87,7 @@ class Layer:
         return total.reshape(height, wide, -1)[:, :width]
 
     def activate(self, sums):
+        """Adds the bias, shifts and clips: the outputs of sums [h, w, out]."""
         real = (sums + self.bias) * self.scale
         np.floor(real, out=real)
         return np.clip(real, self.low, self.high, out=real)
@@ -205,12 +206,14 @@ class Read:
         self.reader = lanes.Reader(coder.tables, string)
 
     def side(self):
+        """Decodes the side latents."""
         z = self.reader.read(self.coder.side_rows(self.shape)).reshape(self.shape)
         z = self.coder.restored(z)
         limit = self.coder.side_limit
         return np.clip(z, -limit, limit).astype(exact_dtype())
 
     def residual(self, k, pick, index, mean):
+        """Decodes residuals, as `Write.residual` returns them; k, pick are not used."""
         coded = index > SKIPPED
         values = self.reader.read(self.coder.scale_rows(index[coded]))
         whole = np.zeros_like(index)
@@ -219,6 +222,7 @@ class Read:
 
 
 def finite(value):
+    """Replaces infinities and NaN by 0."""
     return np.where(np.isfinite(value), value, value.dtype.type(0))
 
 

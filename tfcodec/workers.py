@@ -16,6 +16,7 @@ class Here:
     """An executor that calls functions in this process, at once."""
 
     def submit(self, function, *args):
+        """Calls a function; returns a future of its result, which is set already."""
         future = concurrent.futures.Future()
         future.set_result(function(*args))
         return future
