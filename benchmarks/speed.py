@@ -157,7 +157,7 @@ def measure(each, images, args, first) -> dict:
 
 
 def resized(image, megapixels):
-    """Returns an image tiled or cropped to 3:2 and so many megapixels."""
+    """Returns an image tiled or cropped to 3:2, with a number of megapixels."""
     import numpy as np
 
     height = round((megapixels * 1e6 / 1.5) ** 0.5)

@@ -231,8 +231,8 @@ class Run:
         except BaseException:
             self.keep(data)
             raise
-        # The lower of both: several threads add to the processor time, and other
-        # programs on a busy machine to that on the clock.
+        # Of several threads the processor's time adds up; and on a busy machine others
+        # add to that on the clock.
         seconds = min(after - before for before, after in zip(begin, times()))
         self.count += 1
         if isinstance(outcome, StreamError):

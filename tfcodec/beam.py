@@ -354,7 +354,7 @@ def _row(name):
 
 
 def _listed(rows, job, name):
-    """Writes rows to one file of `out_dir`, if there are any."""
+    """Writes rows to the file `name` of `out_dir`, if there are any."""
 
     def write(group):
         job.write(f"{job.out_dir}/{name}", bulk.lines(map(bulk.finite, group[1])))

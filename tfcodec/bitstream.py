@@ -368,7 +368,7 @@ def _inflated(chunk, limit):
 
 
 def _miscounted(header: Header, types: Sequence[int]) -> str | None:
-    """Says what is wrong with the number of each kind of chunk, if anything is."""
+    """Returns what is wrong with the numbers of chunks of each type, or None."""
     count = {kind: types.count(kind) for kind in KNOWN}
     if count[TILE] != header.tiles:
         return f"{count[TILE]} tiles for an image of {header.tiles}"

@@ -28,7 +28,7 @@ def _font(rng, size):
     if fonts() and rng.random() < 0.8:
         try:
             return ImageFont.truetype(fonts()[rng.integers(len(fonts()))], size)
-        except OSError:  # A font of symbols or bitmaps; Pillow's own is always there.
+        except OSError:  # A font that Pillow cannot load; its own always works.
             pass
     return ImageFont.load_default(size)
 

@@ -94,7 +94,7 @@ class Compression:
         """Returns the file that meets a target.
 
         Raises:
-            OutOfReach: there is none.
+            OutOfReach: no quality meets the target.
         """
         self.tick = self._expect(1 + ROUNDS)
         # Latents are optimised for one quality, so not before it is nearly known.

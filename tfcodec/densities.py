@@ -147,7 +147,7 @@ class Quantiser:
             inside[:, -1] = fine * above[:, -1]
             mass = inside.sum(-1)
             mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
-            # Zero stands for itself: its sign is not known.
+            # Zero is dequantised to 0, as its sign is not known.
             point = np.where((mass > 0) & (k > 0), mean, k)
             share = np.maximum(mass / total, LEAST_SHARE)
             cost = -np.log2(share) + (k > 0)
@@ -249,7 +249,7 @@ def fitted(frequency, offset, share):
 
 @functools.lru_cache
 def normal_rows():
-    """The rows of the normal distributions, as TFC makes them."""
+    """Returns the rows of TFC's tables for the normal distributions: see `rows_of`."""
     with tf.init_scope():
         return rows_of(scale_model())
 

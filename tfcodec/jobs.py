@@ -175,7 +175,7 @@ def _run(job, options):
 
 def _remove(*paths):
     for path in paths:
-        with contextlib.suppress(OSError):  # Nothing was there.
+        with contextlib.suppress(OSError):  # There is no such file.
             FileSystems.delete([path])
 
 

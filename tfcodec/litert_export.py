@@ -1,14 +1,14 @@
-"""Writes an exported model once more, for the engine that needs no TensorFlow.
+"""Writes an exported model for LiteRT, the engine that needs no TensorFlow.
 
     python -m tfcodec.litert_export MODEL [DIR [--int8]]
 
-takes a model that `train.py` exported or that is shipped, and adds `litert` to its
-directory, or writes DIR, a model directory for LiteRT alone. Both hold LiteRT
+takes a shipped model, or one that `train.py` exported, and adds `litert` to its
+directory, or writes DIR, a model directory for LiteRT alone. Both have LiteRT
 (TensorFlow Lite) files of the floating-point networks, for images of any height and
-width, with operations alone that LiteRT has built in, and the numbers of the exact
-coder, which `walk` runs in NumPy; the first leaves out what the SavedModel holds: see
-`litert_files`. The fingerprint is the same, as the integers are: a file that one engine
-made opens with the other.
+width, which use only operations that are built into LiteRT; and the numbers of the
+exact coder, which `walk` runs in NumPy. `litert` leaves out what the SavedModel beside
+it stores: see `litert_files`. The fingerprint is the same, as all integers are: each
+engine opens the files of the other.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class CompressionModel(tf.keras.Model):
         return self.gain(y, quality) if self.variable_rate else y
 
     def unscaled_latents(self, y_hat, quality):
-        """The inverse of `scaled_latents`, with gains of its own."""
+        """About the inverse of `scaled_latents`: its gains are learned separately."""
         return self.inverse_gain(y_hat, quality) if self.variable_rate else y_hat
 
     def analyse(self, x):

@@ -382,7 +382,7 @@ def _decode(bases, x, words, steps):
 
 
 def _slots(tables):
-    """Returns what each of a row's 4096 slots stands for, rows end to end.
+    """Returns the symbols of the 4096 slots of each row, row after row.
 
     Returns:
       The index of the symbol, int32 [rows * 4096], and its decoding step, int32
@@ -436,8 +436,8 @@ def _to_string(units):
     """Returns units, int32 [n] of 16 bits, as a little-endian string [].
 
     TensorFlow has no inverse of `decode_raw`. But a serialized tensor is a protocol
-    buffer whose last field is the bytes of the tensor, so its end is what we need, at
-    the speed of a copy.
+    buffer whose last field is the bytes of the tensor, so the end of it is the string,
+    at the speed of a copy.
     """
     low = tf.bitwise.bitwise_and(units, 0xFF)
     high = tf.bitwise.right_shift(units, 8)

@@ -80,7 +80,7 @@ def tiles_of(path, side: int, patch: int, scales=SCALES):
             if scale != 1:
                 pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
             parts.append(cut(pixels, side, stride_of(side, patch)))
-    except Exception as error:  # Of a damaged file Pillow raises of any kind.
+    except Exception as error:  # Pillow may raise anything on a damaged file.
         failure = str(error) if str(path) in str(error) else f"{path}: {error}"
     return tuple(np.concatenate(x) for x in zip(*parts)), failure
 
@@ -101,7 +101,7 @@ class Finder:
 
     def _present(self) -> list[pathlib.Path]:
         found = set()
-        for pattern in self.patterns:  # A folder may be there only later.
+        for pattern in self.patterns:  # A folder may be created later.
             try:
                 found.update(files.find_images([pattern]))
             except (ValueError, OSError) as error:
@@ -115,7 +115,7 @@ class Finder:
         return [path for path in kept if path not in self.held]
 
     def new(self) -> list[pathlib.Path]:
-        """Returns what is new since the last call, sorted."""
+        """Returns the files that are new or changed since the last call, sorted."""
         result = []
         for path in self._present():
             try:

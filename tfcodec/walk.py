@@ -256,7 +256,7 @@ class Factorized:
         self.z_channels = len(self.tables.size) - 1  # without the row for padding
 
     def encode(self, y: np.ndarray, z: None = None):
-        """As `Coder.encode`; there is no z."""
+        """As `Coder.encode`; z is not used."""
         action = Write(self, y)
         y, y_hat = self.walk(action)
         return action.writer.finish(), y, y_hat

@@ -4,10 +4,10 @@
         [--encoder MODEL8]
 
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
-directory, named by the model's fingerprint, of `model.json` and gzip streams of the
-networks and of the coder's numbers; a page fetches what it needs, and checks it by the
-SHA-256 in `model.json`. `models.json` of DIR lists the models there: a page encodes
-with the first. Needs NumPy alone.
+directory, named by the model's fingerprint, with `model.json` and gzip streams of the
+networks and of the coder's numbers. A page fetches those that it needs, and checks them
+by the SHA-256 in `model.json`. `models.json` in DIR lists the models: a page encodes
+with the first. Needs only NumPy.
 """
 
 from __future__ import annotations
