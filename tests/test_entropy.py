@@ -72,6 +72,17 @@ def test_tables_are_those_of_tfc_and_code_as_well_as_its_range_coder():
     assert ours < 1.01 * theirs
 
 
+def test_tables_leave_out_the_tails_of_a_density_wherever_it_lies():
+    density, mass = densities.Density(batch_shape=[3]), densities.TAIL_MASS
+    moved = tf.constant([0.0, -700.0, 3000.0])
+    cumulative = density.base._logits_cumulative
+    density.base._logits_cumulative = lambda x: cumulative(x - moved)
+    low, high = density._lower_tail(mass), density._upper_tail(mass)
+    np.testing.assert_allclose(density.base.cdf(low), mass / 2, rtol=0.01)
+    np.testing.assert_allclose(density.base.cdf(high), 1 - mass / 2, rtol=1e-6)
+    assert np.all((low < moved) & (moved < high) & (high - low < 300))
+
+
 @pytest.mark.parametrize("shape", ["normal", "peaked"])
 def test_quantising_costs_least_of_the_nearest_integer_and_the_one_below(shape):
     rng = np.random.default_rng(0)

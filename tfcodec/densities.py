@@ -14,7 +14,6 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from tfcodec import rans
-from tfcodec.tracing import traced
 from tfcodec.transforms import MEAN_BITS
 
 # Standard deviations of the tables, in geometric progression (Minnen et al. 2018).
@@ -206,18 +205,26 @@ def normal_quantiser(error_bits=None) -> Quantiser:
 
 
 class Density(tfc.NoisyDeepFactorized):
-    """TFC's density, with its search for the tails compiled to a graph.
+    """TFC's density, whose tails are found by bisection.
 
-    The search takes a thousand small steps, ten seconds when run eagerly.
+    TFC's own search takes a thousand gradient steps for each tail, half a second.
     """
 
-    @traced
     def _lower_tail(self, tail_mass):
-        return super()._lower_tail(tail_mass)
+        return self._place_of(math.log(tail_mass / 2 / (1 - tail_mass / 2)))
 
-    @traced
     def _upper_tail(self, tail_mass):
-        return super()._upper_tail(tail_mass)
+        return self._place_of(-math.log(tail_mass / 2 / (1 - tail_mass / 2)))
+
+    def _place_of(self, logit):
+        """Returns where the logit of the cumulative density reaches `logit`."""
+        low = tf.fill(self.batch_shape, -2.0 * LATENT_MAX)
+        high = -low
+        for _ in range(32):  # The interval is then 1e-5 wide.
+            middle = (low + high) / 2
+            below = self.base._logits_cumulative(middle) < logit
+            low, high = tf.where(below, middle, low), tf.where(below, high, middle)
+        return high
 
 
 def scale_model():
