@@ -26,6 +26,7 @@ from tfcodec import (  # noqa: E402
     planes,
     quality,
     ssimulacra2,
+    tensorflow_engine,
     tiling,
 )
 from tfcodec.tiling import Box, boxes, cut  # noqa: E402
@@ -401,6 +402,20 @@ def test_search_says_what_comes_nearest():
         quality.search(quality.Target("psnr", 60), lambda level: 40 + level / 10)
     assert quality.search(quality.Target("psnr", 30), lambda level: 40 + level) == 0
     assert quality.search(quality.Target("bytes", 9e9), lambda level: 5 + level) == 100
+
+
+def test_graphs_are_rewritten_for_others_in_the_process_alone():
+    from tensorflow.python.eager import context
+
+    def rewriting():
+        options = context.context().function_call_options
+        config = tf.compat.v1.ConfigProto.FromString(options.config_proto_serialized)
+        return not config.graph_options.rewrite_options.disable_meta_optimizer
+
+    with tensorflow_engine.without_rewriting(tf):
+        inside = rewriting()
+    assert rewriting()
+    assert inside == bool(tf.config.list_logical_devices("GPU"))
 
 
 PROCESS = """
