@@ -1,8 +1,14 @@
-"""Sets the order in which test files run, and how rarely Python collects garbage."""
+"""Sets the order of test files, TensorFlow's threads, and how rarely Python collects."""
 
 import gc
+import os
 
 import pytest
+
+# The graphs of tests are many small operations. Passing one from thread to thread takes
+# longer than running it, and threads that wait take time from the other test process.
+for kind in ("INTRAOP", "INTEROP"):
+    os.environ.setdefault(f"TF_NUM_{kind}_THREADS", "1")
 
 # As `train.py` has it: a tenth of the time that graphs take to make.
 gc.set_threshold(50_000)

@@ -24,6 +24,8 @@ class PipelineEngine(TensorFlowEngine):
     def _parts(self, path):
         tf, logger = self.tf, self.tf.get_logger()
         config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
+        if not tf.config.list_logical_devices("GPU"):  # As `without_rewriting` has it.
+            config.graph_options.rewrite_options.disable_meta_optimizer = True
         session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         level = logger.level
         logger.setLevel("ERROR")  # Else it warns that this loader is TensorFlow 1's.
