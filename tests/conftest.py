@@ -7,8 +7,9 @@ import pytest
 
 # The graphs of tests are many small operations. Passing one from thread to thread takes
 # longer than running it, and threads that wait take time from the other test process.
-for kind in ("INTRAOP", "INTEROP"):
-    os.environ.setdefault(f"TF_NUM_{kind}_THREADS", "1")
+THREADS = "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+for variable in THREADS:
+    os.environ.setdefault(variable, "1")
 
 # As `train.py` has it: a tenth of the time that graphs take to make.
 gc.set_threshold(50_000)

@@ -1,6 +1,7 @@
 """Files written long ago decode to the same integers, here and in other settings."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ pytest.importorskip("tensorflow")
 
 import tfcodec
 from benchmarks import exactness
+from tests.conftest import THREADS
 from tfcodec import bitstream, codec, registry
 
 ROWS = json.loads((exactness.GOLDEN / "golden.json").read_text())
@@ -50,10 +52,12 @@ def test_pixels_are_nearly_those(found, name):
 
 
 def test_integers_are_the_same_in_another_setting(tmp_path):
+    """Without oneDNN, and with a thread for each core: here tests have one."""
     program = [sys.executable, "-m", "benchmarks.exactness", "--child", "oneDNN off"]
+    environment = {k: v for k, v in os.environ.items() if k not in THREADS}
     done = subprocess.run(
         [*program, str(tmp_path / "none.npz")], cwd=exactness.ROOT,
-        env={**exactness.os.environ, **exactness.SETTINGS["oneDNN off"][0]},
+        env={**environment, **exactness.SETTINGS["oneDNN off"][0]},
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
