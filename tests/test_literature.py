@@ -26,7 +26,7 @@ from tfcodec import (
 def trained(arch, run, **settings):
     """The exported model of a training of a few steps, with its LiteRT files."""
     settings = {"steps": 3, "batch": 4, "lmbda": 0.01, **settings}
-    with tiny.unoptimised():
+    with tiny.unoptimised(), tiny.without_effort():
         exported = training.train(training.TrainConfig(arch=arch, **settings), run)
     litert_export.export(exported)
     return registry.Model.at(exported)
@@ -189,6 +189,7 @@ def test_a_perceptron_sees_its_own_block_alone_and_predicts_in_every_engine(
 
 
 @tiny.unoptimised()
+@tiny.without_effort()
 def test_l1_makes_zeros_which_the_card_counts(images, tmp_path):
     shares = {}
     for sparsity in (0, 20):

@@ -136,6 +136,7 @@ def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
 
 
 @tiny.unoptimised()
+@tiny.without_effort()
 def test_a_training_goes_on_from_an_exported_model(images, whole, tmp_path):
     first = whole[1] / "model"
     still = config_of(
@@ -161,6 +162,7 @@ def test_a_training_goes_on_from_an_exported_model(images, whole, tmp_path):
             )
 
 
+@tiny.unoptimised()
 def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_path):
     def settings(blocks, **more):
         own = {"blocks": blocks, "synthesis_blocks": blocks, "slices": [3, 13]}
@@ -190,6 +192,8 @@ def test_residual_blocks_that_a_model_gains_change_nothing_at_first(images, tmp_
         settings([1, 1], init=str(start), lmbda=0.01).check()
 
 
+@tiny.unoptimised()
+@tiny.without_effort()
 def test_a_training_begins_from_arrays(images, tmp_path):
     """Weights trained elsewhere: fitted, exported and on record without a step."""
     arch = "bmshj2018-factorized"
@@ -334,6 +338,7 @@ def test_averages_follow_the_weights(images):
 
 
 @tiny.unoptimised()
+@tiny.without_effort()
 @pytest.mark.parametrize(
     ("precision", "arch"),
     [("mixed_bfloat16", "mbt2018-mean"), ("mixed_float16", "bls2017")],

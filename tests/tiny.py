@@ -83,6 +83,25 @@ def decoder_alone(model):
 
 
 @contextlib.contextmanager
+def without_effort():
+    """Models are exported without `improve`, which takes as long as the rest to make."""
+    from tfcodec.model import CompressionModel
+
+    whole = CompressionModel.graphs
+
+    def graphs(model, tables):
+        made = whole(model, tables)
+        del made["improve"]
+        return made
+
+    CompressionModel.graphs = graphs
+    try:
+        yield
+    finally:
+        CompressionModel.graphs = whole
+
+
+@contextlib.contextmanager
 def unoptimised():
     """Runs graphs without optimising them, which would take longer than a few steps."""
     import tensorflow as tf
