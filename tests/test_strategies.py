@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import socket
 import threading
@@ -15,13 +14,10 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
-from tests import tiny
-from tfcodec import checkpoints, data, registry, signals, strategies, training
+from tests import apart, tiny
+from tfcodec import checkpoints, data, registry, strategies, training
 
 PATIENCE = 900  # seconds, for machines that are busy with other things
-# Processes that import what a training needs once, and begin with it.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train", "tests.test_strategies"])
 
 
 def config_of(images, **settings):
@@ -43,31 +39,15 @@ def assert_close(states, others):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4 * np.abs(one).max())
 
 
-def begin(log):
-    """Has this process tell what it does in a file, and waste no time on graphs."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for own in (1, 2):
-        os.dup2(file, own)
-    tiny.unoptimised().__enter__()
-
-
 def work(log, tf_config, config, run):
-    """What a worker's process does: `train.py`."""
-    begin(log)
-    signals.clean_up()
-    from absl import app, logging
-
-    import train
+    """What a worker's process does."""
     from tfcodec import litert_export, losses, ssimulacra2
 
     # Nothing else here takes so long to make, and what it is does not matter.
     ssimulacra2.distance = losses.mse
     litert_export.export = lambda exported: None
     os.environ["TF_CONFIG"] = tf_config
-    logging.set_verbosity(logging.INFO)
-    flags = {k: v for k, v in vars(config).items() if v != ""}
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    app.run(train.main, ["train.py", f"--run={run}", *arguments])
+    apart.train(log, config, run)
 
 
 def free_addresses(count):
@@ -84,9 +64,7 @@ def start(config, run, logs):
     for index, log in enumerate(logs):
         task = {"type": "worker", "index": index}
         tf_config = json.dumps({"cluster": cluster, "task": task})
-        arguments = (log, tf_config, config, run)
-        workers.append(PROCESSES.Process(target=work, args=arguments))
-        workers[-1].start()
+        workers.append(apart.start(work, log, tf_config, config, run))
     return workers
 
 
@@ -180,7 +158,7 @@ def test_the_chief_alone_validates_logs_and_exports(story):
 
 def mirror(log, images):
     """What the process of a test does: a step on two devices, and on one."""
-    begin(log)
+    apart.begin(log)
     (cpu,) = tf.config.list_physical_devices("CPU")
     one = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [one, one])
@@ -201,8 +179,7 @@ def mirror(log, images):
 
 def test_a_step_on_two_devices_is_the_step_on_one(tmp_path):
     images, log = tiny.images(tmp_path / "images"), tmp_path / "log"
-    process = PROCESSES.Process(target=mirror, args=(log, images))
-    process.start()
+    process = apart.start(mirror, log, images)
     assert ended([process]) == [0], log.read_text()
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
-from tests import tiny
+from tests import apart, tiny
 from tfcodec import (
     checkpoints,
     codec,
@@ -40,12 +41,6 @@ def config_of(images, arch="tfcodec", **settings):
     return training.TrainConfig(**tiny.flags(arch, images=images, **settings))
 
 
-def command(config, run):
-    flags = {k: v for k, v in vars(config).items() if v != ""}
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    return [sys.executable, str(ROOT / "train.py"), f"--run={run}", *arguments]
-
-
 def state_of(config, run):
     """All variables of the last checkpoint: weights, optimizer, averages."""
     model = training.build(config)
@@ -68,7 +63,8 @@ def start(config, run):
     """Starts `train.py`, as a user does."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     return subprocess.Popen(
-        command(config, run), env=environment, stdout=subprocess.DEVNULL,
+        [sys.executable, str(ROOT / "train.py"), *apart.arguments(config, run)],
+        env=environment, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -83,18 +79,21 @@ def whole(images, tmp_path_factory):
         images, "bls2017", steps=16, validate_steps=16, checkpoint_minutes=0.0, **EVERY
     )
     run = tmp_path_factory.mktemp("whole") / "run"
-    training.train(config, run)
+    with tiny.unoptimised():
+        training.train(config, run)
     return config, run
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(whole, tmp_path):
     config, once = whole
-    run = tmp_path / "run"
-    process = start(config, run)
-    for line in process.stderr:
-        if "step 10 of" in line:
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    run, logs = tmp_path / "run", [tmp_path / "first", tmp_path / "second"]
+    process = apart.start(apart.train, logs[0], config, run)
+    while not (logs[0].exists() and "step 10 of" in logs[0].read_text()):
+        assert process.is_alive(), logs[0].read_text()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not (run / "model").exists()
 
     # Even from the checkpoint before, in the middle of what one entry sums up.
@@ -104,9 +103,10 @@ def test_killed_training_goes_on_as_if_it_had_not_been(whole, tmp_path):
         if not path.with_name(path.stem + "_temp").exists()
     ]
     os.truncate(max(written, key=lambda path: int(path.stem[5:])), 1000)
-    process = start(config, run)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+    process = apart.start(apart.train, logs[1], config, run)
+    process.join()
+    errors = logs[1].read_text()
+    assert process.exitcode == 0, errors
     assert "which is damaged" in errors
     assert "resumed from" in errors
     for a, b in zip(state_of(config, once), state_of(config, run)):

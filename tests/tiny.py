@@ -84,7 +84,7 @@ def decoder_alone(model):
 
 @contextlib.contextmanager
 def without_effort():
-    """Models are exported without `improve`, which takes as long as the rest to make."""
+    """Models are exported without `improve`, which takes long to make."""
     from tfcodec.model import CompressionModel
 
     whole = CompressionModel.graphs
