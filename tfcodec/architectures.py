@@ -238,13 +238,14 @@ def build(
     return model.initialise()
 
 
-def from_card(card: dict) -> CompressionModel:
+def from_card(card: dict, make=build) -> CompressionModel:
     """Returns a model of the architecture of an exported one, with initial weights.
 
     Args:
         card: the `card.json` of the exported model, see `export.export`.
+        make: `build`, or `assembled` for a model without variables.
     """
     low = high = card["lmbda"]
     if card.get("quality"):
         low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
-    return build(card["architecture"], (low, high), **card["options"])
+    return make(card["architecture"], (low, high), **card["options"])

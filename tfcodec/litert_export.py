@@ -123,11 +123,11 @@ def check_whole(found: litert_files.Files, networks, numbers):
 
 def realistic(model, source: registry.Model) -> RealisticSynthesis:
     """Returns the second synthesis of a model, with its weights."""
-    own = architectures.from_card(source.card).synthesis
+    own = architectures.from_card(source.card, architectures.assembled).synthesis
     found = weights.trained(source.realism)
     # After the variables of the synthesis come three for each place where noise enters:
     # gate [channels, n], its bias [n], projection.
-    gates = range(len(own.trainable_variables), len(found), 3)
+    gates = range(len(model.synthesis.trainable_variables), len(found), 3)
     second = RealisticSynthesis(own, [found[k].shape[1] for k in gates])
     second(tf.zeros([1, 4, 4, model.channels]), tf.zeros([2], tf.int32))
     weights.load_plain(second, source.realism)

@@ -115,9 +115,17 @@ def networks(config: RealismConfig, source: registry.Model, precision="float32")
     """Returns (the trained model, its second synthesis before training)."""
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
+    return model, second_of(model, config, source, precision)
+
+
+def second_of(model, config: RealismConfig, source, precision="float32"):
+    """Returns the second synthesis of the model `source`, built and loaded as `model`.
+
+    As it is before training.
+    """
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
-    own = architectures.from_card(source.card).synthesis
+    own = architectures.from_card(source.card, architectures.assembled).synthesis
     tf.keras.mixed_precision.set_global_policy("float32")
     second = RealisticSynthesis(own, config.counts())
     second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
@@ -128,7 +136,7 @@ def networks(config: RealismConfig, source: registry.Model, precision="float32")
         weights.load_arrays(second, config.second)
     elif source.realism:
         weights.load_plain(second, source.realism)
-    return model, second
+    return second
 
 
 class Encoder:
@@ -320,7 +328,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
         )
     if config.steps:
         player.optimizer.swap_averages(player.played)
-    whole = networks(dataclasses.replace(config, second=""), source)[1]
+    whole = second_of(model, dataclasses.replace(config, second=""), source)
     for variable, trained in zip(whole.trainable_variables, player.played):
         variable.assign(trained)
     record = {
