@@ -1,4 +1,4 @@
-"""Sets the order of test files, TensorFlow's threads, and how rarely Python collects."""
+"""Sets the order of test files, the threads of TensorFlow, and garbage collection."""
 
 import gc
 import os
@@ -17,9 +17,10 @@ gc.set_threshold(50_000)
 # Those that take longest, longest first: what begins last should be short, or one of
 # two processes waits for the other. xdist would begin with those of most tests.
 LONGEST = (
-    "training", "architectures", "accelerate", "notebooks", "realism", "literature",
-    "serving", "golden", "evaluation", "codec", "litert", "shipped", "faults", "demo",
-    "layers", "manners", "cli", "entropy",
+    "architectures", "training", "notebooks", "serving", "realism", "strategies",
+    "codec", "golden", "literature", "shipped", "rans", "format", "fuzz", "evaluation",
+    "litert", "data", "losses", "speed", "layers", "manners", "accelerate", "demo",
+    "entropy", "history", "cli",
 )  # fmt: skip
 RANK = {f"test_{name}": rank for rank, name in enumerate(LONGEST)}
 
