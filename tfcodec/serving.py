@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfcodec import files, graph_files, graph_images, predict, registry
 from tfcodec.bitstream import Limits
 from tfcodec.graph_codec import GraphCodec
+from tfcodec.tensorflow_engine import without_rewriting
 from tfcodec.tracing import traced
 
 # Sides in pixels of the images that the dense functions take, and images per batch.
@@ -225,7 +226,8 @@ def export(
 def warm_up(served: Served, name: str) -> list:
     """Returns a PredictionLog for each signature, for a server to run as it starts."""
     image = np.zeros([64, 64, 3], np.uint8)
-    file = served.compress_pixels(image, 50.0)["compressed_bytes"].numpy()
+    with without_rewriting(tf):
+        file = served.compress_pixels(image, 50.0)["compressed_bytes"].numpy()
     inputs = {
         "compress": {
             "image_bytes": np.array([tf.io.encode_png(image).numpy()], object),
