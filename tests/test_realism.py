@@ -252,6 +252,7 @@ def test_realism_is_chosen_when_a_file_is_opened(grainy):
     )
 
 
+@tiny.unoptimised()
 def test_a_server_draws_the_same_grain(grainy):
     one = codec.load(grainy, "tensorflow")
     data = one.compress(tiny.photograph(150, 330), 50, tile=64)

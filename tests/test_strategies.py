@@ -131,8 +131,8 @@ def test_workers_take_the_steps_that_one_takes_alone_though_one_was_killed(story
 def test_a_worker_that_is_killed_stops_the_others_with_a_line(story):
     assert story.codes[:2] == [1, -9]
     assert story.texts[0].splitlines()[-1] == (
-        "train.py: another worker is lost; start all of them again, and they go on "
-        "from the last checkpoint"
+        "train.py: another worker is lost; start all of them again to resume from the "
+        "last checkpoint"
     )
     assert "Traceback" not in story.texts[0]
 
