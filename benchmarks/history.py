@@ -8,6 +8,9 @@ rate and quality have become on pictures held out. `docs/history.md` says what e
     python -m benchmarks.history PHOTOGRAPHS --only=sparse --sparsity=0,0.05,0.2 \
         --sparsity-plot=sparsity.svg
 
+With `--programs=FOLDER` it trains nothing, and writes the training steps for
+`tfcodec.accelerate`, to train them on a GPU; `docs/history.md` has the commands.
+
 So short a training says how fast an architecture learns, and little of how good it can
 become. Widths are small ones unless `--full` asks for those of the papers.
 """
@@ -102,8 +105,9 @@ def trained(config, run: pathlib.Path) -> dict:
     """Trains and exports one; returns its card and `seconds`, those of its steps.
 
     These are of the processor, not of the clock, so that other work on the machine
-    counts little. A folder that holds the finished model is read; one that holds a
-    part of the training is gone on with.
+    counts little; of a training that an accelerator did, those of its clock. A folder
+    that holds the finished model is read, and one that holds a part of the training is
+    continued.
 
     Args:
         config: as `config_of` returns it.
@@ -137,7 +141,8 @@ def trained(config, run: pathlib.Path) -> dict:
     finally:
         training.Progress = whole
     card = registry.Model.at(exported).card
-    row = {**card, "seconds": Timed.seconds * config.steps}
+    elsewhere = card["training"].get("accelerator", {}).get("seconds", 0.0)
+    row = {**card, "seconds": elsewhere + Timed.seconds * config.steps}
     kept.write_text(json.dumps({**row, "config": asked}), "utf-8")
     return row
 
@@ -384,6 +389,15 @@ def trained_rows(chosen: dict, given, runs: pathlib.Path) -> dict[str, dict]:
     return cards
 
 
+def write_programs(chosen: dict, given) -> None:
+    """Writes the training step of each of `variants` to a folder of its own."""
+    from tfcodec import training
+
+    for name, (arch, options) in chosen.items():
+        folder = pathlib.Path(given.programs) / folder_of(name)
+        print(training.write_program(config_of(arch, options, given), folder))
+
+
 def middle_of(path: str) -> np.ndarray:
     """Returns the middle of a picture, at most `SHOWN` a side: uint8 [h, w, 3]."""
     from tfcodec import images
@@ -434,6 +448,9 @@ def parse(argv):
     parser.add_argument("--held-out", type=int, default=8, help="pictures held out")
     parser.add_argument("--full", action="store_true", help="widths of the papers")
     parser.add_argument("--run", help="folder for the models, which are then kept")
+    parser.add_argument(
+        "--programs", help="folder for the training steps, to train on an accelerator"
+    )
     parser.add_argument("--plot", help="file for curves: PSNR, SSIMULACRA2")
     parser.add_argument("--sparsity-plot", help="file for zeros over lambda")
     parser.add_argument(
@@ -464,6 +481,9 @@ def main(argv=None) -> int:
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")  # that functions are traced anew for each model
+    if given.programs:
+        write_programs(chosen, given)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         runs = pathlib.Path(given.run or folder)
         cards = trained_rows(chosen, given, runs)

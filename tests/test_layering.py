@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images
-    rans tracing layers transforms densities entropy losses model architectures
+    rans tracing shuffles layers transforms densities entropy losses model
+    architectures
     registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving

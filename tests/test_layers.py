@@ -4,7 +4,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 tfc = pytest.importorskip("tensorflow_compression")
 
-from tfcodec import layers
+from tfcodec import layers, shuffles
 from tfcodec.tracing import traced
 
 
@@ -221,3 +221,15 @@ def test_linear_path_starts_as_a_transform_and_its_inverse():
     y = model.scaled_latents(model.analyse(image), quality)
     back = model.synthesise(y, quality)
     assert float(tf.reduce_mean(tf.abs(back - image))) < 3
+
+
+def test_repeated_values_are_those_of_keras_and_have_a_gradient_in_xla():
+    x = tf.constant(np.random.default_rng(0).normal(size=[2, 3, 5, 4]), tf.float32)
+    expected = tf.keras.layers.UpSampling2D(2)(x)
+    np.testing.assert_array_equal(shuffles.Repeat(2)(x), expected)
+
+    @tf.function(jit_compile=True)
+    def gradient(x):
+        return tf.gradients(tf.reduce_sum(shuffles.Repeat(2)(x) ** 2), x)[0]
+
+    np.testing.assert_allclose(gradient(x), 8 * x, rtol=1e-6)

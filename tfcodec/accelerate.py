@@ -63,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
     add("--save_minutes", type=float, default=5.0, help="minutes between saves")
     add("--snapshot_seconds", type=float, default=30.0, help="between snapshots")
     add("--seed", type=int, default=0, help="of batches and noise")
+    add(
+        "--trace", default="", metavar="DIR",
+        help=f"write when the device did what in {AHEAD} steps, the first {2 * AHEAD} "
+        "left out: for TensorBoard's profiler, and benchmarks.operations",
+    )  # fmt: skip
     add("--tf32", action="store_true", help="products in the device's own precision")
     return result
 
@@ -164,12 +169,22 @@ class Run:
                 if self.pace.progress(self.iterations) >= self.pace.last:
                     break
                 continue
+            self._trace(number)
             self._one_step()
             number += 1
             if number % AHEAD == 0:
                 self.device.wait(self.sums)
             if self.steps == self.args.log_steps:
                 self._end_window(reader)
+
+    def _trace(self, number):
+        """Begins or ends the trace that --trace asks for, before step `number`."""
+        if self.args.trace and number == 2 * AHEAD:
+            self.device.start_trace(self.args.trace)
+        elif self.args.trace and number == 3 * AHEAD:
+            self.device.wait(self.sums)
+            self.device.stop_trace()
+            self.say(f"wrote the trace of {AHEAD} steps to {self.args.trace}")
 
     def _begin_window(self):
         self.sums, self.steps = self.device.no_sums(self.program), 0

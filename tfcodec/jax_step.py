@@ -233,6 +233,7 @@ class Chunks:
 
 copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 put = jax.device_put
+start_trace, stop_trace = jax.profiler.start_trace, jax.profiler.stop_trace
 
 
 def wait(values) -> None:

@@ -70,24 +70,6 @@ class GDN(tfc.GDN):
         return x * norm if self.inverse else x / norm
 
 
-class SpaceToDepth(tf.keras.layers.Layer):
-    """[b, h, w, c] to [b, h / size, w / size, c * size**2]."""
-
-    def __init__(self, size: int, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
-
-    def call(self, x):
-        return tf.nn.space_to_depth(x, self.size)
-
-
-class DepthToSpace(SpaceToDepth):
-    """[b, h, w, c * size**2] to [b, h * size, w * size, c]."""
-
-    def call(self, x):
-        return tf.nn.depth_to_space(x, self.size)
-
-
 class Block(tf.keras.layers.Layer):
     """Two residual steps of `filters` channels: over space, then over channels.
 

@@ -15,12 +15,10 @@ import tensorflow as tf
 from tfcodec.layers import (
     GDN,
     Block,
-    DepthToSpace,
     ExactConv,
     Joined,
     Noise,
     SecondPass,
-    SpaceToDepth,
     Sum,
     conv,
     cosines,
@@ -30,6 +28,7 @@ from tfcodec.layers import (
     leaky_relu,
     up,
 )
+from tfcodec.shuffles import DepthToSpace, Repeat, SpaceToDepth
 
 # Means are multiples of 1 / 2**MEAN_BITS, of up to +-MEAN_MAX such units.
 MEAN_BITS = 4
@@ -108,7 +107,7 @@ def synthesis_cnn(n, layers, kernel, pooled):
         if pooled:
             start = scaled(power)
             widened = conv(channels, kernel, kernel_initializer=start)
-            return [tf.keras.layers.UpSampling2D(2), widened]
+            return [Repeat(2), widened]
         # Each output of a transposed convolution is a sum over a quarter of its kernel.
         # "fan_out" is what Keras calls the input side of a transposed kernel.
         start = scaled(4 * power, "fan_out")

@@ -1,0 +1,33 @@
+"""Layers that move values between space and channels."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+class SpaceToDepth(tf.keras.layers.Layer):
+    """[b, h, w, c] to [b, h / size, w / size, c * size**2]."""
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x):
+        return tf.nn.space_to_depth(x, self.size)
+
+
+class DepthToSpace(SpaceToDepth):
+    """[b, h, w, c * size**2] to [b, h * size, w * size, c]."""
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.size)
+
+
+class Repeat(SpaceToDepth):
+    """[b, h, w, c] to [b, h * size, w * size, c], each value a square of equal ones.
+
+    What Keras' UpSampling2D returns, by an operation whose gradient XLA has.
+    """
+
+    def call(self, x):
+        return tf.nn.depth_to_space(tf.tile(x, [1, 1, 1, self.size**2]), self.size)
