@@ -176,17 +176,21 @@ def test_gdn_is_that_of_tensorflow_compression(inverse):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", [2, 3, 16])
+@pytest.mark.parametrize(
+    ("side", "stride"), [(2, 2), (3, 3), (16, 16), (5, 2), (4, 2), (9, 4), (32, 16)]
+)
 @pytest.mark.parametrize("size", [(1, 1), (5, 6), (4, 7)])
-def test_patches_are_those_of_the_transposed_convolution_of_keras(side, size):
-    ours = layers.up(5, side, side, bias_initializer="ones")
-    theirs = tf.keras.layers.Conv2DTranspose(5, side, side, padding="same")
+def test_phases_are_the_transposed_convolution_of_keras(side, stride, size):
+    ours = layers.up(5, side, stride, bias_initializer="ones")
+    assert ours.phased == (side == stride)
+    theirs = tf.keras.layers.Conv2DTranspose(5, side, stride, padding="same")
     x = tf.random.stateless_normal([2, *size, 3], [side, 1])
     for layer in (theirs, ours):
         layer.build(x.shape)
     theirs.set_weights(ours.get_weights())
-    assert isinstance(ours, layers.PatchUp)
-    weight = tf.random.stateless_normal([2, size[0] * side, size[1] * side, 5], [1, 1])
+    ours.phased = True
+    height, width = (extent * stride for extent in size)
+    weight = tf.random.stateless_normal([2, height, width, 5], [1, 1])
     results = []
     for layer in (theirs, ours):
         with tf.GradientTape() as tape:

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from tfcodec.transposed import Transposed
+
 # Float32 adds integers exactly, in any order, while every partial sum stays below this.
 EXACT_LIMIT = 2**24
 # An exact activation A stands for the real number A / 2**ACTIVATION_BITS.
@@ -27,24 +29,7 @@ def down(filters: int, kernel: int, stride: int = 2) -> tf.keras.layers.Layer:
 
 def up(filters: int, kernel: int, stride: int = 2, **kwargs) -> tf.keras.layers.Layer:
     """Transposed convolution that enlarges height and width by `stride`."""
-    layer = PatchUp if kernel == stride else tf.keras.layers.Conv2DTranspose
-    return layer(filters, kernel, stride, padding="same", **kwargs)
-
-
-class PatchUp(tf.keras.layers.Conv2DTranspose):
-    """A transposed convolution whose patches do not overlap, as a matrix product.
-
-    Each input becomes a patch of stride x stride outputs by itself, so that a pixel
-    shuffle after a pointwise convolution is the same function of the same weights.
-    TensorFlow's own takes as long with Eigen, and three times as long with oneDNN.
-    """
-
-    def call(self, x):
-        side, _, n_out, n_in = self.kernel.shape
-        kernel = tf.transpose(self.kernel, [3, 0, 1, 2])
-        kernel = tf.reshape(kernel, [1, 1, n_in, side**2 * n_out])
-        y = tf.nn.depth_to_space(tf.nn.conv2d(x, kernel, 1, "VALID"), side)
-        return tf.nn.bias_add(y, self.bias) if self.use_bias else y
+    return Transposed(filters, kernel, stride, **kwargs)
 
 
 def gdn() -> tf.keras.layers.Layer:

@@ -22,13 +22,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfcodec import architectures, files, litert_files, registry, weights
+from tfcodec import architectures, files, kernels, litert_files, registry, weights
 from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
 from tfcodec.layers import Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
+from tfcodec.transposed import by_phases
 
 
 class Unsuited(ValueError):
@@ -275,7 +276,7 @@ def lite(layer, x):
         stride, side = layer.strides[0], layer.kernel_size[0]
         beyond = (side - stride) // 2
         with tf.init_scope():
-            kernel = litert_files.blocks(layer.kernel.numpy(), stride)
+            kernel = kernels.blocks(layer.kernel.numpy(), stride)
         x = tf.pad(x, [[0, 0], *[[beyond, beyond]] * 2, [0, 0]]) if beyond else x
         x = tf.nn.space_to_depth(x, stride)
         x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
@@ -296,24 +297,11 @@ def blockwise(layer) -> bool:
 
 
 def transposed(layer, x):
-    """Computes a transposed convolution of padding "same" by an ordinary one.
-
-    See `phases`. LiteRT's own operation is fast only if the size of its output is a
-    constant.
-    """
+    """Computes a transposed convolution of padding "same" by an ordinary one."""
     stride, side = layer.strides[0], layer.kernel_size[0]
-    taps = -(-side // stride)
-    before = max(side - stride, 0) // 2
-    after = stride * (taps - 1) - before
     with tf.init_scope():
-        kernel = litert_files.phases(layer.kernel.numpy(), stride)
-    edge = [taps - 1, taps - 1]
-    x = tf.pad(x, [[0, 0], edge, edge, [0, 0]]) if taps > 1 else x
-    x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
-    x = tf.nn.depth_to_space(x, stride)
-    if before or after:
-        cut = slice(before, -after or None)
-        x = x[:, cut, cut]
+        kernel = kernels.phases(layer.kernel.numpy(), stride)
+    x = by_phases(x, tf.constant(kernel), side, stride)
     if layer.use_bias:
         x = tf.nn.bias_add(x, layer.bias)
     return x if layer.activation is None else layer.activation(x)

@@ -18,56 +18,16 @@ import zipfile
 
 import numpy as np
 
+from tfcodec import kernels
+
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
-
-def kernel(array):
-    """[h, w, in, out], or [in, out], in LiteRT's order: [out, h, w, in], [out, in]."""
-    return np.moveaxis(array, -1, 0)
-
-
-def blocks(array, stride: int):
-    """The kernel of a strided convolution as that of one over blocks of its stride.
-
-    After "space to depth" a block of s x s pixels is one position with s^2 times as
-    many channels. A kernel with sides of k s pixels then has sides of k positions, and
-    a stride of 1.
-
-    [side, side, in, out] to [taps, taps, stride^2 in, out].
-    """
-    side, _, n_in, n_out = array.shape
-    taps = side // stride
-    array = array.reshape(taps, stride, taps, stride, n_in, n_out)
-    return array.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, n_out)
-
-
-def phases(array, stride: int):
-    """The kernel of a transposed convolution as that of an ordinary one.
-
-    In one dimension, with stride s: input i contributes to output r (counted before
-    padding is cut off) by tap r - s i of the kernel. So the s outputs from s i on
-    depend on the same inputs, i and those before it. They are computed as s groups of
-    channels at one position of an ordinary convolution, and "depth to space" puts them
-    side by side.
-
-    [side, side, out, in] to [taps, taps, in, stride^2 out].
-    """
-    side, _, n_out, n_in = array.shape
-    taps = -(-side // stride)
-    whole = np.zeros((taps * stride, taps * stride, n_out, n_in), array.dtype)
-    whole[:side, :side] = array
-    whole = whole.reshape(taps, stride, taps, stride, n_out, n_in)
-    # The first input that a position sees is the furthest back: it has the last tap.
-    whole = whole[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
-    return whole.reshape(taps, taps, n_in, stride * stride * n_out)
-
-
 # How a LiteRT file may store an array of the SavedModel, by its name in `parts.json`.
-LAYOUTS = {"same": lambda array: array, "kernel": kernel}
-for _change in (blocks, phases):
+LAYOUTS = {"same": lambda array: array, "kernel": kernels.outputs_first}
+for _change in (kernels.blocks, kernels.phases):
     for _stride in (2, 4, 8, 16):
         LAYOUTS[f"{_change.__name__} {_stride}"] = functools.partial(
-            lambda change, stride, array: kernel(change(array, stride)),
+            lambda change, stride, array: kernels.outputs_first(change(array, stride)),
             _change,
             _stride,
         )

@@ -19,6 +19,7 @@ from tensorflow.compiler.xla.service import hlo_pb2
 from tfcodec import files, losses, programs
 from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.tracing import traced
+from tfcodec.transposed import Transposed
 
 METRICS = ("loss", "bpp", "psnr", "distortion", "norm")
 
@@ -122,6 +123,13 @@ def compiled_step(step, inputs: dict[str, tf.TensorSpec]):
     return module.SerializeToString(), captured, results
 
 
+def suit_accelerators(model) -> None:
+    """Has a model compute the same in the way that XLA compiles well."""
+    for module in model.submodules:
+        if isinstance(module, Transposed):
+            module.phased = True
+
+
 def write(model, given: Given, config, directory) -> pathlib.Path:
     """Writes the program of a training to a folder, as `programs` describes it.
 
@@ -141,6 +149,7 @@ def write(model, given: Given, config, directory) -> pathlib.Path:
         "seed": tf.TensorSpec([2], tf.int32),
         "learning_rate": tf.TensorSpec([], tf.float32),
     }
+    suit_accelerators(model)
     # It makes the variable of the rate, which is no part of the step.
     inner_optimizer(model)._compute_current_learning_rate()
     module, captured, updates = compiled_step(step_of(model, given), inputs)

@@ -1,0 +1,52 @@
+"""Kernels of convolutions in other layouts, for other ways to compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def outputs_first(array):
+    """[h, w, in, out], or [in, out], in LiteRT's order: [out, h, w, in], [out, in]."""
+    return np.moveaxis(array, -1, 0)
+
+
+def blocks(array, stride: int):
+    """The kernel of a strided convolution as that of one over blocks of its stride.
+
+    After "space to depth" a block of s x s pixels is one position with s^2 times as
+    many channels. A kernel with sides of k s pixels then has sides of k positions, and
+    a stride of 1.
+
+    [side, side, in, out] to [taps, taps, stride^2 in, out].
+    """
+    side, _, n_in, n_out = array.shape
+    taps = side // stride
+    array = array.reshape(taps, stride, taps, stride, n_in, n_out)
+    return array.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, n_out)
+
+
+def phases(array, stride: int, numpy=np):
+    """The kernel of a transposed convolution as that of an ordinary one.
+
+    In one dimension, with stride s: input i contributes to output r (counted before
+    padding is cut off) by tap r - s i of the kernel. So the s outputs from s i on
+    depend on the same inputs, i and those before it. They are computed as s groups of
+    channels at one position of an ordinary convolution, and "depth to space" puts them
+    side by side.
+
+    Args:
+        array: [side, side, out, in].
+        stride: s.
+        numpy: what computes it, NumPy or `tensorflow.experimental.numpy`.
+
+    Returns:
+        [taps, taps, in, stride^2 out].
+    """
+    side, _, n_out, n_in = array.shape
+    taps = -(-side // stride)
+    beyond = [0, taps * stride - side]
+    whole = numpy.pad(array, [beyond, beyond, [0, 0], [0, 0]], "constant")
+    whole = numpy.reshape(whole, [taps, stride, taps, stride, n_out, n_in])
+    # The first input that a position sees is the furthest back: it has the last tap.
+    whole = numpy.transpose(whole[::-1, :, ::-1], [0, 2, 5, 1, 3, 4])
+    return numpy.reshape(whole, [taps, taps, n_in, stride * stride * n_out])
