@@ -11,6 +11,7 @@ import argparse
 import collections
 import pathlib
 import re
+import sys
 
 # Kinds of kernels by what their names have, the first that fits.
 KINDS = {
@@ -37,11 +38,11 @@ def kernels(trace: pathlib.Path) -> list[tuple[str, float, float]]:
     Raises:
         ValueError: there is none, or no GPU in it.
     """
-    from jax.profiler import ProfileData
-
     found = sorted(trace.rglob("*.xplane.pb"))
     if not found:
         raise ValueError(f"{trace}: no *.xplane.pb")
+    from jax.profiler import ProfileData
+
     events = [
         (event.name, event.start_ns / 1e9, event.end_ns / 1e9)
         for plane in ProfileData.from_file(str(found[-1])).planes
@@ -77,7 +78,11 @@ def main(argv=None) -> int:
     parser.add_argument("trace", type=pathlib.Path)
     parser.add_argument("--most", type=int, default=20, help="kernels to print")
     given = parser.parse_args(argv)
-    events = kernels(given.trace)
+    try:
+        events = kernels(given.trace)
+    except (ValueError, ImportError) as error:
+        print(f"operations: {error}", file=sys.stderr)
+        return 1
     span = max(last for *_, last in events) - min(first for _, first, _ in events)
     by_kind, by_name = collections.Counter(), collections.Counter()
     for name, first, last in events:

@@ -37,6 +37,12 @@ class Device:
     def name(self):
         return "a stand-in"
 
+    def start_trace(self, directory):
+        self.traced = [directory, len(self.rates)]
+
+    def stop_trace(self):
+        self.traced.append(len(self.rates))
+
     def wait(self, values):
         pass
 
@@ -133,6 +139,13 @@ def test_a_run_goes_on_where_it_stopped_with_other_batches(program, tmp_path):
     _, state, _ = ran(program, tmp_path / "run", loss, "--steps", "7")
     assert state["iterations"] == 7
     assert numbers == list(range(7))
+
+
+def test_ten_steps_are_traced_after_the_first_twenty(program, tmp_path):
+    flags = ("--steps", "40", "--trace", "here")
+    device, _, lines = ran(program, tmp_path / "run", lambda number: 10.0, *flags)
+    assert device.traced == ["here", 20, 30]
+    assert "wrote the trace of 10 steps to here" in lines
 
 
 def test_a_training_by_the_clock_ends_by_it(program, tmp_path):

@@ -131,3 +131,22 @@ def test_every_architecture_is_in_the_table():
     assert compared == set(architectures.ARCHITECTURES)
     for arch, options in history.SMALL.values():
         architectures.assembled(arch, (0.001, 0.1), **options)
+
+
+def test_each_row_has_a_program_for_the_settings_that_finish_it(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_compression")
+    from tfcodec import training
+
+    written = {}
+    monkeypatch.setattr(
+        training, "write_program",
+        lambda config, folder: written.update({folder.name: config}),
+    )  # fmt: skip
+    flags = ["photographs", "--sparsity=0,0.2", f"--programs={tmp_path}"]
+    assert history.main([*flags, "--only=cnn, pooled;sparse"]) == 0
+    assert list(written) == ["cnn-pooled", "sparse-0", "sparse-0.2"]
+    given = history.parse(flags)
+    for name, (arch, options) in history.variants(given).items():
+        if config := written.pop(history.folder_of(name), None):
+            assert config == history.config_of(arch, options, given)
+    assert not written
