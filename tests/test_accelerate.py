@@ -305,8 +305,8 @@ def test_twenty_steps_by_jax_are_those_of_keras(arch, exported, tmp_path):
         ways.append([apart(kind, number, variables, trail) for kind in KINDS])
     assert trail[f"{STEPS}/iterations"] == variables["iterations"] == STEPS
     off = np.abs(trail["losses"] / losses - 1)
-    # In one step of the twenty a latent may be so near to half a whole number that it
-    # is rounded up here and down there; which, depends on processor and compiler.
+    # In one step of the twenty, a latent may be so near to half a whole number that one
+    # program rounds it up and the other down. Which step depends on the processor.
     off = np.sort(off)
     print(f"{arch}: losses at most {off[-2]:.2e} apart, and {off[-1]:.2e} once")
     assert off[-2] < 1e-5
@@ -317,6 +317,7 @@ def test_twenty_steps_by_jax_are_those_of_keras(arch, exported, tmp_path):
             f"{arch}: {kind} {way[-2]:.2e} of their way apart, and {way[-1]:.2e} once"
         )
         assert way[-2] < 2e-3
+        assert way[-1] < 2e-2
 
 
 KINDS = "weights", "average"
