@@ -18,11 +18,11 @@ TABLE = """
     registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights export litert_export
+    data weights export litert_int8 litert_export
     workers programs tiles jax_step accelerate
     strategies optimizers checkpoints validation progress xla_program training
-    captions critics adversarial realism
-    dictionary contestants wasserstein evaluation summary report pillow_plugin
+    captions critics wasserstein textures adversarial realism
+    dictionary contestants evaluation summary report pillow_plugin
     photographs demo
     options arguments batch bulk beam jobs commands cli
 """.split()

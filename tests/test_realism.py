@@ -26,6 +26,7 @@ from tfcodec import (  # noqa: E402
     realism,
     registry,
     serving,
+    textures,
     transforms,
 )
 
@@ -104,7 +105,7 @@ def test_what_repeats_every_16_pixels_is_found_and_grain_is_not():
     rng = np.random.default_rng(0)
     grain = rng.normal(0, 4, [1, 128, 128, 3]).astype("f4")
     cell = np.tile(grain[:, :16, :16], (1, 8, 8, 1))
-    assert adversarial.repeated(cell) > 20 * adversarial.repeated(grain)
+    assert textures.repeated(cell) > 20 * textures.repeated(grain)
 
 
 def test_deviations_see_lost_texture_and_not_moved_texture():
@@ -113,10 +114,33 @@ def test_deviations_see_lost_texture_and_not_moved_texture():
     flat = np.full_like(a, 128)
 
     def distance(x, y):
-        pairs = zip(adversarial.deviations(x), adversarial.deviations(y))
+        pairs = zip(textures.deviations(x), textures.deviations(y))
         return sum(float(tf.reduce_mean((p - q) ** 2)) for p, q in pairs)
 
     assert distance(a, b) < 0.2 * distance(a, flat)
+
+
+def moments(*pictures):
+    """The distances of the moments of two pictures [h, w, 3], one for each map."""
+    maps = []
+    for x in pictures:
+        x = tf.constant(x[None], tf.float32)
+        maps.append(textures.texture_maps(x, critics.Features().both(x)[1]))
+    return textures.moment_distances(*maps)[0].numpy()
+
+
+def test_moments_see_lost_texture_and_not_moved_texture():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(128, 9, [96, 96, 3]).clip(0, 255) for _ in range(2))
+    np.testing.assert_array_equal(moments(a, a), 0)
+    assert np.all(moments(a, b) < 0.3 * moments(a, np.full_like(a, 128)))
+
+
+def test_moments_grow_with_the_strength_of_a_blur():
+    x = tiny.photograph(128, 192).astype(np.float32)
+    blurred = [tf.nn.avg_pool2d(x[None], n, 1, "SAME")[0].numpy() for n in (3, 5, 7)]
+    found = np.array([moments(x, each) for each in blurred])
+    assert np.all(np.diff(found, axis=0) > 0)
 
 
 def test_correlations_tell_a_lattice_from_grain_of_the_same_strength():
@@ -127,7 +151,7 @@ def test_correlations_tell_a_lattice_from_grain_of_the_same_strength():
     lattice = np.repeat(lattice, 3, -1).astype("f4")
 
     def distance(x, y):
-        p, q = adversarial.correlations(x), adversarial.correlations(y)
+        p, q = textures.correlations(x), textures.correlations(y)
         return float(tf.reduce_mean((p - q) ** 2))
 
     assert distance(a, b) < 0.2 * distance(a, lattice)

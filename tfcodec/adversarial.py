@@ -11,24 +11,25 @@ import dataclasses
 import tensorflow as tf
 
 from tfcodec import losses
-from tfcodec.critics import Critics, Features, high_pass
+from tfcodec.critics import Critics, Features
 from tfcodec.model import CENTRE, SCALE
+from tfcodec.textures import (
+    GRID,
+    WINDOWS,
+    correlations,
+    deviations,
+    moment_distances,
+    repeated,
+    texture_maps,
+)
 from tfcodec.tracing import as_written
 
 # Patches are shifted by up to this many pixels before features are computed. Without
 # that, a synthesis learns artifacts on a grid that the strides of the features miss.
 SHIFT = 8
-# Period in pixels of artifacts that a synthesis with a stride of 16 may have.
-GRID = 16
-# Sides in pixels of the windows for local standard deviations.
-WINDOW = 8
-# Offsets (rows, columns) in pixels at which a texture is compared with itself.
-OFFSETS = (
-    (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1),
-    (2, 2), (2, -2), (0, 3), (3, 0), (0, 4), (4, 0), (4, 4), (4, -4), (0, 8), (8, 0),
-)  # fmt: skip
-# RGB to luma and two chroma planes.
-COLOURS = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
+# Added to the faithful picture's distances of moments, in shares of a photograph's
+# variance, so that those which nobody sees do not count.
+MOMENTS_FLOOR = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +44,19 @@ class Weights:
             2018, arXiv:1801.03924).
         deviations: of differences in local standard deviations: see `deviations`.
         correlations: of differences in local autocorrelations: see `correlations`.
+        moments: of differences in local means and standard deviations of features,
+            divided by those that the faithful picture has: see `moment_distances`. It
+            gives texture the strength that it had in the photograph, at every rate.
         grid: of artifacts that repeat every 16 pixels: see `repeated`.
         critics: of the hinge loss.
     """
 
-    mse: float = 0.002
+    mse: float = 0.001
     relative: float = 0.06
     features: float = 1.0
     deviations: float = 2.0
     correlations: float = 1.0
+    moments: float = 2.0
     grid: float = 0.05
     critics: float = 0.25
 
@@ -60,9 +65,9 @@ class Adversarial(tf.keras.Model):
     """Trains a realistic synthesis against critics, and these against it.
 
     `fit` takes dicts of `image` uint8 [b, s, s, 3], `latents` [b, s / 16, s / 16, c]
-    after the inverse gain, `error` float32 [b] (mean squared error of the faithful
-    picture), `weight` uint8 [b, s, s] (of each pixel's squared error, in sixteenths)
-    and `seed` int32 [2].
+    after the inverse gain, `error` float32 [b] and `moments` float32 [b, 4] (mean
+    squared error and `moment_distances` of the faithful picture), `weight` uint8
+    [b, s, s] (of each pixel's squared error, in sixteenths) and `seed` int32 [2].
 
     Args:
         synthesis: a `transforms.RealisticSynthesis`.
@@ -74,6 +79,8 @@ class Adversarial(tf.keras.Model):
         super().__init__(name="adversarial")
         self.synthesis, self.critics, self.features = synthesis, Critics(), Features()
         self.weighting, self.warmup = weights, warmup
+        # Mean variance within a photograph of each map that `moments` compares.
+        self.units = [tf.Variable(1.0, trainable=False) for _ in WINDOWS]
 
     @property
     def played(self):
@@ -91,12 +98,14 @@ class Adversarial(tf.keras.Model):
         `channels` is the number of channels of the latents.
         """
         x = tf.cast(images, tf.float32)
-        maps = self.features(x)
+        maps, inner = self.features.both(x)
         y = tf.zeros([len(images), x.shape[1] // GRID, x.shape[2] // GRID, channels])
         self.synthesis(y[:1], tf.zeros([2], tf.int32))
         self.critics(x, maps, y)
         for scale, features in zip(self.critics.scales, maps):
             scale.assign(tf.math.reduce_std(features, [0, 1, 2]) + 0.05)
+        for unit, texture in zip(self.units, texture_maps(x, inner)):
+            unit.assign(tf.reduce_mean(tf.math.reduce_variance(texture, [1, 2])))
         self.optimizer.build(self.played)
         self.critics_optimizer.build(self.critics.trainable_variables)
         return self
@@ -116,15 +125,18 @@ class Adversarial(tf.keras.Model):
         origin = tf.cast(random[:2] * GRID, tf.int32)
         cut = self._cut(tf.cast(random[2:] * SHIFT, tf.int32), x.shape[1])
         real = cut(x)
-        real_maps = self.features(real)
+        real_maps, real_inner = self.features.both(real)
         with tf.GradientTape() as tape:
             x_hat = self.pictures(y, origin)
             # Clipped as in an image file; the gradient ignores the clipping.
             clipped = tf.stop_gradient(tf.clip_by_value(x_hat, 0.0, 255.0) - x_hat)
             fake = cut(x_hat + clipped)
-            maps = self.features(fake)
+            maps, inner = self.features.both(fake)
             verdicts = self.critics(fake, maps, y)
             parts = self._parts(inputs, x, x_hat, real, fake, real_maps, maps)
+            parts["moments"] = self._moments(
+                inputs, texture_maps(real, real_inner), texture_maps(fake, inner)
+            )
             parts["critics"] = -mean([tf.reduce_mean(v) for v in verdicts])
             loss = tf.add_n([self._weight(k) * v for k, v in parts.items()])
         self.optimizer.minimize(loss, self.played, tape=tape)
@@ -172,6 +184,12 @@ class Adversarial(tf.keras.Model):
             "grid": repeated(x_hat - x),
         }
 
+    def _moments(self, inputs, real, fake):
+        unit = tf.stack(self.units)
+        distances = moment_distances(real, fake) / unit
+        faithful = inputs["moments"] / unit + MOMENTS_FLOOR
+        return tf.reduce_mean(distances / faithful)
+
     @staticmethod
     def _cut(shift, side):
         side -= SHIFT
@@ -197,64 +215,3 @@ def unit_distance(a, b):
     return tf.reduce_mean(
         tf.reduce_sum(tf.math.squared_difference(unit(a), unit(b)), -1)
     )
-
-
-def luma_and_colours(x):
-    """Pixels [b, h, w, 3] as luma and two chroma planes, in units of 16 levels."""
-    return tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
-
-
-def deviations(x):
-    """Local standard deviations of two high-pass bands, a list of [b, h, w, 3].
-
-    They are those of luma and chroma of pixels x [b, h, w, 3], in units of 16 levels,
-    in windows of 8x8 pixels; the second band is that of the picture at half its size.
-    Wasserstein distortion compares local means and standard deviations of features (Qiu
-    et al. 2024, arXiv:2310.03629); here it is standard deviations of pixels.
-    """
-    x = luma_and_colours(x)
-    high = high_pass(x)
-    half = tf.nn.avg_pool2d(x - high, 2, 2, "VALID")
-
-    def pool(x):
-        return tf.nn.avg_pool2d(x, WINDOW, WINDOW // 2, "VALID")
-
-    return [
-        tf.sqrt(tf.maximum(pool(band * band) - pool(band) ** 2, 0.0) + 1e-4)
-        for band in (high, high_pass(half))
-    ]
-
-
-def correlations(x):
-    """Local autocorrelations, at `OFFSETS`, of the fine texture of x [b, h, w, 3].
-
-    With `deviations` alone, a synthesis may draw a regular lattice in place of grain,
-    which has the same energy. Here the high-pass band of luma is multiplied by itself
-    shifted by each offset; the mean over windows of 16x16 pixels is divided by the
-    variance there. (The texture model of Portilla and Simoncelli 2000,
-    doi:10.1023/A:1026553619983, compares autocorrelations of bands, too.) By the
-    division faint grain counts as much as strong texture; below half a level both fade
-    to zero. The offsets of 4 and 8 pixels are those at which a synthesis that enlarges
-    by 4 and by 16 may repeat itself.
-
-    Returns:
-        float32 [b, rows, columns, offsets], from -1 to 1.
-    """
-    band = high_pass(luma_and_colours(x))[..., :1]
-    edge = max(max(map(abs, each)) for each in OFFSETS)
-    moved = [tf.roll(band, [-dy, -dx], [1, 2]) for dy, dx in ((0, 0), *OFFSETS)]
-    products = band * tf.concat(moved, -1)
-    # Without the border, where the shifted band wraps around.
-    products = products[:, edge:-edge, edge:-edge]
-    means = tf.nn.avg_pool2d(products, 2 * WINDOW, WINDOW, "VALID")
-    return means[..., 1:] / (means[..., :1] + 1e-3)
-
-
-def repeated(residual):
-    """Energy of artifacts that repeat every `GRID` pixels, after a high pass.
-
-    `residual` is [b, h, w, 3], with sides that are multiples of `GRID`.
-    """
-    rows, columns = residual.shape[1] // GRID, residual.shape[2] // GRID
-    cells = tf.reshape(high_pass(residual), [-1, rows, GRID, columns, GRID, 3])
-    return tf.reduce_mean(tf.reduce_mean(cells, [1, 3]) ** 2)

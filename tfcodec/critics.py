@@ -26,6 +26,9 @@ class Features:
 
     STRIDES = {1: 2, 3: 2, 5: 2}  # by block; those of the others are 1
     TAKEN = {0: 16, 2: 24, 4: 40, 10: 112}  # block whose output is taken -> channels
+    # Blocks after whose first convolution `both` takes activations, at strides of 2, 4
+    # and 8; they have 96, 144 and 240 channels.
+    INNER = (1, 3, 5)
     BLOCKS = 11
 
     def __init__(self, path=WEIGHTS):
@@ -34,19 +37,29 @@ class Features:
 
     def __call__(self, x) -> list[tf.Tensor]:
         """Pixels [b, h, w, 3], 0 to 255, to maps at strides of 2, 4, 8 and 16."""
+        return self.both(x)[0]
+
+    def both(self, x) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Returns the maps, and activations between them: those of `INNER`.
+
+        Activations are not negative and have many channels, so that their local means
+        and standard deviations tell more of a texture than those of the maps.
+        """
         x = self._conv((x - 127.0) / 128.0, "stem", 2)
-        maps = []
+        maps, inner = [], []
         for k in range(self.BLOCKS):
             stride, before = self.STRIDES.get(k, 1), x
             if f"{k}.expand.k" in self.weights:
                 x = self._conv(x, f"{k}.expand")
+            if k in self.INNER:
+                inner.append(x)
             x = self._conv(x, f"{k}.dw", stride, depthwise=True)
             x = self._conv(x, f"{k}.project", clipped=False)
             if stride == 1 and x.shape[-1] == before.shape[-1]:
                 x += before
             if k in self.TAKEN:
                 maps.append(x)
-        return maps
+        return maps, inner
 
     def _conv(self, x, name, stride=1, depthwise=False, clipped=True):
         kernel = self.weights[f"{name}.k"]

@@ -28,9 +28,11 @@ from tfcodec import (
     losses,
     optimizers,
     registry,
+    textures,
     weights,
 )
 from tfcodec.checkpoints import Checkpoints
+from tfcodec.critics import Features
 from tfcodec.model import farthest
 from tfcodec.progress import Progress
 from tfcodec.tracing import traced
@@ -149,7 +151,7 @@ class Encoder:
 
     def __init__(self, source: registry.Model, model):
         self.engine = codec.load(source.path, "tensorflow").engine
-        self.model = model
+        self.model, self.features = model, Features()
 
     def __call__(self, image, quality):
         """Returns (latents [h', w', c], the faithful picture uint8 [h, w, 3]).
@@ -163,6 +165,11 @@ class Encoder:
         y_hat = self.model.unscaled_latents(y_hat, tf.constant([quality], tf.float32))
         return y_hat[0].numpy(), x_hat
 
+    def textures(self, image):
+        """Returns the `texture_maps` of uint8 [h, w, 3], as a batch of one."""
+        x = tf.cast(image[None], tf.float32)
+        return textures.texture_maps(x, self.features.both(x)[1])
+
 
 def keep_latents(config, directory, training, encode, channels):
     """Computes the examples of a training, unless the run directory has them already.
@@ -175,8 +182,8 @@ def keep_latents(config, directory, training, encode, channels):
         channels: of the latents.
 
     Returns:
-        Arrays, memory-mapped, by name: `image`, `latents`, `error`, `weight`, as
-        `adversarial.Adversarial` takes them.
+        Arrays, memory-mapped, by name: `image`, `latents`, `error`, `moments`,
+        `weight`, as `adversarial.Adversarial` takes them.
     """
     folder, side = directory / LATENTS, config.patch
     if not folder.is_dir():
@@ -187,6 +194,7 @@ def keep_latents(config, directory, training, encode, channels):
                 "image": (np.uint8, (side, side, 3)),
                 "latents": (np.float16, (side // 16, side // 16, channels)),
                 "error": (np.float32, ()),
+                "moments": (np.float32, (len(textures.WINDOWS),)),
                 "weight": (np.uint8, (side, side)),
             }
             arrays = {
@@ -209,7 +217,7 @@ def keep_latents(config, directory, training, encode, channels):
                         logging.info("latents of %d patches", number)
             for array in arrays.values():
                 array.flush()
-    keys = ("image", "latents", "error", "weight")
+    keys = ("image", "latents", "error", "moments", "weight")
     return {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in keys}
 
 
@@ -220,7 +228,14 @@ def _example(config, number, pixels, u, encode):
         pixels, weight = captions.written_on(pixels, rng)
     latents, faithful = encode(pixels, u**QUALITY_POWER)
     error = np.mean((pixels.astype(np.float32) - faithful) ** 2)
-    return {"image": pixels, "latents": latents, "error": error, "weight": weight}
+    maps = [encode.textures(x) for x in (pixels, faithful)]
+    return {
+        "image": pixels,
+        "latents": latents,
+        "error": error,
+        "moments": textures.moment_distances(*maps)[0].numpy(),
+        "weight": weight,
+    }
 
 
 def batches(config, arrays, first) -> tf.data.Dataset:
@@ -291,7 +306,7 @@ class RealismProgress(Progress):
 def _figures(x, x_hat):
     """PSNR in dB and mean squared difference of `deviations`, of pictures [h, w, 3]."""
     a, b = (tf.constant(image[None], tf.float32) for image in (x, x_hat))
-    pairs = zip(adversarial.deviations(a), adversarial.deviations(b))
+    pairs = zip(textures.deviations(a), textures.deviations(b))
     distances = [tf.reduce_mean(tf.math.squared_difference(p, q)) for p, q in pairs]
     psnr = losses.psnr(losses.mse(a, b))
     return {"psnr": float(psnr[0]), "deviations": float(adversarial.mean(distances))}

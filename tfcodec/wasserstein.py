@@ -73,15 +73,18 @@ def features(x):
     return maps
 
 
-def moments(x, window):
-    """Local means and standard deviations of [1, h, w, c]; windows overlap by half."""
+def moments(x, window, floor=0.0):
+    """Local means and standard deviations of [b, h, w, c]; windows overlap by half.
+
+    `floor` is added to variances, for a gradient that is finite where they are zero.
+    """
     import tensorflow as tf
 
     def pool(x):
         return tf.nn.avg_pool2d(x, window, window // 2, "VALID")
 
     mean = pool(x)
-    return mean, tf.sqrt(tf.maximum(pool(x * x) - mean * mean, 0.0))
+    return mean, tf.sqrt(tf.maximum(pool(x * x) - mean * mean, 0.0) + floor)
 
 
 @functools.lru_cache(maxsize=2)
