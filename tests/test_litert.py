@@ -231,6 +231,53 @@ def test_latents_that_are_no_numbers_code_and_decode(both):
     assert np.array_equal(ours.decode(128, 64, string)[0], whole)
 
 
+def test_dense_layers_of_8_bits_hardly_change_the_latents(both):
+    image = tiny.photograph(128, 192)
+    theirs, ours = (each.engine.analysis(image) for each in both)
+    assert 0 < np.std(theirs - ours) < 0.02 * np.std(theirs)
+    parts = json.loads((both[1].model.litert / "parts.json").read_text())
+    layouts = {
+        name: {part["layout"] for part in parts[name]["arrays"]}
+        for name in ("analysis", "synthesis")
+    }
+    assert "int8" in layouts["analysis"]
+    assert "int8" not in layouts["synthesis"]  # Its pictures are those of TensorFlow.
+
+
+def test_only_dense_layers_get_weights_of_8_bits():
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_compression")
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+    from tfcodec import litert_engine, litert_export, litert_int8
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (1, 9, 7, 64)).astype(np.float32)
+    kernel, weights = (
+        tf.constant(rng.normal(0, 0.1, size), tf.float32)
+        for size in ((3, 3, 64, 64), (64, 64))
+    )
+
+    def networks(with_dense):
+        """A network as a LiteRT file, before and after its dense layers are rounded."""
+
+        def run(x):
+            x = tf.nn.conv2d(x, kernel, 1, "SAME")
+            return {"y": x @ weights + tf.range(64.0) if with_dense else x}
+
+        inputs = [tf.TensorSpec([1, None, None, 64], tf.float32, "x")]
+        data = litert_export.converted(run, inputs)
+        return data, litert_int8.with_int8_dense(data)
+
+    def outputs(files):
+        return [litert_engine.Network(data, 1)(x=x)["y"] for data in files]
+
+    np.testing.assert_array_equal(*outputs(networks(with_dense=False)))
+    before, after = networks(with_dense=True)
+    assert len(after) < len(before) - 64 * 64 / 2  # a byte less for each weight
+    expected, found = outputs([before, after])
+    assert 0 < np.std(found - expected) < 0.02 * np.std(expected)
+
+
 def test_effort_names_the_engine_that_has_it(both):
     with pytest.raises(ValueError, match="needs the TensorFlow engine"):
         both[1].compress(tiny.photograph(64, 64), effort=1)

@@ -10,6 +10,22 @@ def outputs_first(array):
     return np.moveaxis(array, -1, 0)
 
 
+def int8_scales(array):
+    """The scale of each output channel's weights in `int8`: float32 [out].
+
+    `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
+    channel becomes 127.
+    """
+    largest = np.abs(array.reshape(len(array), -1).astype(np.float32)).max(1)
+    return np.where(largest > 0, largest / np.float32(127), np.float32(1))
+
+
+def int8(array):
+    """A kernel with outputs first, rounded to whole multiples of its `int8_scales`."""
+    scales = int8_scales(array).reshape(-1, *[1] * (array.ndim - 1))
+    return np.rint(array.astype(np.float32) / scales).astype(np.int8)
+
+
 def blocks(array, stride: int):
     """The kernel of a strided convolution as that of one over blocks of its stride.
 

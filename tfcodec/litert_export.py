@@ -22,10 +22,18 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfcodec import architectures, files, kernels, litert_files, registry, weights
+from tfcodec import (
+    architectures,
+    files,
+    kernels,
+    litert_files,
+    litert_int8,
+    registry,
+    weights,
+)
 from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
-from tfcodec.layers import Joined, Noise, Sum
+from tfcodec.layers import Block, Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 from tfcodec.transforms import RealisticSynthesis
@@ -69,6 +77,8 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
     made = {name: converted(*part, int8) for name, part in networks(model).items()}
+    if not int8:
+        made["analysis"] = litert_int8.with_int8_dense(made["analysis"])
     if source.realism:
         second = realistic(model, source)
         made["realism"] = converted(*realistic_network(model, second), int8)
@@ -266,6 +276,9 @@ def lite(layer, x):
         for each in layer.layers:
             x = lite(each, x)
         return x
+    if isinstance(layer, Block):
+        x += dense(layer.space, x)
+        return x + dense(layer.channels, x)
     if isinstance(layer, Joined):
         return tf.concat([lite(branch, x) for branch in layer.branches], -1)
     if isinstance(layer, Sum):
@@ -282,6 +295,19 @@ def lite(layer, x):
         x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
         return tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
     return layer(x)
+
+
+def dense(network, x):
+    """Applies part of a `Block`, its pointwise convolutions as dense layers.
+
+    These compute the same as fast, and can have weights of 8 bits: `litert_int8`.
+    """
+    for layer in network.layers:
+        if isinstance(layer, tf.keras.layers.Conv2D) and layer.kernel_size == (1, 1):
+            x = tf.linalg.matmul(x, layer.kernel[0, 0]) + layer.bias
+        else:
+            x = lite(layer, x)
+    return x
 
 
 def blockwise(layer) -> bool:

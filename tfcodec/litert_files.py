@@ -23,7 +23,11 @@ from tfcodec import kernels
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
 # How a LiteRT file may store an array of the SavedModel, by its name in `parts.json`.
-LAYOUTS = {"same": lambda array: array, "kernel": kernels.outputs_first}
+LAYOUTS = {
+    "same": lambda array: array,
+    "kernel": kernels.outputs_first,
+    "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
+}
 for _change in (kernels.blocks, kernels.phases):
     for _stride in (2, 4, 8, 16):
         LAYOUTS[f"{_change.__name__} {_stride}"] = functools.partial(
@@ -182,6 +186,8 @@ class Compact:
                     continue
                 if name == "blocks" and array.shape[0] % stride:
                     continue
+            if layout == "int8" and array.dtype != np.float16:
+                continue
             made = np.ascontiguousarray(change(array))
             yield layout, made
             if made.dtype == np.float32:
