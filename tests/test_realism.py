@@ -23,6 +23,7 @@ from tfcodec import (  # noqa: E402
     contestants,
     critics,
     layers,
+    metrics,
     realism,
     registry,
     serving,
@@ -276,6 +277,17 @@ def test_realism_is_chosen_when_a_file_is_opened(grainy):
     )
 
 
+def test_a_target_is_met_by_the_picture_as_it_is_opened(grainy, base):
+    def psnr(data):
+        return metrics.psnr(IMAGE, tfcodec.decompress(data, grainy))
+
+    faithful = tfcodec.compress(IMAGE, 20, model=base)
+    target = metrics.psnr(IMAGE, tfcodec.decompress(faithful, base))
+    data = tfcodec.compress(IMAGE, model=grainy, target_psnr=target)
+    assert psnr(faithful) < target <= psnr(data)
+    assert len(data) > len(faithful)
+
+
 @tiny.unoptimised()
 def test_a_server_draws_the_same_grain(grainy):
     one = codec.load(grainy, "tensorflow")
@@ -363,6 +375,8 @@ def test_a_comparison_takes_a_model_at_a_realism(grainy, base):
         contestants.contestant(f"{base}:realism=1")
     with pytest.raises(ValueError, match="realism 0 to 1"):
         contestants.contestant(f"{grainy}:realism=2")
+    with pytest.raises(ValueError, match="realism=1 must stand before :q="):
+        contestants.contestant(f"{grainy}:q=20:realism=1")
 
 
 @pytest.mark.parametrize(

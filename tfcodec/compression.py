@@ -146,9 +146,13 @@ class Compression:
         return bitstream.pack(header, self.chunks + tiles)
 
     def _figure(self, figure, level, y_hat):
-        """Decodes `y_hat` of each tile; returns the target's figure (PSNR, ...)."""
+        """Decodes `y_hat` of each tile; returns the target's figure (PSNR, ...).
+
+        It is that of the picture as it is opened where no realism is named.
+        """
         header = dataclasses.replace(self.header, quality=level)
-        parts = self.codec.pixels(header, y_hat)
+        realism = self.codec.realism(header, None)
+        parts = self.codec.pixels(header, y_hat, realism=realism)
         if figure == "psnr":
             error = sum(
                 metrics.mse(tiling.cut(self.image, box), pixels) * pixels.size

@@ -153,8 +153,10 @@ def contestant(text: str) -> Contestant:
     try:
         qualities = [float(word) for word in listed.split(":")]
     except ValueError:
+        late = next((word for word in listed.split(":") if "=" in word), None)
         raise ValueError(
             f"{text!r}: qualities are numbers with colons between, as {name}:q=10:30:50"
+            + (f"; {late} must stand before :q=" if late else "")
         ) from None
     return Contestant(codec, tuple(dict.fromkeys(map(codec.check, qualities))))
 
