@@ -110,6 +110,25 @@ def test_gains_are_continuous_and_start_as_inverses():
     assert ratios.max() < 1.02
 
 
+def test_gains_are_extrapolated_below_the_second_anchor_only():
+    plain, moved = (layers.QualityGain(3, 4.0, -1.0, anchors=5) for _ in range(2))
+    rng = np.random.default_rng(0)
+    plain.log_gain.assign_add(rng.normal(0, 0.1, [5, 3]))
+    moved.log_gain.assign(plain.log_gain)
+    moved.extrapolate(2)
+
+    def gains(layer, quality):
+        return layer(tf.ones([1, 1, 1, 3]), tf.constant([quality]))[0, 0, 0].numpy()
+
+    for quality in (0.25, 0.3, 0.8, 1.0):
+        np.testing.assert_allclose(gains(moved, quality), gains(plain, quality))
+    step = gains(plain, 0.0) / gains(plain, 0.25)
+    np.testing.assert_allclose(
+        gains(moved, 0.0), gains(plain, 0.0) * step**2, rtol=1e-5
+    )
+    assert np.all(gains(moved, 0.1) < gains(plain, 0.1))
+
+
 def test_second_pass_is_the_convolution_of_all_inputs():
     """What it adds to the sums is what was zero before, at every other place."""
     pair = layers.SecondPass(layers.ExactConv(7, 3), own=4)

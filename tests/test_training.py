@@ -398,6 +398,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"images": ""}, "--images or --dataset"),
         ({"patch": 100}, "multiple of 64"),
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
+        ({"extrapolate": 1.0}, "--extrapolate"),
         ({"options": "n=3"}, "JSON object"),
         ({"steps": 0}, "--steps"),
         ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),

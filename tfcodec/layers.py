@@ -207,6 +207,16 @@ class QualityGain(tf.keras.layers.Layer):
             initializer=tf.constant_initializer(np.tile(start[:, None], channels)),
         )
 
+    def extrapolate(self, anchors: float):
+        """Moves the gains of quality 0 away from those of the next anchor.
+
+        They become what they would be `anchors` anchors below. So rates reach below
+        those that were trained; from the next anchor on, nothing changes.
+        """
+        lowest, following = self.log_gain[0], self.log_gain[1]
+        moved = lowest + anchors * (lowest - following)
+        self.log_gain.assign(tf.concat([moved[None], self.log_gain[1:]], 0))
+
     def call(self, y, quality):
         """y [b, h, w, c] float32, quality [b] from 0 to 1."""
         position = quality[:, None] * (self.anchors - 1)

@@ -117,6 +117,11 @@ class TrainConfig:
         "",
         "JSON file that describes how the arrays of --init were made, for the card.",
     )
+    extrapolate: float = setting(
+        0.0,
+        "Lower the rate of --init at quality 0, without training: its gains become "
+        "those of so many anchors further down.",
+    )
     learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
     hold: float = setting(0.3, "Part of the steps before the cosine fall begins.")
@@ -158,6 +163,10 @@ class TrainConfig:
         check_counts(self, "batch", "log_steps", "validate_steps", steps=not self.init)
         losses.Distortion.parse(self.distortion)
         self.began_from()
+        if self.extrapolate and (not self.init or low == high or self.extrapolate < 0):
+            raise ValueError(
+                "--extrapolate is above 0, for a model of several rates as --init"
+            )
         if self.record and not weights.is_arrays(self.init):
             raise ValueError("--record needs a file of arrays as --init")
         if weights.is_arrays(self.init) and not os.path.isfile(self.init):
@@ -260,6 +269,9 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
         weights.load_arrays(model, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
+    if config.extrapolate:
+        for gain in (model.gain, model.inverse_gain):
+            gain.extrapolate(config.extrapolate)
     optimizer = optimizers.averaging(config, schedule)
     optimizer.build(model.trainable_variables)
     if config.precision == "mixed_float16":
