@@ -384,6 +384,9 @@ def test_a_comparison_takes_a_model_at_a_realism(grainy, base):
     [
         ({"images": ""}, "--images or --dataset"),
         ({"noise": "8,x"}, "--noise"),
+        ({"opened": "40:1,30:0"}, "--opened"),
+        ({"opened": "40:2"}, "--opened"),
+        ({"opened": "40"}, "--opened"),
         ({"patch": 100}, "multiple of 64"),
         ({"steps": -1}, "--steps"),
         ({"precision": "mixed_float16"}, "mixed_bfloat16"),

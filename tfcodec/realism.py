@@ -79,6 +79,11 @@ class RealismConfig:
     average: float = setting(0.998, "Momentum of the moving average of weights.")
     precision: str = setting("float32", "Of the synthesis; or mixed_bfloat16.")
     noise: str = setting("8,8,16", "Noise channels at 1/16, 1/8 and 1/4.")
+    opened: str = setting(
+        "",
+        "Realism at which files open where none is named, as QUALITY:REALISM,... and "
+        "interpolated between, such as 40:1,50:0; empty for 0.",
+    )
     name: str = setting("", "Name of the model; by default that of --init.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(0, "Seed of patches, their order, and the critics.")
@@ -97,7 +102,24 @@ class RealismConfig:
                 "--realism needs a model, not a file of arrays: export --init first"
             )
         self.counts()
+        self.default()
         registry.resolve(self.init)
+
+    def default(self) -> list[list[float]]:
+        """Returns the (quality, realism) of `opened`, in rising order of quality."""
+        parts = filter(None, self.opened.split(","))
+        try:
+            points = [[float(number) for number in part.split(":")] for part in parts]
+            given = [quality for quality, _ in points]
+            valid = all(0 <= q <= 100 and 0 <= realism <= 1 for q, realism in points)
+        except ValueError:
+            valid = False
+        if not valid or sorted(set(given)) != given:
+            raise ValueError(
+                f"--opened must be QUALITY:REALISM,... in rising order of quality, 0 "
+                f"to 100, with realism from 0 to 1, not {self.opened!r}"
+            )
+        return points
 
     def counts(self) -> tuple[int, ...]:
         """Returns the numbers of noise channels in `noise`."""
@@ -384,6 +406,7 @@ def _exported(config, source, model, second, record, directory):
         shutil.copytree(source.path, part, ignore=old, dirs_exist_ok=True)
         export.export_realism(model, second, part / registry.REALISM)
         record = {**record, "reach": reach(second, source.channels)}
+        record.setdefault("default", config.default())
         card = {**source.card, "name": config.name or source.name, "realism": record}
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
