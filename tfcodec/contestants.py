@@ -29,7 +29,8 @@ class Ours:
 
     Args:
         text: `NAME_OR_DIR`, and after it any of `:effort=0..9`, `:realism=0..1` and
-            `:engine=NAME`.
+            `:engine=NAME`. Realism is 0 where it is not named, whatever a model's
+            default is, as most metrics compare pixel by pixel.
 
     Raises:
         ValueError: there is no such model, effort, realism or engine.
@@ -46,8 +47,8 @@ class Ours:
             options = {key: OPTIONS[key](value) for key, value in given}
         except ValueError:
             options = {"effort": -1}
-        self.effort, self.realism = options.get("effort", 0), options.get("realism")
-        if self.effort not in range(10) or not 0 <= (self.realism or 0) <= 1:
+        self.effort, self.realism = options.get("effort", 0), options.get("realism", 0)
+        if self.effort not in range(10) or not 0 <= self.realism <= 1:
             raise ValueError(
                 f"{text!r}: effort is a whole number from 0 to 9, realism 0 to 1"
             )
@@ -65,13 +66,11 @@ class Ours:
         self.settings = {"fingerprint": found.fingerprint.hex()}
         if self.effort:
             self.settings["effort"] = self.effort
-        if found.realistic:
-            record = found.card["realism"]
-            default = record.get("default")
+        if self.realism:
             # The second synthesis may be trained again without a new fingerprint.
-            told = json.dumps(record, sort_keys=True).encode()
+            told = json.dumps(found.card["realism"], sort_keys=True).encode()
             self.settings["second"] = hashlib.sha256(told).hexdigest()[:16]
-            self.settings["realism"] = default if self.realism is None else self.realism
+            self.settings["realism"] = self.realism
 
     @property
     def version(self) -> str:
