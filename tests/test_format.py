@@ -19,7 +19,10 @@ HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE / "golden"
 MODELS = {
     "model": GOLDEN / "model",
-    "shipped": HERE.parent / "tfcodec" / "models" / "tfcodec",
+    **{
+        name: HERE.parent / "tfcodec" / "models" / name
+        for name in ("tfcodec", "tfcodec-mse")
+    },
 }
 ROWS = json.loads((GOLDEN / "golden.json").read_text())
 SMALLEST = "pixel_30"
@@ -265,7 +268,7 @@ def decode(string, height, width, tables, numbers, card):
         ("model", 64, 64, 0.3, 1),
         ("model", 192, 128, 0.01, 1),
         ("model", 640, 448, 0.01, 4),
-        ("shipped", 128, 128, 0.02, 2),
+        ("tfcodec", 128, 128, 0.02, 2),
     ],
 )
 def test_escapes_and_lanes(model, height, width, escapes, lanes):

@@ -18,6 +18,10 @@ from tfcodec import bitstream, codec, registry
 ROWS = json.loads((exactness.GOLDEN / "golden.json").read_text())
 
 
+# Fingerprints of the models of each release, whose files must decode for good.
+RELEASED = {"0.2.0": ("2c77f45f6acdcaa6", "5aa45101fc47e3e7")}
+
+
 def read(name):
     return (exactness.GOLDEN / f"{name}.tfc").read_bytes()
 
@@ -34,6 +38,13 @@ def found(request):
 def test_every_golden_file_is_listed():
     paths = exactness.GOLDEN.glob("*.tfc")
     assert sorted(ROWS) == sorted(path.stem for path in paths)
+
+
+@pytest.mark.parametrize("release", RELEASED)
+def test_models_of_every_release_are_still_there(release):
+    for fingerprint in RELEASED[release]:
+        model = registry.find(bytes.fromhex(fingerprint))
+        assert model.card["fingerprint"].startswith(fingerprint)
 
 
 def test_integers_are_those_of_the_day_they_were_written(found):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tfcodec.pipelines import decode_tensor, encode_tensor
     from tfcodec.quality import OutOfReach
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CorruptStream",
     "Limits",
