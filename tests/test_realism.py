@@ -82,9 +82,12 @@ def test_a_part_of_an_image_sees_the_noise_of_the_whole():
 
 
 def test_spectral_convolutions_do_not_amplify():
+    # Where the two largest singular values of a random kernel are nearly equal, the
+    # power iteration is slow: for one kernel in ten, 30 steps were too few.
+    tf.keras.utils.set_random_seed(0)
     layer = critics.SpectralConv(12, 1)
     x = tf.random.stateless_normal([1, 8, 8, 6], (0, 1))
-    for _ in range(30):  # The power iteration has converged.
+    for _ in range(100):  # The power iteration has converged.
         y = layer(x)
     singular = np.linalg.svd(layer.kernel[0, 0].numpy(), compute_uv=False)[0]
     np.testing.assert_allclose(y, tf.nn.conv2d(x, layer.kernel / singular, 1, "SAME"),
@@ -253,12 +256,13 @@ def test_it_goes_on_from_its_own_weights(run):
 def grainy(run, tmp_path_factory):
     """The trained model, with so much noise that anyone would see it."""
     source = registry.Model.at(run / "model")
-    config = realism.RealismConfig(init=str(source.path), images="x")
+    config = realism.RealismConfig(
+        init=str(source.path), images="x", opened="20:1,80:0"
+    )
     model, second = realism.networks(config, source)
     stir(second)
-    record = {"default": [[20, 1.0], [80, 0.0]]}
     path = tmp_path_factory.mktemp("grainy") / "model"
-    return realism._exported(config, source, model, second, record, path)
+    return realism._exported(config, source, model, second, {}, path)
 
 
 def test_realism_is_chosen_when_a_file_is_opened(grainy):

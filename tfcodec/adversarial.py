@@ -80,7 +80,7 @@ class Adversarial(tf.keras.Model):
         self.synthesis, self.critics, self.features = synthesis, Critics(), Features()
         self.weighting, self.warmup = weights, warmup
         # Mean variance within a photograph of each map that `moments` compares.
-        self.units = [tf.Variable(1.0, trainable=False) for _ in WINDOWS]
+        self.units = tf.Variable(tf.ones(len(WINDOWS)), trainable=False)
 
     @property
     def played(self):
@@ -104,8 +104,8 @@ class Adversarial(tf.keras.Model):
         self.critics(x, maps, y)
         for scale, features in zip(self.critics.scales, maps):
             scale.assign(tf.math.reduce_std(features, [0, 1, 2]) + 0.05)
-        for unit, texture in zip(self.units, texture_maps(x, inner)):
-            unit.assign(tf.reduce_mean(tf.math.reduce_variance(texture, [1, 2])))
+        variances = [tf.math.reduce_variance(m, [1, 2]) for m in texture_maps(x, inner)]
+        self.units.assign([tf.reduce_mean(variance) for variance in variances])
         self.optimizer.build(self.played)
         self.critics_optimizer.build(self.critics.trainable_variables)
         return self
@@ -185,9 +185,8 @@ class Adversarial(tf.keras.Model):
         }
 
     def _moments(self, inputs, real, fake):
-        unit = tf.stack(self.units)
-        distances = moment_distances(real, fake) / unit
-        faithful = inputs["moments"] / unit + MOMENTS_FLOOR
+        distances = moment_distances(real, fake) / self.units
+        faithful = inputs["moments"] / self.units + MOMENTS_FLOOR
         return tf.reduce_mean(distances / faithful)
 
     @staticmethod

@@ -16,14 +16,16 @@ def int8_scales(array):
     `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
     channel becomes 127.
     """
-    largest = np.abs(array.reshape(len(array), -1).astype(np.float32)).max(1)
+    array = array.reshape(len(array), -1).astype(np.float32, copy=False)
+    largest = np.maximum(array.max(1), -array.min(1))
     return np.where(largest > 0, largest / np.float32(127), np.float32(1))
 
 
 def int8(array):
     """A kernel with outputs first, rounded to whole multiples of its `int8_scales`."""
+    array = np.ascontiguousarray(array, np.float32)
     scales = int8_scales(array).reshape(-1, *[1] * (array.ndim - 1))
-    return np.rint(array.astype(np.float32) / scales).astype(np.int8)
+    return np.rint(array / scales).astype(np.int8)
 
 
 def blocks(array, stride: int):

@@ -405,8 +405,8 @@ def _exported(config, source, model, second, record, directory):
         old = shutil.ignore_patterns(registry.REALISM, registry.LITERT)
         shutil.copytree(source.path, part, ignore=old, dirs_exist_ok=True)
         export.export_realism(model, second, part / registry.REALISM)
-        record = {**record, "reach": reach(second, source.channels)}
-        record.setdefault("default", config.default())
+        found = {"reach": reach(second, source.channels), "default": config.default()}
+        record = {**record, **found}
         card = {**source.card, "name": config.name or source.name, "realism": record}
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
