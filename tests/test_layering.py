@@ -18,7 +18,7 @@ TABLE = """
     registry memory forks planes compression lanes blas walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights export litert_int8 litert_export
+    data weights export same_decoder litert_int8 litert_export requantise
     workers programs tiles jax_step accelerate
     strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism

@@ -21,7 +21,7 @@ import tensorflow_compression as tfc
 from tfcodec import rans
 from tfcodec.densities import (
     BINS,
-    ERROR_BITS,
+    CHOICE_BITS,
     LATENT_MAX,
     SKIPPED,
     TAIL_MASS,
@@ -321,7 +321,7 @@ class Conditional(Coder):
         self.pyramid_nets = list(pyramid_nets)
         self.support = len(self.slices) if support is None else support
         self.magnitudes = magnitudes
-        self.quantiser = normal_quantiser(ERROR_BITS)
+        self.quantiser = normal_quantiser(CHOICE_BITS)
 
     @property
     def side_coder(self):
@@ -436,7 +436,7 @@ class Conditional(Coder):
         counts = sum((record(y).numpy().astype(np.float64) for y in latents), 0.0)
         # The normal distributions are added, each with the weight of 200 latents.
         self.quantiser = Quantiser(
-            np.reshape(counts, normal.shape) + 200 * normal, ERROR_BITS
+            np.reshape(counts, normal.shape) + 200 * normal, CHOICE_BITS
         )
 
     def table_rows(self):

@@ -31,7 +31,7 @@ STORED_FROM = 1024
 
 
 def export(
-    model, directory, architecture, options=None, record=None, name=None
+    model, directory, architecture, options=None, record=None, name=None, tables=None
 ) -> pathlib.Path:
     """Writes `model` to `directory`, which is replaced only if all succeeds.
 
@@ -45,6 +45,7 @@ def export(
         options: arguments of its function there, for the card.
         record: how the model was trained, for the card.
         name: of the model; by default that of the architecture.
+        tables: the coder's `rans.Tables`; by default those that fit its densities.
 
     Returns:
         `directory`.
@@ -57,7 +58,7 @@ def export(
     directory = pathlib.Path(directory)
     round_weights(model)
     sums = [x.freeze() for x in model.exact_layers()]
-    tables = rans.Tables.from_rows(model.coder.table_rows())
+    tables = tables or rans.Tables.from_rows(model.coder.table_rows())
     frozen = {
         key: Frozen(function, signature)
         for key, (function, signature) in model.graphs(tables).items()

@@ -20,7 +20,6 @@ import pathlib
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tfcodec import (
     architectures,
@@ -29,9 +28,9 @@ from tfcodec import (
     litert_files,
     litert_int8,
     registry,
+    same_decoder,
     weights,
 )
-from tfcodec.densities import LEVELS, SCALES
 from tfcodec.entropy import Conditional
 from tfcodec.layers import Block, Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
@@ -156,45 +155,10 @@ def coder_numbers(directory, model) -> dict[str, np.ndarray]:
     numbers = weights.held(directory, "decoder")
     if not isinstance(model.coder, Conditional):
         return numbers
-    numbers["extra"] = quantiser_starts(directory, numbers["points"])
+    numbers["extra"] = same_decoder.quantiser_starts(directory, numbers["points"])
     numbers["slices"] = np.array(model.coder.slices)
     numbers["support"] = np.array(model.coder.support)
     return numbers
-
-
-def quantiser_starts(directory, points) -> np.ndarray:
-    """Returns `Quantiser.extra` [64, 9] of an exported model.
-
-    It is a constant of the encoder, found by size and type, which only `points` shares.
-
-    Raises:
-        ValueError: there is no such constant, or several.
-    """
-    found = {}
-    for node in operations(directory, "encode"):
-        is_constant = node.op == "Const"
-        if is_constant and node.attr["dtype"].type == tf.float32.as_datatype_enum:
-            value = tf.make_ndarray(node.attr["value"].tensor)
-            if value.size == SCALES * (LEVELS + 1):
-                found[value.tobytes()] = value.reshape(SCALES, LEVELS + 1)
-    found.pop(points.astype(np.float32).tobytes(), None)
-    if len(found) != 1:
-        raise ValueError(f"{len(found)} tables of the quantiser in the model, not one")
-    return next(iter(found.values()))
-
-
-def operations(directory, signature: str):
-    """Yields the NodeDefs of the operations that a signature of a SavedModel runs."""
-    content = pathlib.Path(directory, "saved_model.pb").read_bytes()
-    (meta,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
-    library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
-    outputs = meta.signature_def[signature].outputs.values()
-    names = {output.name.split(":")[0] for output in outputs}
-    bodies = [[node for node in meta.graph_def.node if node.name in names]]
-    for body in bodies:
-        yield from body
-        called = {value.func.name for node in body for value in node.attr.values()}
-        bodies += [library.pop(name) for name in called & library.keys()]
 
 
 def networks(model) -> dict:

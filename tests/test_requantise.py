@@ -1,0 +1,96 @@
+"""Another quantiser for an exported model: its files change, its decoder does not."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("tensorflow_compression")
+
+import tfcodec  # noqa: E402
+from benchmarks import exactness  # noqa: E402
+from tests import tiny  # noqa: E402
+from tfcodec import densities, metrics, registry, requantise, same_decoder  # noqa: E402
+
+MODEL = exactness.GOLDEN / "model"
+IMAGE = tiny.photograph(150, 200)
+
+
+@pytest.fixture(scope="module")
+def coarser(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("coarser") / "model"
+    return requantise.requantise(MODEL, directory, 2.0)
+
+
+def test_the_quantiser_read_from_a_model_is_that_of_its_files():
+    model = same_decoder.rebuilt(registry.Model.at(MODEL))
+    quantiser = model.coder.quantiser
+    points = quantiser.shift + np.arange(densities.LEVELS + 1)
+    assert np.all(np.diff(points) > 0)
+    assert np.all(np.diff(quantiser.cost[densities.SKIPPED + 1 :, :2]) > -8)
+    again = quantiser.with_error_bits(densities.ERROR_BITS)
+    np.testing.assert_allclose(again.extra, quantiser.extra, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
+def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
+    if engine == "litert":
+        pytest.importorskip("ai_edge_litert")
+    if engine == "litert" and registry.Model.at(MODEL).litert is None:
+        pytest.skip("the golden model has no LiteRT files")
+    before, after = (
+        tfcodec.compress(IMAGE, 50, str(model), engine=engine)
+        for model in (MODEL, coarser)
+    )
+    pictures = [
+        [
+            tfcodec.decompress(data, str(model), engine=engine)
+            for data in (before, after)
+        ]
+        for model in (MODEL, coarser)
+    ]
+    np.testing.assert_array_equal(*pictures)
+    assert len(after) < 0.98 * len(before)
+    errors = [metrics.psnr(IMAGE, picture) for picture in pictures[0]]
+    assert errors[1] < errors[0]
+
+
+def test_the_fingerprint_and_the_record_of_training_stay(coarser):
+    old, new = registry.Model.at(MODEL), registry.Model.at(coarser)
+    assert new.card["fingerprint"] == old.card["fingerprint"]
+    assert new.card["training"] == old.card["training"]
+    assert new.card["encoder"] == {"error_bits": 2.0}
+
+
+def test_more_error_bits_make_fewer_zeros():
+    quantiser = same_decoder.rebuilt(registry.Model.at(MODEL)).coder.quantiser
+    extras = [quantiser.with_error_bits(bits).extra for bits in (4.0, 11.0, 30.0)]
+    assert np.all(extras[0] >= extras[1])
+    assert np.all(extras[1] >= extras[2])
+    assert np.sum(extras[0]) > np.sum(extras[1]) > np.sum(extras[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "directory", "bits", "words"),
+    [
+        (MODEL, "out", 0.0, "above 0"),
+        (MODEL, "out", float("nan"), "above 0"),
+        (MODEL, MODEL, 11.0, "name another directory"),
+        ("missing", "out", 11.0, "no model 'missing'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    model, directory, bits, words, tmp_path, capsys
+):
+    if not isinstance(directory, pathlib.Path):
+        directory = tmp_path / directory
+    before = sorted(MODEL.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        requantise.main([str(model), str(directory), f"--error_bits={bits}"])
+    assert stop.value.code == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("\n") == 1
+    assert sorted(MODEL.rglob("*")) == before
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,109 @@
+"""An exported model built anew, to change its encoder and keep its decoder.
+
+Files of both models then open with either. Besides its weights, a model has two things
+that were fitted when it was exported, and are read from its graphs here: the coder's
+tables, and the quantiser.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from tfcodec import architectures, losses, rans, registry, weights
+from tfcodec.densities import LEVELS, SCALES, Quantiser
+
+
+def rebuilt(source: registry.Model):
+    """Returns an exported model as a `CompressionModel`, with its own quantiser.
+
+    Raises:
+        ValueError: it lacks weights, or the quantiser of its coder.
+    """
+    model = architectures.from_card(source.card)
+    weights.load_model(model, source.path)
+    model.distortion = losses.Distortion.parse(source.distortion)
+    if model.coder.quantiser:
+        points = weights.held(source.path, "decoder")["points"].astype(np.float32)
+        starts = quantiser_starts(source.path, points)
+        known = {points.tobytes(), starts.tobytes()}
+        cost = _table(source.path, "improve", known)
+        model.coder.quantiser = Quantiser.of(cost, points, starts)
+    return model
+
+
+def check(directory, other):
+    """Raises ValueError unless two exported models have the same decoder and weights.
+
+    Args:
+        directory, other: of the models, the first one made from the second.
+    """
+    for attribute in ("decoder", "weights"):
+        pair = [weights.held(each, attribute) for each in (directory, other)]
+        if pair[0].keys() != pair[1].keys() or not all(
+            np.array_equal(array, pair[1][name]) for name, array in pair[0].items()
+        ):
+            raise ValueError(f"{directory} has another decoder than {other}")
+
+
+def tables(directory) -> rans.Tables:
+    """Returns the coder's tables of an exported model."""
+    numbers = weights.held(directory, "decoder")
+    frequency, size, offset = (
+        numbers[f"tables/{name}"].astype(np.int32)
+        for name in ("frequency", "size", "offset")
+    )
+    rows = np.split(frequency, np.cumsum(size)[:-1])
+    return rans.Tables.from_rows(list(zip(rows, offset)))
+
+
+def quantiser_starts(directory, points) -> np.ndarray:
+    """Returns `Quantiser.extra` [64, 9] of an exported model.
+
+    It is a constant of the encoder, found by size and type, which only `points` shares.
+
+    Raises:
+        ValueError: there is no such constant, or several.
+    """
+    known = {points.astype(np.float32).tobytes()}
+    return _table(directory, "encode", known)
+
+
+def _table(directory, signature, known) -> np.ndarray:
+    """Returns the one constant of a quantiser's size that is not `known`.
+
+    Args:
+        directory: of the exported model.
+        signature: of the function whose constants are searched.
+        known: the bytes of other such constants.
+
+    Raises:
+        ValueError: there is no such constant, or several.
+    """
+    found = {}
+    for node in operations(directory, signature):
+        is_constant = node.op == "Const"
+        if is_constant and node.attr["dtype"].type == tf.float32.as_datatype_enum:
+            value = tf.make_ndarray(node.attr["value"].tensor)
+            if value.size == SCALES * (LEVELS + 1) and value.tobytes() not in known:
+                found[value.tobytes()] = value.reshape(SCALES, LEVELS + 1)
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} tables of the quantiser in the model, not one")
+    return next(iter(found.values()))
+
+
+def operations(directory, signature: str):
+    """Yields the NodeDefs of the operations that a signature of a SavedModel runs."""
+    content = pathlib.Path(directory, "saved_model.pb").read_bytes()
+    (meta,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    library = {f.signature.name: f.node_def for f in meta.graph_def.library.function}
+    outputs = meta.signature_def[signature].outputs.values()
+    names = {output.name.split(":")[0] for output in outputs}
+    bodies = [[node for node in meta.graph_def.node if node.name in names]]
+    for body in bodies:
+        yield from body
+        called = {value.func.name for node in body for value in node.attr.values()}
+        bodies += [library.pop(name) for name in called & library.keys()]
