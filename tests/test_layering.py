@@ -15,7 +15,8 @@ TABLE = """
     exif profiles tiff pixels jpegs headers extras formats images
     rans tracing kernels transposed shuffles layers transforms densities entropy losses
     model architectures
-    registry memory forks planes compression lanes blas walk litert_files web_files
+    registry memory forks planes compression lanes blas helpers exact_layers walk
+    litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights export same_decoder litert_int8 litert_export requantise
@@ -31,8 +32,8 @@ TABLE = """
 RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images rans tracing
-    kernels registry memory forks planes compression lanes blas walk litert_files
-    web_files
+    kernels registry memory forks planes compression lanes blas helpers
+    exact_layers walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation summary report pillow_plugin
@@ -44,8 +45,8 @@ RUNNING = """
 QUICK = """
     console files signals bitstream tiling quality plugins metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
-    planes compression lanes blas walk kernels litert_files tensorflow_engine
-    litert_engine engine codec pipelines
+    planes compression lanes blas helpers exact_layers walk kernels litert_files
+    tensorflow_engine litert_engine engine codec pipelines
     pillow_plugin programs options arguments batch commands cli
 """.split()
 

@@ -11,7 +11,7 @@ import pytest
 import threadpoolctl
 
 from tests import tiny
-from tfcodec import bitstream, blas, engine, lanes, registry, walk
+from tfcodec import bitstream, blas, engine, exact_layers, lanes, registry
 from tfcodec.bitstream import CorruptStream
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -70,8 +70,8 @@ def test_fewer_lanes_than_an_encoder_chooses_are_refused_before_any_work():
 def test_a_convolution_sums_as_its_definition_says(side):
     rng = np.random.default_rng(0)
     kernel = rng.integers(-9, 10, (side, side, 2, 3))
-    x = rng.integers(-9, 10, (5, 4, 2)).astype(walk.exact_dtype())
-    found = walk.Layer(kernel, np.zeros((4, 3))).sums(x)
+    x = rng.integers(-9, 10, (5, 4, 2)).astype(exact_layers.exact_dtype())
+    found = exact_layers.Layer(kernel, np.zeros((4, 3))).sums(x)
     edge = side // 2
     padded = np.pad(x, ((edge, edge), (edge, edge), (0, 0)))
     for i, j in np.ndindex(5, 4):

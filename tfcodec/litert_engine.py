@@ -15,6 +15,7 @@ import numpy as np
 
 from tfcodec import litert_files, registry, walk
 from tfcodec.compression import WORKERS
+from tfcodec.helpers import cores
 
 # The noise of the second synthesis repeats every so many pixels of the image.
 PERIOD = 256
@@ -23,13 +24,6 @@ PERIOD = 256
 def installed() -> bool:
     """Returns whether LiteRT is installed."""
     return importlib.util.find_spec("ai_edge_litert") is not None
-
-
-def cores() -> int:
-    """Returns on how many processor cores this process may run."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Network:

@@ -13,15 +13,13 @@ the additions. So all machines decode alike.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from tfcodec import blas, lanes
+from tfcodec.exact_layers import CONTEXT_MAX, Layer, exact_dtype
 
 UNIT = 16.0  # a latent of 1, in sixteenths
 LATENT_MAX, Z_MAX = 8191, 127
-CONTEXT_MAX = 255
 SKIPPED = 6  # a latent with a table index up to this is not coded: it is its mean
 LEVELS = 8  # magnitudes from this on share an entry of the quantiser's tables
 
@@ -32,65 +30,6 @@ DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
 # Taps (row, column) of a 3x3 kernel above, left, right of and below its centre.
 BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
-
-
-@functools.lru_cache(maxsize=1)
-def exact_dtype() -> type:
-    """Returns the type in which this machine's matrix products of integers are exact.
-
-    That is float32, unless the linear algebra library rounds factors to fewer bits, as
-    some do for speed. One product with sums near 2**24 shows such a library; then it is
-    float64.
-    """
-    x = np.arange(64 * 480).reshape(64, 480) ** 2 % (CONTEXT_MAX + 1)
-    w = np.arange(480 * 64).reshape(480, 64) ** 2 % 255 - 127
-    x[0], w[:, 0] = CONTEXT_MAX, 127
-    found = x.astype(np.float32) @ w.astype(np.float32)
-    return np.float32 if np.array_equal(found, x @ w) else np.float64
-
-
-class Layer:
-    """An exact convolution: clip(floor((sum W X + B) / 2^r), low, high).
-
-    Args:
-        kernel: the integers W [k, k, in, out].
-        numbers: [4, out]: B, r, low and high of each output channel.
-    """
-
-    def __init__(self, kernel, numbers):
-        self.kernel = kernel.astype(exact_dtype())  # [k, k, in, out]
-        bias, shift, low, high = numbers.astype(exact_dtype())
-        self.bias, self.scale, self.low, self.high = bias, 2.0**-shift, low, high
-
-    def __call__(self, x):
-        return self.activate(self.sums(x))
-
-    def sums(self, x):
-        """Returns the sums W X [h, w, out] of X [h, w, in], zero beyond its edges.
-
-        X is padded and laid out as one sequence of positions, row after row. Each tap
-        of the kernel then sees a contiguous part of it, so that one matrix product does
-        a whole tap. (The columns of padding are computed too, and dropped.)
-        """
-        height, width, channels = x.shape
-        side, edge = len(self.kernel), len(self.kernel) // 2
-        if side == 1:
-            return x @ self.kernel[0, 0]
-        wide, line = width + 2 * edge, height * (width + 2 * edge)
-        padded = np.zeros((line + (side - 1) * (wide + 1), channels), x.dtype)
-        inside = padded[edge * wide :][:line].reshape(height, wide, channels)
-        inside[:, edge : edge + width] = x
-        total = np.zeros((line, self.kernel.shape[3]), x.dtype)
-        for i, j in np.ndindex(side, side):
-            begin = i * wide + j
-            total += padded[begin : begin + line] @ self.kernel[i, j]
-        return total.reshape(height, wide, -1)[:, :width]
-
-    def activate(self, sums):
-        """Adds the bias, shifts and clips: the outputs of sums [h, w, out]."""
-        real = (sums + self.bias) * self.scale
-        np.floor(real, out=real)
-        return np.clip(real, self.low, self.high, out=real)
 
 
 def depth_to_space(x):
