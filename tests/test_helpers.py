@@ -66,6 +66,7 @@ def test_an_error_in_any_part_is_raised_when_all_are_done(three, fails):
     assert three.taken(9) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_has_threads_of_its_own():
     helpers.divided(lambda begin, end: None, 8)
