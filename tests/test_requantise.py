@@ -11,7 +11,14 @@ pytest.importorskip("tensorflow_compression")
 import tfcodec  # noqa: E402
 from benchmarks import exactness  # noqa: E402
 from tests import tiny  # noqa: E402
-from tfcodec import densities, metrics, registry, requantise, same_decoder  # noqa: E402
+from tfcodec import (  # noqa: E402
+    contestants,
+    densities,
+    metrics,
+    registry,
+    requantise,
+    same_decoder,
+)
 
 MODEL = exactness.GOLDEN / "model"
 IMAGE = tiny.photograph(150, 200)
@@ -92,3 +99,11 @@ def test_what_cannot_be_done_is_one_line(
     assert said.count("\n") == 1
     assert sorted(MODEL.rglob("*")) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_of_one_encoder_are_not_taken_for_those_of_another(coarser):
+    settings = [
+        contestants.contestant(f"{model}").codec.settings for model in (MODEL, coarser)
+    ]
+    assert settings[0]["fingerprint"] == settings[1]["fingerprint"]
+    assert settings[0] != settings[1]

@@ -64,6 +64,9 @@ class Ours:
         self.sweep = (50,) if found.single_rate else SWEEP
         self.single_rate = found.single_rate
         self.settings = {"fingerprint": found.fingerprint.hex()}
+        if "encoder" in found.card:
+            # Another encoder may have the same decoder, and so the same fingerprint.
+            self.settings["encoder"] = found.card["encoder"]
         if self.effort:
             self.settings["effort"] = self.effort
         if self.realism:
