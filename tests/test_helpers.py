@@ -7,7 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from tfcodec import exact_layers, helpers
+from benchmarks.exactness import GOLDEN
+from tests import tiny
+from tfcodec import exact_layers, helpers, registry
+from tfcodec.litert_engine import LiteRTEngine
 
 
 @pytest.fixture
@@ -40,6 +43,31 @@ def test_a_caller_that_finds_no_idle_thread_does_all_itself(three):
     assert three.taken(9) == 3
     helpers.divided(lambda begin, end: parts.append((begin, end)), 10)
     assert parts == [(0, 10)]
+
+
+@pytest.mark.parametrize(("limit", "parts"), [(1, 1), (2, 2), (9, 4), (None, 4)])
+def test_a_limit_of_threads_is_kept(three, limit, parts):
+    seen = []
+    with helpers.limited(limit):
+        helpers.divided(lambda begin, end: seen.append(begin), 20)
+    assert len(seen) == parts
+    helpers.divided(lambda begin, end: seen.append(begin), 20)
+    assert len(seen) == parts + 4
+
+
+def test_an_engine_of_one_thread_divides_nothing(three, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(exact_layers, "DIVIDED_FROM", 0)
+    taken = []
+    monkeypatch.setattr(three, "taken", lambda most: taken.append(most) or 0)
+    image = tiny.photograph(64, 64)
+    for threads in (1, 2):
+        engine = LiteRTEngine(registry.Model.at(GOLDEN / "model"), threads=threads)
+        size, string = (64, 64), engine.encode(engine.analysis(image), 0.5)[0]
+        engine.decode(string, size)
+        assert set(taken) <= {0, threads - 1}
+        assert max(taken) == threads - 1
+        taken.clear()
 
 
 def test_without_more_threads_the_caller_does_all(three):

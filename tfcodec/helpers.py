@@ -8,12 +8,16 @@ programs use all cores, that costs little.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import contextvars
 import functools
 import os
 import threading
 from collections.abc import Callable
 
 MOST = 3  # helping threads; the parts of a larger number would be too small
+# Most threads that work for a caller at the same time, itself counted; None: no limit.
+_limit = contextvars.ContextVar("limit", default=None)
 
 
 def cores() -> int:
@@ -44,6 +48,16 @@ def _threads(process: int) -> _Threads:
     return _Threads(min(MOST, cores() - 1))
 
 
+@contextlib.contextmanager
+def limited(threads: int | None):
+    """Within the context, calls of `divided` use at most so many threads in all."""
+    token = _limit.set(threads)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
 def divided(function: Callable[[int, int], None], count: int) -> None:
     """Calls function(begin, end) for consecutive parts that make up 0..count.
 
@@ -54,7 +68,8 @@ def divided(function: Callable[[int, int], None], count: int) -> None:
         count: of items, at least 1.
     """
     threads = _threads(os.getpid())
-    helping = threads.taken(min(threads.count, count - 1))
+    most = min(threads.count, count - 1, (_limit.get() or count) - 1)
+    helping = threads.taken(most)
     ends = [count * k // (helping + 1) for k in range(helping + 2)]
     own, *others = zip(ends, ends[1:])
     mine, calls = [own], []

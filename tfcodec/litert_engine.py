@@ -13,9 +13,8 @@ import threading
 
 import numpy as np
 
-from tfcodec import litert_files, registry, walk
+from tfcodec import helpers, litert_files, registry, walk
 from tfcodec.compression import WORKERS
-from tfcodec.helpers import cores
 
 # The noise of the second synthesis repeats every so many pixels of the image.
 PERIOD = 256
@@ -39,7 +38,7 @@ class Network:
 
     def __init__(self, data: bytes, threads: int | None = None):
         self.data, self.idle, self.made = data, [], 0
-        self.threads = threads or cores()
+        self.threads = threads or helpers.cores()
         self.free, self.lock = threading.Semaphore(WORKERS), threading.Lock()
         self.idle.append(self._runner())
 
@@ -124,16 +123,19 @@ class LiteRTEngine:
     def encode(self, y: np.ndarray, quality: np.float32):
         hyperprior = isinstance(self.coder, walk.Coder)
         if self.model.single_rate and not hyperprior:
-            return self.coder.encode(y[0])
+            with helpers.limited(self.threads):
+                return self.coder.encode(y[0])
         found = self.network("hyper_analysis" if hyperprior else "gain")(
             y=np.ascontiguousarray(y), quality=np.float32(quality)
         )
         z = found["z"][0] if hyperprior else None
-        return self.coder.encode(found["y"][0], z)
+        with helpers.limited(self.threads):
+            return self.coder.encode(found["y"][0], z)
 
     def decode(self, string: bytes, size: tuple[int, int]):
         height, width = (side // self.model.latent_stride for side in size)
-        return self.coder.decode(string, height, width)
+        with helpers.limited(self.threads):
+            return self.coder.decode(string, height, width)
 
     def synthesis(self, y_hat: np.ndarray, quality: np.float32) -> np.ndarray:
         return self._drawn("synthesis", y_hat, quality)
