@@ -13,8 +13,6 @@ engine opens the files of the other.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import pathlib
 
@@ -23,6 +21,7 @@ import tensorflow as tf
 
 from tfcodec import (
     architectures,
+    console,
     files,
     kernels,
     litert_files,
@@ -311,12 +310,7 @@ def converted(function, inputs, int8: bool = False) -> bytes:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m tfcodec.litert_export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="a model directory, or the name of a shipped one")
+    parser = console.tool("litert_export", __doc__)
     parser.add_argument(
         "directory", nargs="?", help="model directory to make, for LiteRT alone"
     )
@@ -324,12 +318,7 @@ def main(argv=None):
         "--int8", action="store_true", help="weights of 8 bits: half the size"
     )
     args = parser.parse_args(argv)
-    try:
-        made = export(args.model, args.directory, args.int8)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    with contextlib.suppress(BrokenPipeError):
-        print(made)
+    console.print_made(parser, lambda: export(args.model, args.directory, args.int8))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,11 @@ the files of the other, and trained weights stay as they are.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
 import pathlib
 import shutil
 
-from tfcodec import (
-    export,
-    litert_export,
-    registry,
-    same_decoder,
-)
+from tfcodec import console, export, litert_export, registry, same_decoder
 from tfcodec.densities import CHOICE_BITS
 
 
@@ -69,24 +62,16 @@ def requantise(model, directory, error_bits: float = CHOICE_BITS) -> pathlib.Pat
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m tfcodec.requantise",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="a model directory, or the name of a shipped one")
+    parser = console.tool("requantise", __doc__)
     parser.add_argument("directory", help="model directory to make")
     parser.add_argument(
         "--error_bits", type=float, default=CHOICE_BITS,
         help=f"bits that a unit of squared error is worth; by default {CHOICE_BITS:g}",
     )  # fmt: skip
     args = parser.parse_args(argv)
-    try:
-        made = requantise(args.model, args.directory, args.error_bits)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    with contextlib.suppress(BrokenPipeError):
-        print(made)
+    console.print_made(
+        parser, lambda: requantise(args.model, args.directory, args.error_bits)
+    )
 
 
 if __name__ == "__main__":

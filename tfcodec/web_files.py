@@ -12,7 +12,6 @@ with the first. Needs only NumPy.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import io
@@ -22,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfcodec import files, litert_files, registry
+from tfcodec import console, files, litert_files, registry
 
 CARD, LIST = "model.json", "models.json"
 DECODING = ("synthesis",)
@@ -132,12 +131,7 @@ def _write_json(path, value):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m tfcodec.web_files",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="a model directory, or the name of a shipped one")
+    parser = console.tool("web_files", __doc__)
     parser.add_argument("directory", help="beside the page: web/beside/models")
     parser.add_argument(
         "--decode-only", action="store_true", help="leave out what only encoding needs"
@@ -149,15 +143,15 @@ def main(argv=None):
         "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
     )
     args = parser.parse_args(argv)
-    try:
-        made = write(
+
+    def make():
+        return write(
             registry.resolve(args.model), pathlib.Path(args.directory),
             encode=not args.decode_only, realism=not args.no_realism,
             encoder=registry.resolve(args.encoder) if args.encoder else None,
         )  # fmt: skip
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    print(made)
+
+    console.print_made(parser, make)
 
 
 if __name__ == "__main__":
