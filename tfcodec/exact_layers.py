@@ -47,31 +47,27 @@ class Layer:
 
     def __call__(self, x):
         """Returns the outputs [h, w, out] for X [h, w, in]."""
-        found = np.empty((*x.shape[:2], self.kernel.shape[3]), x.dtype)
-
-        def part(begin, end):
-            found[begin:end] = self.activate(self._sums(x, begin, end))
-
-        self._divided(part, x)
-        return found
+        return self._by_rows(x, lambda *rows: self.activate(self._sums(x, *rows)))
 
     def sums(self, x):
         """Returns the sums W X [h, w, out] of X [h, w, in], zero beyond its edges."""
-        found = np.empty((*x.shape[:2], self.kernel.shape[3]), x.dtype)
+        return self._by_rows(x, lambda *rows: self._sums(x, *rows))
 
-        def part(begin, end):
-            found[begin:end] = self._sums(x, begin, end)
+    def _by_rows(self, x, function):
+        """Returns function(0, h), computed on several threads if X is large.
 
-        self._divided(part, x)
-        return found
-
-    def _divided(self, part, x):
-        """Calls part(begin, end) for all rows of X, on several threads if large."""
+        `function` takes the first row and the one after the last, and returns those.
+        """
         height, width, _ = x.shape
         if height * width * self.kernel.size < DIVIDED_FROM:
-            part(0, height)
-        else:
-            helpers.divided(part, height)
+            return function(0, height)
+        found = np.empty((height, width, self.kernel.shape[3]), x.dtype)
+
+        def part(begin, end):
+            found[begin:end] = function(begin, end)
+
+        helpers.divided(part, height)
+        return found
 
     def _sums(self, x, begin, end):
         """Returns rows `begin` to `end` of the sums.
