@@ -15,12 +15,12 @@ import json
 import pathlib
 import shutil
 
-from tfcodec import console, export, litert_export, registry, same_decoder
+from tfcodec import console, export, files, litert_export, registry, same_decoder
 from tfcodec.densities import CHOICE_BITS
 
 
 def requantise(model, directory, error_bits: float = CHOICE_BITS) -> pathlib.Path:
-    """Writes a model with another quantiser to `directory`, which is replaced.
+    """Writes a model with another quantiser to `directory`, replaced if all succeeds.
 
     Args:
         model: an exported model, or the name of a shipped one.
@@ -46,18 +46,19 @@ def requantise(model, directory, error_bits: float = CHOICE_BITS) -> pathlib.Pat
         raise ValueError(f"the latents of model {source.name} are simply rounded")
     built.coder.quantiser = built.coder.quantiser.with_error_bits(error_bits)
     of = (source.card[key] for key in ("architecture", "options", "training", "name"))
-    export.export(built, directory, *of, same_decoder.tables(source.path))
-    # A later version may compute the fingerprint of the same decoder differently.
-    same_decoder.check(directory, source.path)
-    card = registry.Model.at(directory).card
-    card["fingerprint"] = source.card["fingerprint"]
-    card["encoder"] = {"error_bits": error_bits}
-    if source.realism:
-        shutil.copytree(source.realism, directory / registry.REALISM)
-        card["realism"] = source.card["realism"]
-    (directory / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    if source.litert:
-        litert_export.export(directory)
+    with files.new_directory(directory) as part:
+        export.export(built, part, *of, same_decoder.tables(source.path))
+        # A later version may compute the fingerprint of the same decoder differently.
+        same_decoder.check(part, source.path)
+        card = registry.Model.at(part).card
+        card["fingerprint"] = source.card["fingerprint"]
+        card["encoder"] = {"error_bits": error_bits}
+        if source.realism:
+            shutil.copytree(source.realism, part / registry.REALISM)
+            card["realism"] = source.card["realism"]
+        (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        if source.litert:
+            litert_export.export(part)
     return directory
 
 
