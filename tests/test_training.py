@@ -240,7 +240,7 @@ def test_arrays_of_another_architecture_are_refused_in_words(images, tmp_path):
         "nan.npz": "not finite",
     }.items():
         with pytest.raises(ValueError, match=words):
-            weights.load_arrays(model, tmp_path / name)
+            weights.load_arrays(model.trainable_variables, tmp_path / name)
     missing = config_of(images, arch, init=str(tmp_path / "gone.npz"))
     with pytest.raises(ValueError, match="no such file"):
         missing.check()

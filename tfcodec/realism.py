@@ -157,7 +157,7 @@ def second_of(model, config: RealismConfig, source, precision="float32"):
     for variable, value in zip(second.trainable_variables, trained):
         variable.assign(value)
     if config.second:
-        weights.load_arrays(second, config.second)
+        weights.load_arrays(second.trainable_variables, config.second)
     elif source.realism:
         weights.load_plain(second, source.realism)
     return second

@@ -266,7 +266,7 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
     """
     model = network(config, config.precision)
     if weights.is_arrays(config.init):
-        weights.load_arrays(model, config.init)
+        weights.load_arrays(model.trainable_variables, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
     if config.extrapolate:

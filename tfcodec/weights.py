@@ -111,14 +111,14 @@ def load_plain(network, directory):
     _assign(variables, arrays, [1.0] * len(variables), directory)
 
 
-def load_arrays(model, path):
-    """Gives `model` the weights in a file of arrays.
+def load_arrays(variables, path):
+    """Gives variables, in this order, the weights in a file of arrays.
 
     Raises:
         ValueError: the file cannot be read, or its arrays are those of another
             architecture, or not finite.
     """
-    path, variables = pathlib.Path(path), model.trainable_variables
+    path = pathlib.Path(path)
     try:
         found = np.load(path, allow_pickle=False)
         if path.suffix == ".npz":

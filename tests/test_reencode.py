@@ -1,4 +1,4 @@
-"""Another quantiser for an exported model: its files change, its decoder does not."""
+"""Another encoder for an exported model: its files change, its decoder does not."""
 
 import pathlib
 
@@ -15,8 +15,8 @@ from tfcodec import (  # noqa: E402
     contestants,
     densities,
     metrics,
+    reencode,
     registry,
-    requantise,
     same_decoder,
 )
 
@@ -27,7 +27,20 @@ IMAGE = tiny.photograph(150, 200)
 @pytest.fixture(scope="module")
 def coarser(tmp_path_factory):
     directory = tmp_path_factory.mktemp("coarser") / "model"
-    return requantise.requantise(MODEL, directory, 2.0)
+    return reencode.reencode(MODEL, directory, 2.0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model whose encoder has other weights, and the file that they came from."""
+    folder = tmp_path_factory.mktemp("trained")
+    variables = reencode.encoder_variables(
+        same_decoder.rebuilt(registry.Model.at(MODEL))
+    )
+    arrays = [v.numpy() * np.float32(1.02) for v in variables]
+    np.savez(folder / "encoder.npz", *arrays)
+    made = reencode.reencode(MODEL, folder / "model", arrays=folder / "encoder.npz")
+    return made, folder / "encoder.npz"
 
 
 def test_the_quantiser_read_from_a_model_is_that_of_its_files():
@@ -68,6 +81,41 @@ def test_the_fingerprint_and_the_record_of_training_stay(coarser):
     assert new.card["encoder"] == {"error_bits": 2.0}
 
 
+@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
+def test_other_weights_make_other_files_that_open_with_either(trained, engine):
+    if engine == "litert":
+        pytest.importorskip("ai_edge_litert")
+    before, after = (
+        tfcodec.compress(IMAGE, 50, str(model), engine=engine)
+        for model in (MODEL, trained[0])
+    )
+    assert before != after
+    pictures = [
+        tfcodec.decompress(after, str(model), engine=engine)
+        for model in (MODEL, trained[0])
+    ]
+    np.testing.assert_array_equal(*pictures)
+    assert metrics.psnr(IMAGE, pictures[0]) > 20
+
+
+def test_a_card_tells_encoders_of_one_decoder_apart(trained, coarser):
+    old, new = registry.Model.at(MODEL), registry.Model.at(trained[0])
+    assert new.card["fingerprint"] == old.card["fingerprint"]
+    assert len(new.card["encoder"]["weights"]) == 64
+    assert new.card["encoder"] != registry.Model.at(coarser).card["encoder"]
+
+
+def test_arrays_of_another_encoder_are_refused(trained, tmp_path):
+    with np.load(trained[1]) as file:
+        arrays = [file[name] for name in file.files]
+    np.savez(tmp_path / "fewer.npz", *arrays[:-1])
+    with pytest.raises(ValueError, match="another architecture"):
+        reencode.reencode(MODEL, tmp_path / "out", arrays=tmp_path / "fewer.npz")
+    with pytest.raises(ValueError, match="cannot read arrays"):
+        reencode.reencode(MODEL, tmp_path / "out", arrays=tmp_path / "missing.npz")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_error_bits_make_fewer_zeros():
     quantiser = same_decoder.rebuilt(registry.Model.at(MODEL)).coder.quantiser
     extras = [quantiser.with_error_bits(bits).extra for bits in (4.0, 11.0, 30.0)]
@@ -92,7 +140,7 @@ def test_what_cannot_be_done_is_one_line(
         directory = tmp_path / directory
     before = sorted(MODEL.rglob("*"))
     with pytest.raises(SystemExit) as stop:
-        requantise.main([str(model), str(directory), f"--error_bits={bits}"])
+        reencode.main([str(model), str(directory), f"--error_bits={bits}"])
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert words in said

@@ -1,0 +1,129 @@
+"""Gives an exported model another encoder, and keeps its decoder.
+
+    python -m tfcodec.reencode MODEL DIR [--error_bits 11] [--weights ARRAYS]
+
+takes a shipped model, or one that `train.py` exported, and writes DIR, the same model
+with another encoder. The fingerprint and the coder's tables stay, so each of both
+models opens the files of the other. What may change:
+
+- the quantiser: it makes the best of each latent if one unit of squared error is worth
+  so many bits. With more bits fewer latents become zero: files are larger and pictures
+  better;
+- the weights of the analysis, the hyper analysis and the gains, in this order, from a
+  file of arrays (.npz, .npy), as `train.py --init` takes for a whole model. They were
+  trained elsewhere, with the decoder of MODEL fixed.
+
+A second synthesis is copied. It was trained for the files of the encoder before;
+`train.py --realism --init=DIR` trains it on for those of the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+import shutil
+
+from tfcodec import (
+    console,
+    export,
+    files,
+    litert_export,
+    registry,
+    same_decoder,
+    weights,
+)
+from tfcodec.densities import CHOICE_BITS
+
+
+def reencode(
+    model, directory, error_bits: float = CHOICE_BITS, arrays=None, note: str = ""
+) -> pathlib.Path:
+    """Writes a model with another encoder to `directory`, replaced if all succeeds.
+
+    Args:
+        model: an exported model, or the name of a shipped one.
+        directory: to write; LiteRT files and a second synthesis are in it if `model`
+            has them.
+        error_bits: bits that one unit of squared error in a latent is worth.
+        arrays: file of the encoder's weights, in the order of `encoder_variables`; None
+            to keep those of `model`.
+        note: for the model card: how these weights were trained.
+
+    Returns:
+        `directory`.
+
+    Raises:
+        ValueError: there is no such model, or its latents have no such quantiser, or
+            `error_bits` is not above 0, or `directory` is that of the model, or the
+            arrays are not those of its encoder.
+        OSError: `directory` could not be written.
+    """
+    source, directory = registry.resolve(model), pathlib.Path(directory)
+    if not error_bits > 0:
+        raise ValueError(f"error_bits must be above 0, not {error_bits}")
+    if directory.resolve() == source.path.resolve():
+        raise ValueError(f"{directory} is the model itself: name another directory")
+    built = same_decoder.rebuilt(source)
+    if not built.coder.quantiser:
+        raise ValueError(f"the latents of model {source.name} are simply rounded")
+    built.coder.quantiser = built.coder.quantiser.with_error_bits(error_bits)
+    if arrays:
+        weights.load_arrays(encoder_variables(built), arrays)
+    of = (source.card[key] for key in ("architecture", "options", "training", "name"))
+    with files.new_directory(directory) as part:
+        export.export(built, part, *of, same_decoder.tables(source.path))
+        # A later version may compute the fingerprint of the same decoder differently.
+        same_decoder.check(part, source.path, trained=not arrays)
+        card = registry.Model.at(part).card
+        card["fingerprint"] = source.card["fingerprint"]
+        card["encoder"] = _record(source, error_bits, arrays, note)
+        if source.realism:
+            shutil.copytree(source.realism, part / registry.REALISM)
+            card["realism"] = source.card["realism"]
+        (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+        if source.litert:
+            litert_export.export(part)
+    return directory
+
+
+def encoder_variables(model) -> list:
+    """Returns the variables of a `CompressionModel` that only its encoder uses."""
+    parts = [model.analysis, getattr(model.coder, "hyper_analysis", None)]
+    parts.append(model.gain if model.variable_rate else None)
+    return [v for part in parts if part is not None for v in part.trainable_variables]
+
+
+def _record(source, error_bits, arrays, note) -> dict:
+    """Returns what the model card tells of the encoder.
+
+    The SHA-256 of the arrays tells encoders apart that have the same decoder.
+    """
+    record = {**source.card.get("encoder", {}), "error_bits": error_bits}
+    if arrays:
+        content = pathlib.Path(arrays).read_bytes()
+        record["weights"] = hashlib.sha256(content).hexdigest()
+        record["note"] = note
+    return record
+
+
+def main(argv=None):
+    parser = console.tool("reencode", __doc__)
+    parser.add_argument("directory", help="model directory to make")
+    parser.add_argument(
+        "--error_bits", type=float, default=CHOICE_BITS,
+        help=f"bits that a unit of squared error is worth; by default {CHOICE_BITS:g}",
+    )  # fmt: skip
+    parser.add_argument("--weights", help="file of the encoder's weights")
+    parser.add_argument("--note", default="", help="how these were trained")
+    args = parser.parse_args(argv)
+    console.print_made(
+        parser,
+        lambda: reencode(
+            args.model, args.directory, args.error_bits, args.weights, args.note
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
