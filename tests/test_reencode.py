@@ -53,21 +53,25 @@ def test_the_quantiser_read_from_a_model_is_that_of_its_files():
     np.testing.assert_allclose(again.extra, quantiser.extra, atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
-def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
+def compressed(other, engine):
+    """Returns files of `MODEL` and `other`, and the pictures that each shows of both.
+
+    The pictures are those of `MODEL`, then those of `other`, of both files in turn.
+    """
     if engine == "litert":
         pytest.importorskip("ai_edge_litert")
-    before, after = (
-        tfcodec.compress(IMAGE, 50, str(model), engine=engine)
-        for model in (MODEL, coarser)
-    )
+    models = [str(MODEL), str(other)]
+    written = [tfcodec.compress(IMAGE, 50, model, engine=engine) for model in models]
     pictures = [
-        [
-            tfcodec.decompress(data, str(model), engine=engine)
-            for data in (before, after)
-        ]
-        for model in (MODEL, coarser)
+        [tfcodec.decompress(data, model, engine=engine) for data in written]
+        for model in models
     ]
+    return written, pictures
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
+def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
+    (before, after), pictures = compressed(coarser, engine)
     np.testing.assert_array_equal(*pictures)
     assert len(after) < len(before)
     errors = [metrics.psnr(IMAGE, picture) for picture in pictures[0]]
@@ -83,19 +87,10 @@ def test_the_fingerprint_and_the_record_of_training_stay(coarser):
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
 def test_other_weights_make_other_files_that_open_with_either(trained, engine):
-    if engine == "litert":
-        pytest.importorskip("ai_edge_litert")
-    before, after = (
-        tfcodec.compress(IMAGE, 50, str(model), engine=engine)
-        for model in (MODEL, trained[0])
-    )
-    assert before != after
-    pictures = [
-        tfcodec.decompress(after, str(model), engine=engine)
-        for model in (MODEL, trained[0])
-    ]
+    (before, after), pictures = compressed(trained[0], engine)
     np.testing.assert_array_equal(*pictures)
-    assert metrics.psnr(IMAGE, pictures[0]) > 20
+    assert before != after
+    assert metrics.psnr(IMAGE, pictures[0][1]) > 20
 
 
 def test_a_card_tells_encoders_of_one_decoder_apart(trained, coarser):
