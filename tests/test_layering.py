@@ -15,11 +15,12 @@ TABLE = """
     exif profiles tiff pixels jpegs headers extras formats images
     rans tracing kernels transposed shuffles layers transforms densities entropy losses
     model architectures
-    registry memory forks planes compression lanes blas helpers exact_layers walk
-    litert_files web_files
+    registry memory forks planes compression lanes blas helpers exact_layers
+    exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights export same_decoder litert_int8 litert_export reencode
+    data weights export same_decoder litert_int8 litert_exact
+    litert_export reencode
     workers programs tiles jax_step accelerate
     strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
@@ -33,7 +34,7 @@ RUNNING = """
     console files signals bitstream tiling quality plugins classical metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images rans tracing
     kernels registry memory forks planes compression lanes blas helpers
-    exact_layers walk litert_files web_files
+    exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation summary report pillow_plugin
@@ -45,7 +46,8 @@ RUNNING = """
 QUICK = """
     console files signals bitstream tiling quality plugins metrics ssimulacra2
     exif profiles tiff pixels jpegs headers extras formats images registry memory forks
-    planes compression lanes blas helpers exact_layers walk kernels litert_files
+    planes compression lanes blas helpers exact_layers exact_products
+    walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
     pillow_plugin programs options arguments batch commands cli
 """.split()

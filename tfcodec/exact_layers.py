@@ -25,11 +25,20 @@ def exact_dtype() -> type:
     some do for speed. One product with sums near 2**24 shows such a library; then it is
     float64.
     """
+    x, w = trial()
+    found = x.astype(np.float32) @ w.astype(np.float32)
+    return np.float32 if np.array_equal(found, x @ w) else np.float64
+
+
+def trial():
+    """Integers x [64, 480] in 0..255 and w [480, 64] in -127..127.
+
+    Some sums of x @ w are near 2**24, and one of x is 255.
+    """
     x = np.arange(64 * 480).reshape(64, 480) ** 2 % (CONTEXT_MAX + 1)
     w = np.arange(480 * 64).reshape(480, 64) ** 2 % 255 - 127
     x[0], w[:, 0] = CONTEXT_MAX, 127
-    found = x.astype(np.float32) @ w.astype(np.float32)
-    return np.float32 if np.array_equal(found, x @ w) else np.float64
+    return x, w
 
 
 class Layer:
@@ -38,20 +47,43 @@ class Layer:
     Args:
         kernel: the integers W [k, k, in, out].
         numbers: [4, out]: B, r, low and high of each output channel.
+
+    Attributes:
+        product: a faster way to compute the sums of a large X: takes X, and returns
+            them or None; or None if there is no such way. See `exact_products`.
     """
 
     def __init__(self, kernel, numbers):
-        self.kernel = kernel.astype(exact_dtype())  # [k, k, in, out]
+        self.integers, self.product = kernel, None
         bias, shift, low, high = numbers.astype(exact_dtype())
         self.bias, self.scale, self.low, self.high = bias, 2.0**-shift, low, high
 
+    @functools.cached_property
+    def kernel(self):
+        """W in the type that its products are computed in."""
+        return self.integers.astype(exact_dtype())
+
     def __call__(self, x):
         """Returns the outputs [h, w, out] for X [h, w, in]."""
-        return self._by_rows(x, lambda *rows: self.activate(self._sums(x, *rows)))
+        sums = self._product(x)
+        if sums is None:
+            return self._by_rows(x, lambda *rows: self.activate(self._sums(x, *rows)))
+        return self._by_rows(x, lambda *rows: self.activate(sums[slice(*rows)]))
 
     def sums(self, x):
         """Returns the sums W X [h, w, out] of X [h, w, in], zero beyond its edges."""
-        return self._by_rows(x, lambda *rows: self._sums(x, *rows))
+        sums = self._product(x)
+        if sums is None:
+            return self._by_rows(x, lambda *rows: self._sums(x, *rows))
+        return sums
+
+    def _large(self, x) -> bool:
+        """Whether the sums of X take long enough for several threads to be worth it."""
+        return x.shape[0] * x.shape[1] * self.integers.size >= DIVIDED_FROM
+
+    def _product(self, x):
+        """Returns the sums by `product`, or None if they are to be computed here."""
+        return self.product(x) if self.product and self._large(x) else None
 
     def _by_rows(self, x, function):
         """Returns function(0, h), computed on several threads if X is large.
@@ -59,9 +91,9 @@ class Layer:
         `function` takes the first row and the one after the last, and returns those.
         """
         height, width, _ = x.shape
-        if height * width * self.kernel.size < DIVIDED_FROM:
+        if not self._large(x):
             return function(0, height)
-        found = np.empty((height, width, self.kernel.shape[3]), x.dtype)
+        found = np.empty((height, width, self.integers.shape[3]), x.dtype)
 
         def part(begin, end):
             found[begin:end] = function(begin, end)

@@ -28,6 +28,17 @@ def int8(array):
     return np.rint(array / scales).astype(np.int8)
 
 
+def without_signs(array, unsigned: int):
+    """The kernel of an exact layer for inputs from `exact_products.without_signs`.
+
+    [k, k, in, out], integers in -127..127, to int8 [out, k, k, 2 in - unsigned + 1]:
+    the weights of what is positive, of what was negative, and zeros.
+    """
+    array = array.astype(np.int8)
+    parts = [array, -array[:, :, unsigned:], np.zeros_like(array[:, :, :1])]
+    return outputs_first(np.concatenate(parts, 2))
+
+
 def blocks(array, stride: int):
     """The kernel of a strided convolution as that of one over blocks of its stride.
 

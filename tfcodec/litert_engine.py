@@ -13,11 +13,12 @@ import threading
 
 import numpy as np
 
-from tfcodec import helpers, litert_files, registry, walk
+from tfcodec import exact_products, helpers, litert_files, registry, walk
 from tfcodec.compression import WORKERS
 
 # The noise of the second synthesis repeats every so many pixels of the image.
 PERIOD = 256
+DEFAULT = "serving_default"  # the signature of a file that has only one
 
 
 def installed() -> bool:
@@ -26,7 +27,7 @@ def installed() -> bool:
 
 
 class Network:
-    """A network in a LiteRT file, for inputs of any height and width.
+    """The networks in a LiteRT file, for inputs of any height and width.
 
     An interpreter has memory for one call at a time. As `WORKERS` tiles are coded at a
     time, there are up to as many interpreters; further calls wait for one of them.
@@ -40,27 +41,31 @@ class Network:
         self.data, self.idle, self.made = data, [], 0
         self.threads = threads or helpers.cores()
         self.free, self.lock = threading.Semaphore(WORKERS), threading.Lock()
-        self.idle.append(self._runner())
+        self.idle.append(self._runners())
 
-    def _runner(self):
-        """Returns the signature of a new interpreter; a second has half the threads."""
+    def _runners(self):
+        """Returns the signatures of a new interpreter; a second has half the threads.
+
+        They are functions by name.
+        """
         from ai_edge_litert.interpreter import Interpreter
 
         self.made += 1
         threads = max(1, self.threads // self.made)
         interpreter = Interpreter(model_content=self.data, num_threads=threads)
-        return interpreter.get_signature_runner()
+        names = interpreter.get_signature_list()
+        return {name: interpreter.get_signature_runner(name) for name in names}
 
-    def __call__(self, **inputs) -> dict[str, np.ndarray]:
-        """Runs the network; inputs and outputs are arrays by name."""
+    def __call__(self, signature: str = DEFAULT, /, **inputs) -> dict[str, np.ndarray]:
+        """Runs a network; inputs and outputs are arrays by name."""
         with self.free:
             with self.lock:
-                runner = self.idle.pop() if self.idle else self._runner()
+                runners = self.idle.pop() if self.idle else self._runners()
             try:
-                return runner(**inputs)
+                return runners[signature](**inputs)
             finally:
                 with self.lock:
-                    self.idle.append(runner)
+                    self.idle.append(runners)
 
 
 class LiteRTEngine:
@@ -102,7 +107,13 @@ class LiteRTEngine:
 
     @functools.cached_property
     def coder(self) -> walk.Factorized:
-        return walk.coder_of(self.numbers)
+        coder = walk.coder_of(self.numbers)
+        if exact_products.NAME in self.files:
+            exact_products.Products(self._sums).serve(coder)
+        return coder
+
+    def _sums(self, signature: str, x):
+        return self.network(exact_products.NAME)(signature, x=x)["y"]
 
     def network(self, name: str) -> Network:
         """Returns a network, which is loaded when first asked for.

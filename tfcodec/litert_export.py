@@ -22,12 +22,15 @@ import tensorflow as tf
 from tfcodec import (
     architectures,
     console,
+    exact_products,
     files,
     kernels,
+    litert_exact,
     litert_files,
     litert_int8,
     registry,
     same_decoder,
+    walk,
     weights,
 )
 from tfcodec.entropy import Conditional
@@ -90,8 +93,12 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             (part / "card.json").write_text(json.dumps(source.card, indent=1) + "\n")
         return target
     compact = litert_files.Compact(source.path, stored_arrays(source))
+    coder = walk.coder_of(numbers)
     for name, data in made.items():
         compact.add_network(name, data)
+    if exact_products.suited(coder):
+        data = made[exact_products.NAME] = litert_exact.written(coder)
+        compact.add_network(exact_products.NAME, data, litert_exact.layouts(coder))
     compact.add_numbers(numbers)
     with files.new_directory(source.path / registry.LITERT) as part:
         part.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ import functools
 import json
 import pathlib
 import zipfile
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,19 +23,23 @@ from tfcodec import kernels
 
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
-# How a LiteRT file may store an array of the SavedModel, by its name in `parts.json`.
+# How a LiteRT file may store an array of the SavedModel. `parts.json` has the name, and
+# after a space the number that is the second argument of some.
 LAYOUTS = {
     "same": lambda array: array,
     "kernel": kernels.outputs_first,
     "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
+    "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
+    "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
+    "without_signs": kernels.without_signs,
 }
-for _change in (kernels.blocks, kernels.phases):
-    for _stride in (2, 4, 8, 16):
-        LAYOUTS[f"{_change.__name__} {_stride}"] = functools.partial(
-            lambda change, stride, array: kernels.outputs_first(change(array, stride)),
-            _change,
-            _stride,
-        )
+STRIDES = (2, 4, 8, 16)
+
+
+def laid_out(array, layout: str):
+    """Returns an array in a layout, named as in `parts.json`."""
+    name, *numbers = layout.split()
+    return LAYOUTS[name](array, *map(int, numbers))
 
 
 class Files:
@@ -55,6 +60,12 @@ class Files:
         if self.compact:
             with self._explained(PARTS):
                 self.parts = json.loads((directory / PARTS).read_text("utf-8"))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a network of this name."""
+        if self.compact:
+            return name in self.parts
+        return (self.directory / f"{name}.tflite").is_file()
 
     def network(self, name: str) -> bytes:
         """Returns the whole `.tflite` file of a network."""
@@ -100,7 +111,7 @@ class Files:
         size = int(np.prod(part["shape"])) * dtype.itemsize
         values = self.sources[name][part["offset"] :][:size]
         array = np.frombuffer(values, dtype).reshape(part["shape"])
-        array = LAYOUTS[part["layout"]](array)
+        array = laid_out(array, part["layout"])
         return np.ascontiguousarray(array, part.get("as", dtype))
 
     def _loaded(self, name) -> dict[str, np.ndarray]:
@@ -151,11 +162,17 @@ class Compact:
         self.rest: dict[str, np.ndarray] = {}
         self.parts: dict = {"coder": {}}
 
-    def add_network(self, name: str, data: bytes):
-        """Splits the `.tflite` file of a network."""
+    def add_network(self, name: str, data: bytes, layouts: Iterable[str] = ()):
+        """Splits the `.tflite` file of a network.
+
+        Args:
+            name: of the network.
+            data: the file.
+            layouts: in which it has kernels of integers, by default none.
+        """
         found, begins = [], set()
         for where, array in self.candidates:
-            for layout, made in self._layouts(array):
+            for layout, made in self._layouts(array, layouts):
                 at = data.find(made.tobytes())
                 if at >= 0 and at not in begins:
                     begins.add(at)
@@ -176,19 +193,19 @@ class Compact:
         self.parts[name] = {"size": len(data), "arrays": arrays}
 
     @staticmethod
-    def _layouts(array):
+    def _layouts(array, of_integers):
         """Yields (name, array) for each way in which a LiteRT file may store it."""
-        for layout, change in LAYOUTS.items():
-            name, *strides = layout.split()
-            if strides:
-                stride = int(strides[0])
-                if array.ndim != 4 or array.shape[0] < stride:
-                    continue
-                if name == "blocks" and array.shape[0] % stride:
-                    continue
-            if layout == "int8" and array.dtype != np.float16:
-                continue
-            made = np.ascontiguousarray(change(array))
+        known = ["same", "kernel"]
+        if array.dtype == np.float16:
+            known.append("int8")
+        if array.dtype == np.int8 and array.ndim == 4:
+            known += of_integers
+        if array.ndim == 4:
+            strides = [n for n in STRIDES if n <= len(array)]
+            known += [f"blocks {n}" for n in strides if len(array) % n == 0]
+            known += [f"phases {n}" for n in strides]
+        for layout in known:
+            made = np.ascontiguousarray(laid_out(array, layout))
             yield layout, made
             if made.dtype == np.float32:
                 yield layout, made.astype(np.float16)

@@ -258,14 +258,24 @@ class Coder(Factorized):
         self.extra = numbers["extra"].astype(np.float32).ravel()
         self.slices = [int(count) for count in numbers["slices"]]
         self.support = int(numbers["support"])
-        self.networks = {}
         names = sorted(name[: -len("/0/kernel")] for name in numbers if "/0/k" in name)
-        for name in names:
-            layers = self.networks[name] = []
-            while f"{name}/{len(layers)}/kernel" in numbers:
-                at = f"{name}/{len(layers)}"
-                layers.append(Layer(numbers[f"{at}/kernel"], numbers[f"{at}/numbers"]))
-        self.z_channels = self.networks["hyper_synthesis"][0].kernel.shape[2]
+        self.networks = {name: self._layers(numbers, name) for name in names}
+        self.z_channels = self.networks["hyper_synthesis"][0].integers.shape[2]
+
+    def _layers(self, numbers, name):
+        """Returns the layers of a network.
+
+        The first layer of a second pass is a 1x1 kernel for what `beside` gathers, as
+        the first pass has summed up all else that it sees.
+        """
+        layers = []
+        while f"{name}/{len(layers)}/kernel" in numbers:
+            at = f"{name}/{len(layers)}"
+            kernel = numbers[f"{at}/kernel"]
+            if name.endswith("/second") and not layers:
+                kernel = np.concatenate([kernel[place] for place in BESIDE])[None, None]
+            layers.append(Layer(kernel, numbers[f"{at}/numbers"]))
+        return layers
 
     def encode(self, y: np.ndarray, z: np.ndarray):
         """Codes y [h, w, c] and z [h / 4, w / 4, cz].
@@ -337,8 +347,7 @@ class Coder(Factorized):
         x = first[0].activate(half_of_board(sums, False))
         index, mean = self.parameters(f"slice/{k}/first", x, k, 1)
         even = self.coded(code, k, lambda y: half_of_board(y, False), index, mean)
-        kernel = np.concatenate([second[0].kernel[place] for place in BESIDE])
-        own = beside(context(even[0])) @ kernel
+        own = second[0].sums(beside(context(even[0])))
         x = second[0].activate(half_of_board(sums, True) + own)
         index, mean = self.parameters(f"slice/{k}/second", x, k, 1)
         odd = self.coded(code, k, lambda y: half_of_board(y, True), index, mean)
