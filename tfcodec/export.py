@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,7 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants
 from tensorflow.python.grappler import tf_optimizer
 
-from tfcodec import files, rans, weights
+from tfcodec import files, kernels, rans, rounding, weights
 from tfcodec.layers import EXACT_LIMIT
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
@@ -35,7 +36,7 @@ def export(
 ) -> pathlib.Path:
     """Writes `model` to `directory`, which is replaced only if all succeeds.
 
-    The weights of `model` itself are rounded to half precision, so that it and the
+    The weights of `model` itself are rounded, see `rounding`, so that it and the
     exported model compute the same.
 
     Args:
@@ -56,7 +57,7 @@ def export(
         OSError: `directory` could not be written; it is unchanged.
     """
     directory = pathlib.Path(directory)
-    round_weights(model)
+    rounding.round_weights(model)
     sums = [x.freeze() for x in model.exact_layers()]
     tables = tables or rans.Tables.from_rows(model.coder.table_rows())
     frozen = {
@@ -78,9 +79,9 @@ def export(
     module = Store()
     signatures = {key: module.function(graph) for key, graph in frozen.items()}
     # For trainings that start from this model. Arrays that functions use are shared.
-    module.weights = [module.value(array) for array in weights.stored(model)]
+    module.keep_weights(weights.stored(model))
     module.decoder = {
-        name: module.value(array)
+        name: module.value(array).variable
         for name, array in decoder_numbers(model, tables).items()
     }
     with files.new_directory(directory) as part:
@@ -137,11 +138,11 @@ def export_realism(model, second, directory):
 
     Args:
         model: the `CompressionModel`, whose inverse gains it uses.
-        second: a `transforms.RealisticSynthesis`; its weights are rounded to half
-            precision.
+        second: a `transforms.RealisticSynthesis`; its weights are rounded, see
+            `rounding`.
         directory: the one to make.
     """
-    round_weights(second)
+    rounding.round_synthesis(second)
 
     def synthesis(y_hat, quality, origin):
         y_hat = model.unscaled_latents(y_hat, quality[None])
@@ -153,7 +154,7 @@ def export_realism(model, second, directory):
     check_stock([frozen])
     module = Store()
     signatures = {"synthesis": module.function(frozen)}
-    module.weights = [module.value(v.numpy()) for v in second.trainable_variables]
+    module.keep_weights([v.numpy() for v in second.trainable_variables])
     tf.saved_model.save(module, str(directory), signatures=signatures)
     drop_shapes(directory)
 
@@ -196,12 +197,6 @@ def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
             rest = np.stack([bias, layer.shift, layer.low, layer.high])
             numbers[f"{name}/{k}/numbers"] = rest.astype(np.int32)
     return numbers
-
-
-def round_weights(model):
-    """Rounds every weight to float16: saves 7 MB, without a visible difference."""
-    for variable in model.trainable_variables:
-        variable.assign(tf.cast(tf.cast(variable, tf.float16), variable.dtype))
 
 
 class Frozen:
@@ -352,14 +347,35 @@ def fingerprint(*functions) -> str:
     return hashlib.sha256(whole).hexdigest()
 
 
-def compact(array: np.ndarray) -> np.ndarray:
-    """Returns an array in the smallest type that represents all its values exactly."""
+def compact(array: np.ndarray):
+    """Returns a number array in the smallest form that represents it exactly.
+
+    Returns:
+        (array, scales): one of a smaller type and None; or integers of 8 bits
+        [..., out] and float32 [out], whose product is the array: see `kernels.split`.
+    """
     for kind in (np.int8, np.float16 if array.dtype.kind == "f" else np.int16):
+        if kind is np.float16 and array.ndim > 1 and array.size >= STORED_FROM:
+            parts = kernels.split(array)
+            if parts:
+                return parts
         with np.errstate(over="ignore", invalid="ignore"):
             smaller = array.astype(kind)
         if np.array_equal(smaller.astype(array.dtype), array):
-            return smaller
-    return array
+            return smaller, None
+    return array, None
+
+
+class Stored(NamedTuple):
+    """An array as variables: its values, or those and what to multiply them by."""
+
+    variable: tf.Variable
+    scale: tf.Variable | None
+
+    def restored(self, dtype):
+        """Returns the array as a tensor."""
+        values = tf.cast(tf.convert_to_tensor(self.variable), dtype)
+        return values if self.scale is None else values * self.scale
 
 
 class Store(tf.Module):
@@ -367,17 +383,31 @@ class Store(tf.Module):
 
     def __init__(self):
         super().__init__()
-        self.arrays = {}
+        self.arrays, self.scales = {}, {}
 
-    def value(self, array):
-        """Returns the variable for an array, which equal arrays share."""
-        key = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        variable = self.arrays.get(key.hexdigest())
-        if variable is None:
+    def value(self, array) -> Stored:
+        """Returns the variables for an array, which equal arrays share."""
+        about = f"{array.dtype}{array.shape}".encode() + array.tobytes()
+        key = hashlib.sha256(about).hexdigest()
+        if key not in self.arrays:
+            values, scale = compact(array)
             with tf.device("/CPU:0"):
-                variable = tf.Variable(compact(array), trainable=False)
-            self.arrays = {**self.arrays, key.hexdigest(): variable}
-        return variable
+                variable = tf.Variable(values, trainable=False)
+                self.arrays = {**self.arrays, key: variable}
+                if scale is not None:
+                    variable = tf.Variable(scale, trainable=False)
+                    self.scales = {**self.scales, key: variable}
+        return Stored(self.arrays[key], self.scales.get(key))
+
+    def keep_weights(self, arrays):
+        """Keeps trained weights in their order: `weights.trained` reads them."""
+        stored = [self.value(array) for array in arrays]
+        self.weights = [each.variable for each in stored]
+        self.weight_scales = {
+            str(k): each.scale
+            for k, each in enumerate(stored)
+            if each.scale is not None
+        }
 
     def function(self, frozen: Frozen):
         """Returns a tf.function that computes `frozen`, its large constants variables.
@@ -397,8 +427,8 @@ class Store(tf.Module):
 
         def call(*arguments):
             mapped = {f"{s.name}:0": a for s, a in zip(frozen.inputs, arguments)}
-            for tensor, (variable, dtype) in stored.items():
-                mapped[tensor] = tf.cast(tf.convert_to_tensor(variable), dtype)
+            for tensor, (value, dtype) in stored.items():
+                mapped[tensor] = value.restored(dtype)
             results = tf.graph_util.import_graph_def(
                 graph,
                 input_map=mapped,

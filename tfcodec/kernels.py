@@ -10,12 +10,70 @@ def outputs_first(array):
     return np.moveaxis(array, -1, 0)
 
 
+def whole_scales(array):
+    """Scales, so that a kernel in multiples of them fits integers of 8 bits.
+
+    They have four significant bits. A multiple of up to 127 then has eleven, as half
+    precision has, so that it is represented exactly there, too.
+
+    Args:
+        array: a kernel [..., out].
+
+    Returns:
+        float32 [out]: of each output channel. The largest magnitude is at most 127 of
+        them.
+    """
+    largest = np.abs(array.reshape(-1, array.shape[-1])).max(0).astype(np.float64)
+    fraction, exponent = np.frexp(largest / 127)
+    scales = np.ldexp(np.ceil(fraction * 16) / 16, exponent)
+    return np.where(scales > 0, scales, 1).astype(np.float32)
+
+
+def rounded(array):
+    """A kernel [..., out], rounded to multiples of its `whole_scales`: float32.
+
+    One that `split` can split already stays as it is.
+    """
+    if split(array):
+        return array.astype(np.float32)
+    scales = whole_scales(array)
+    return (np.rint(array / scales) * scales).astype(np.float32)
+
+
+def split(array):
+    """Splits a kernel that consists of integers of 8 bits, times a scale per channel.
+
+    Args:
+        array: [..., out], such as `rounded` makes it.
+
+    Returns:
+        (int8 [..., out], float32 [out]), whose product is `array` exactly, or None.
+    """
+    array = array.astype(np.float32, copy=False)
+    scales = whole_scales(array)
+    for _ in range(2):
+        whole = array / scales
+        # Rounding may have made the largest magnitude small enough for a finer scale.
+        fits = np.all(whole == np.rint(whole), tuple(range(array.ndim - 1)))
+        if np.all(fits):
+            whole = whole.astype(np.int8)
+            return (whole, scales) if np.array_equal(whole * scales, array) else None
+        scales = np.where(
+            fits, scales, whole_scales(127 * np.nextafter(scales, np.inf)[None])
+        )
+    return None
+
+
 def int8_scales(array):
     """The scale of each output channel's weights in `int8`: float32 [out].
 
-    `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
+    `array` is a kernel with outputs first, [out, ...]. The scales are those with which
+    `int8` changes nothing, if there are any. If not, the largest magnitude of each
     channel becomes 127.
     """
+    parts = split(np.moveaxis(array, 0, -1))
+    if parts:
+        return parts[1]
     array = array.reshape(len(array), -1).astype(np.float32, copy=False)
     largest = np.maximum(array.max(1), -array.min(1))
     return np.where(largest > 0, largest / np.float32(127), np.float32(1))

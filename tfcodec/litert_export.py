@@ -79,7 +79,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
     made = {name: converted(*part, int8) for name, part in networks(model).items()}
     if not int8:
-        made["analysis"] = litert_int8.with_int8_dense(made["analysis"])
+        made["analysis"] = litert_int8.with_int8(made["analysis"])
     if source.realism:
         second = realistic(model, source)
         made["realism"] = converted(*realistic_network(model, second), int8)
@@ -107,10 +107,11 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     return source.path / registry.LITERT
 
 
-def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
+def stored_arrays(source: registry.Model) -> dict[str, list]:
     """Returns the variables of a model's SavedModels, by the file that stores them.
 
-    Names of files are relative to the model's directory.
+    Names of files are relative to the model's directory. Each variable is (array,
+    scales), where scales is None or what the array is to be multiplied by.
     """
     arrays = {}
     for directory in filter(
@@ -119,10 +120,16 @@ def stored_arrays(source: registry.Model) -> dict[str, list[np.ndarray]]:
         prefix = pathlib.PurePosixPath(directory, "variables", "variables")
         reader = tf.train.load_checkpoint(str(source.path / prefix))
         kinds = reader.get_variable_to_dtype_map()
+        names = sorted(name for name, kind in kinds.items() if kind != tf.string)
+        scales = {name: name.replace("arrays/", "scales/", 1) for name in names}
         arrays[f"{prefix}.data-00000-of-00001"] = [
-            reader.get_tensor(name)
-            for name, kind in sorted(kinds.items())
-            if kind != tf.string
+            (
+                reader.get_tensor(name),
+                reader.get_tensor(scales[name])
+                if scales[name] in kinds and scales[name] != name
+                else None,
+            )
+            for name in names
         ]
     return arrays
 

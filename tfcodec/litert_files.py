@@ -31,6 +31,9 @@ LAYOUTS = {
     "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
     "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
+    "int8_blocks": lambda array, n: kernels.int8(
+        kernels.outputs_first(kernels.blocks(array, n))
+    ),
     "without_signs": kernels.without_signs,
 }
 STRIDES = (2, 4, 8, 16)
@@ -104,15 +107,21 @@ class Files:
 
     def _array(self, part):
         """Returns a variable of the SavedModel, as a LiteRT file stores it."""
-        name = part["from"]
+        array = self._stored(part)
+        if "scale" in part:
+            scale = self._stored({**part, **part["scale"]})
+            array = (array * scale).astype(np.float16)
+        array = laid_out(array, part["layout"])
+        return np.ascontiguousarray(array, part.get("as", array.dtype))
+
+    def _stored(self, where):
+        """Returns a variable of the SavedModel."""
+        name, dtype = where["from"], np.dtype(where["dtype"])
         if name not in self.sources:
             self.sources[name] = np.memmap(self.model / name, np.uint8, "r")
-        dtype = np.dtype(part["dtype"])
-        size = int(np.prod(part["shape"])) * dtype.itemsize
-        values = self.sources[name][part["offset"] :][:size]
-        array = np.frombuffer(values, dtype).reshape(part["shape"])
-        array = laid_out(array, part["layout"])
-        return np.ascontiguousarray(array, part.get("as", dtype))
+        size = int(np.prod(where["shape"])) * dtype.itemsize
+        values = self.sources[name][where["offset"] :][:size]
+        return np.frombuffer(values, dtype).reshape(where["shape"])
 
     def _loaded(self, name) -> dict[str, np.ndarray]:
         with self._explained(name) as path, np.load(path) as found:
@@ -141,24 +150,32 @@ class Compact:
     Args:
         model: directory of the SavedModel.
         arrays: the variables that each of its files stores, by name relative to
-            `model`.
+            `model`: (array, scales), where scales is None or what the array is to be
+            multiplied by.
     """
 
     # Bytes; the values of a shorter array may occur in a file by chance.
     SHORTEST = 256
 
-    def __init__(self, model: pathlib.Path, arrays: dict[str, list[np.ndarray]]):
+    def __init__(self, model: pathlib.Path, arrays: dict[str, list]):
         self.candidates = []
         for name, values in arrays.items():
             data = (model / name).read_bytes()
-            for array in (a for a in values if a.nbytes >= self.SHORTEST):
-                where = {
-                    "from": name,
+
+            def where(array, data=data):
+                return {
                     "offset": data.index(array.tobytes()),
                     "dtype": array.dtype.name,
                     "shape": list(array.shape),
                 }
-                self.candidates.append((where, array))
+
+            for array, scale in (v for v in values if v[0].nbytes >= self.SHORTEST):
+                place = {"from": name, **where(array)}
+                self.candidates.append((place, array))
+                if scale is not None:
+                    place = {**place, "scale": where(scale)}
+                    product = (array * scale).astype(np.float16)
+                    self.candidates.append((place, product))
         self.rest: dict[str, np.ndarray] = {}
         self.parts: dict = {"coder": {}}
 
@@ -203,6 +220,8 @@ class Compact:
         if array.ndim == 4:
             strides = [n for n in STRIDES if n <= len(array)]
             known += [f"blocks {n}" for n in strides if len(array) % n == 0]
+            if array.dtype == np.float16:
+                known += [f"int8_{each}" for each in known if each.startswith("blocks")]
             known += [f"phases {n}" for n in strides]
         for layout in known:
             made = np.ascontiguousarray(laid_out(array, layout))

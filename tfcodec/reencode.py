@@ -13,8 +13,10 @@ models opens the files of the other. What may change:
   file of arrays (.npz, .npy), as `train.py --init` takes for a whole model. They were
   trained elsewhere, with the decoder of MODEL fixed.
 
-A second synthesis is copied. It was trained for the files of the encoder before;
-`train.py --realism --init=DIR` trains it on for those of the new one.
+A model of version 0.2.0 gets kernels of integers, too, which are smaller and faster:
+see `rounding`. A second synthesis stays what it was, but for that. It was trained for
+the files of the encoder before; `train.py --realism --init=DIR` trains it on for those
+of the new one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import json
 import pathlib
-import shutil
 
 from tfcodec import (
     console,
@@ -30,6 +31,7 @@ from tfcodec import (
     files,
     litert_export,
     registry,
+    rounding,
     same_decoder,
     weights,
 )
@@ -46,7 +48,8 @@ def reencode(
         directory: to write; LiteRT files and a second synthesis are in it if `model`
             has them.
         error_bits: bits that one unit of squared error in a latent is worth.
-        arrays: file of the encoder's weights, in the order of `encoder_variables`; None
+        arrays: file of the encoder's weights, in the order of
+            `same_decoder.encoder_variables`; None
             to keep those of `model`.
         note: for the model card: how these weights were trained.
 
@@ -69,29 +72,25 @@ def reencode(
         raise ValueError(f"the latents of model {source.name} are simply rounded")
     built.coder.quantiser = built.coder.quantiser.with_error_bits(error_bits)
     if arrays:
-        weights.load_arrays(encoder_variables(built), arrays)
+        weights.load_arrays(same_decoder.encoder_variables(built), arrays)
     of = (source.card[key] for key in ("architecture", "options", "training", "name"))
     with files.new_directory(directory) as part:
         export.export(built, part, *of, same_decoder.tables(source.path))
         # A later version may compute the fingerprint of the same decoder differently.
-        same_decoder.check(part, source.path, trained=not arrays)
+        same_decoder.check(part, source.path, built)
         card = registry.Model.at(part).card
         card["fingerprint"] = source.card["fingerprint"]
         card["encoder"] = _record(source, error_bits, arrays, note)
+        if rounding.by_integers(built):
+            card["encoder"]["kernel_bits"] = 8
         if source.realism:
-            shutil.copytree(source.realism, part / registry.REALISM)
+            second = litert_export.realistic(built, source)
+            export.export_realism(built, second, part / registry.REALISM)
             card["realism"] = source.card["realism"]
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
         if source.litert:
             litert_export.export(part)
     return directory
-
-
-def encoder_variables(model) -> list:
-    """Returns the variables of a `CompressionModel` that only its encoder uses."""
-    parts = [model.analysis, getattr(model.coder, "hyper_analysis", None)]
-    parts.append(model.gain if model.variable_rate else None)
-    return [v for part in parts if part is not None for v in part.trainable_variables]
 
 
 def _record(source, error_bits, arrays, note) -> dict:

@@ -67,7 +67,11 @@ def held(directory, attribute: str) -> dict:
 
 def trained(directory) -> list[np.ndarray]:
     """Returns the trained weights of a SavedModel, in order; see `held`."""
-    return [array for _, array in sorted(held(directory, "weights").items())]
+    scales = held(directory, "weight_scales")
+    return [
+        array.astype(np.float32) * scales[k] if k in scales else array
+        for k, array in sorted(held(directory, "weights").items())
+    ]
 
 
 def load_model(model, directory):
@@ -155,6 +159,12 @@ def stored(model) -> list[np.ndarray]:
         count = own.get(variable.ref())
         arrays += [array[:, :, :-count], array[:, :, -count:]] if count else [array]
     return arrays
+
+
+def owners(model) -> list:
+    """Returns the variable that each array of `stored` comes from."""
+    own = _own_channels(model)
+    return [v for v in model.trainable_variables for _ in range(1 + (v.ref() in own))]
 
 
 def _own_channels(model) -> dict:
