@@ -275,7 +275,7 @@ def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
     def outputs(files):
         return [litert_engine.Network(data, 1)(image=image)["y"] for data in files]
 
-    np.testing.assert_array_equal(*outputs(networks(with_dense=False)))
+    assert networks(with_dense=False)[1] is None
     before, after = networks(with_dense=True)
     # A byte less for each weight.
     assert len(after) < len(before) - (3 * 3 * 48 + 64) * 64 * 0.9

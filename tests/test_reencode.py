@@ -12,12 +12,15 @@ import tfcodec  # noqa: E402
 from benchmarks import exactness  # noqa: E402
 from tests import tiny  # noqa: E402
 from tfcodec import (  # noqa: E402
+    architectures,
     contestants,
     densities,
+    export,
     metrics,
     reencode,
     registry,
     same_decoder,
+    weights,
 )
 
 MODEL = exactness.GOLDEN / "model"
@@ -153,3 +156,18 @@ def test_figures_of_one_encoder_are_not_taken_for_those_of_another(coarser):
     ]
     assert settings[0]["fingerprint"] == settings[1]["fingerprint"]
     assert settings[0] != settings[1]
+
+
+def test_a_model_of_rounded_latents_takes_weights_alone(tmp_path):
+    arch = "bmshj2018-factorized"
+    model = architectures.build(arch, tiny.lmbda_of(arch), **tiny.OPTIONS[arch])
+    source = export.export(model, tmp_path / "source", arch, tiny.OPTIONS[arch])
+    with pytest.raises(ValueError, match="simply rounded"):
+        reencode.reencode(source, tmp_path / "out")
+    arrays = [v.numpy() * 1.1 for v in same_decoder.encoder_variables(model)]
+    np.savez(tmp_path / "encoder.npz", *arrays)
+    made = reencode.reencode(source, tmp_path / "out", arrays=tmp_path / "encoder.npz")
+    entry = registry.Model.at(made)
+    assert entry.card["encoder"].keys() == {"weights", "note"}
+    assert entry.fingerprint == registry.Model.at(source).fingerprint
+    assert np.array_equal(weights.trained(made)[0], np.float16(arrays[0]))

@@ -162,7 +162,13 @@ class Quantiser:
         self.share = share
         self.cost = cost.astype(np.float32)
         self.shift = (point - k).astype(np.float32)
-        self.extra = (low - np.maximum(k - 0.5, 0)).astype(np.float32)
+        self.extra = self._above_half(low)
+
+    @staticmethod
+    def _above_half(low):
+        """Returns how far above k - 1/2, or above 0, intervals begin: `extra`."""
+        half = np.maximum(np.arange(LEVELS + 1) - 0.5, 0)
+        return (low - half).astype(np.float32)
 
     @classmethod
     def of(cls, cost, shift, extra) -> Quantiser:
@@ -179,8 +185,7 @@ class Quantiser:
         k = np.arange(LEVELS + 1)
         cost, point = self.cost.astype(np.float64), k + self.shift.astype(np.float64)
         low = interval_starts(cost, point, error_bits)
-        extra = (low - np.maximum(k - 0.5, 0)).astype(np.float32)
-        return self.of(self.cost, self.shift, extra)
+        return self.of(self.cost, self.shift, self._above_half(low))
 
     def entry(self, table, magnitude, index):
         """Looks up magnitudes and indexes in `table` [SCALES, LEVELS + 1]."""

@@ -77,9 +77,11 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         )
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    made = {name: converted(*part, int8) for name, part in networks(model).items()}
-    if not int8:
-        made["analysis"] = litert_int8.with_int8(made["analysis"])
+    parts = networks(model)
+    rounded = litert_int8.with_int8(converted(*parts["analysis"]))
+    made = {"analysis": rounded} if rounded else {}
+    for name in parts.keys() - made.keys():
+        made[name] = converted(*parts[name], int8)
     if source.realism:
         second = realistic(model, source)
         made["realism"] = converted(*realistic_network(model, second), int8)

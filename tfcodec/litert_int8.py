@@ -20,7 +20,7 @@ CODE = schema.BuiltinOperator
 ZERO = 127  # the level that becomes zero before a convolution sees pixels
 
 
-def with_int8(data: bytes) -> bytes:
+def with_int8(data: bytes) -> bytes | None:
     """Rounds weights of an analysis to 8 bits, by output channel.
 
     Args:
@@ -29,14 +29,14 @@ def with_int8(data: bytes) -> bytes:
             layers that are changed no longer need that operation.
 
     Returns:
-        The changed file. Without dense layers, which residual blocks have, it is the
-        same; with them, all dense layers are changed, and all convolutions but the
+        The changed file, or None if the analysis has no dense layers, as residual
+        blocks have. All dense layers are changed, and all convolutions but the
         pointwise ones of GDN.
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     file = _File(model)
     if not file.operators(CODE.FULLY_CONNECTED):
-        return data
+        return None
     for op in file.operators(CODE.FULLY_CONNECTED):
         op.builtinOptions.asymmetricQuantizeInputs = True
         file.round(op)

@@ -49,17 +49,16 @@ def reencode(
             has them.
         error_bits: bits that one unit of squared error in a latent is worth.
         arrays: file of the encoder's weights, in the order of
-            `same_decoder.encoder_variables`; None
-            to keep those of `model`.
+            `same_decoder.encoder_variables`; None to keep those of `model`.
         note: for the model card: how these weights were trained.
 
     Returns:
         `directory`.
 
     Raises:
-        ValueError: there is no such model, or its latents have no such quantiser, or
-            `error_bits` is not above 0, or `directory` is that of the model, or the
-            arrays are not those of its encoder.
+        ValueError: there is no such model, or without `arrays` its latents have no such
+            quantiser, or `error_bits` is not above 0, or `directory` is that of the
+            model, or the arrays are not those of its encoder.
         OSError: `directory` could not be written.
     """
     source, directory = registry.resolve(model), pathlib.Path(directory)
@@ -68,9 +67,11 @@ def reencode(
     if directory.resolve() == source.path.resolve():
         raise ValueError(f"{directory} is the model itself: name another directory")
     built = same_decoder.rebuilt(source)
-    if not built.coder.quantiser:
+    quantiser = built.coder.quantiser
+    if quantiser:
+        built.coder.quantiser = quantiser.with_error_bits(error_bits)
+    elif not arrays:
         raise ValueError(f"the latents of model {source.name} are simply rounded")
-    built.coder.quantiser = built.coder.quantiser.with_error_bits(error_bits)
     if arrays:
         weights.load_arrays(same_decoder.encoder_variables(built), arrays)
     of = (source.card[key] for key in ("architecture", "options", "training", "name"))
@@ -80,9 +81,9 @@ def reencode(
         same_decoder.check(part, source.path, built)
         card = registry.Model.at(part).card
         card["fingerprint"] = source.card["fingerprint"]
-        card["encoder"] = _record(source, error_bits, arrays, note)
-        if rounding.by_integers(built):
-            card["encoder"]["kernel_bits"] = 8
+        card["encoder"] = _record(source, built, arrays, note)
+        if quantiser:
+            card["encoder"]["error_bits"] = error_bits
         if source.realism:
             second = litert_export.realistic(built, source)
             export.export_realism(built, second, part / registry.REALISM)
@@ -93,12 +94,14 @@ def reencode(
     return directory
 
 
-def _record(source, error_bits, arrays, note) -> dict:
-    """Returns what the model card tells of the encoder.
+def _record(source, built, arrays, note) -> dict:
+    """Returns what the model card tells of the encoder's weights.
 
     The SHA-256 of the arrays tells encoders apart that have the same decoder.
     """
-    record = {**source.card.get("encoder", {}), "error_bits": error_bits}
+    record = {**source.card.get("encoder", {})}
+    if rounding.by_integers(built):
+        record["kernel_bits"] = 8
     if arrays:
         content = pathlib.Path(arrays).read_bytes()
         record["weights"] = hashlib.sha256(content).hexdigest()
