@@ -25,20 +25,15 @@ def exact_dtype() -> type:
     some do for speed. One product with sums near 2**24 shows such a library; then it is
     float64.
     """
-    x, w = trial()
+    x, w = varied([64, 480], 0, CONTEXT_MAX), varied([480, 64], -127, 127)
+    x[0], w[:, 0] = CONTEXT_MAX, 127
     found = x.astype(np.float32) @ w.astype(np.float32)
     return np.float32 if np.array_equal(found, x @ w) else np.float64
 
 
-def trial():
-    """Integers x [64, 480] in 0..255 and w [480, 64] in -127..127.
-
-    Some sums of x @ w are near 2**24, and one of x is 255.
-    """
-    x = np.arange(64 * 480).reshape(64, 480) ** 2 % (CONTEXT_MAX + 1)
-    w = np.arange(480 * 64).reshape(480, 64) ** 2 % 255 - 127
-    x[0], w[:, 0] = CONTEXT_MAX, 127
-    return x, w
+def varied(shape, low: int, high: int):
+    """Returns many different integers in low..high, always the same."""
+    return np.arange(np.prod(shape)).reshape(shape) ** 2 % (high - low + 1) + low
 
 
 class Layer:

@@ -16,10 +16,10 @@ import functools
 
 import numpy as np
 
-from tfcodec.exact_layers import CONTEXT_MAX, Layer, trial
+from tfcodec.exact_layers import CONTEXT_MAX, Layer, exact_dtype, varied
 
 NAME = "exact"  # of the file among a model's LiteRT files
-TRIAL = "trial"  # the signature of its convolution for `exact_layers.trial`
+TRIAL = "trial"  # the signature of its convolution for `trial`
 # Layers with fewer weights stay in NumPy: a call of LiteRT takes 0.1 ms.
 LEAST_WEIGHTS = 2**17
 
@@ -49,6 +49,14 @@ def suited(coder) -> dict[str, tuple[Layer, int]]:
             if kernel.dtype == np.int8 and kernel.size >= LEAST_WEIGHTS and in_range:
                 found[f"{name}/{number}"] = layer, unsigned
     return found
+
+
+def trial():
+    """Returns a layer without negative inputs, and inputs; some sums near 2**24."""
+    kernel, x = varied([3, 3, 53, 64], -127, 127), varied([8, 8, 53], 0, CONTEXT_MAX)
+    kernel[..., 0], x[:3, :3] = 127, CONTEXT_MAX
+    layer = Layer(kernel.astype(np.int8), np.zeros([4, 64]))
+    return layer, x.astype(exact_dtype())
 
 
 def without_signs(x, unsigned: int):
@@ -93,11 +101,10 @@ class Products:
 
     @functools.cached_property
     def exact(self) -> bool:
-        """Whether a product with sums near 2**24 comes out right on this machine."""
-        x, w = trial()
-        x = np.append(x, np.full_like(x[:, :1], CONTEXT_MAX), 1)
-        found = self.run(TRIAL, x[None, None].astype(np.float32))
-        return np.array_equal(found[0, 0], x[:, :-1] @ w)
+        """Whether sums near 2**24 come out right on this machine."""
+        layer, x = trial()
+        found = self.run(TRIAL, without_signs(x, x.shape[-1]))
+        return np.array_equal(found[0], layer.sums(x))
 
     def sums(self, name: str, unsigned: int, x):
         """Returns the sums [h, w, out] of one layer for X [h, w, in], or None."""

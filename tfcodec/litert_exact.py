@@ -7,7 +7,6 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
 from tfcodec import exact_products, kernels
-from tfcodec.exact_layers import trial
 
 INPUT, WEIGHTS, BIAS, OUTPUT = range(4)  # tensors of each subgraph
 
@@ -20,17 +19,19 @@ def written(coder) -> bytes:
 
     Returns:
         A LiteRT file with a signature for each layer of `exact_products.suited`, by
-        its name, and one for `exact_layers.trial`. Each is a convolution without bias
+        its name, and one for `exact_products.trial`. Each is a convolution without bias
         of x, float32 [1, h, w, in], for any h and w; beyond its edges x is zero. It
         returns y, float32 [1, h, w, out].
     """
-    weights = {
-        name: kernels.without_signs(layer.integers, unsigned)
-        for name, (layer, unsigned) in exact_products.suited(coder).items()
-    }
-    _, own = trial()
-    weights[exact_products.TRIAL] = kernels.without_signs(own[None, None], len(own))
-    return convolutions(weights)
+    layer, x = exact_products.trial()
+    layers = exact_products.suited(coder)
+    layers[exact_products.TRIAL] = layer, x.shape[-1]
+    return convolutions(
+        {
+            name: kernels.without_signs(layer.integers, unsigned)
+            for name, (layer, unsigned) in layers.items()
+        }
+    )
 
 
 def layouts(coder) -> set[str]:

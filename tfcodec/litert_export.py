@@ -77,11 +77,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         )
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    parts = networks(model)
-    rounded = litert_int8.with_int8(converted(*parts["analysis"]))
-    made = {"analysis": rounded} if rounded else {}
-    for name in parts.keys() - made.keys():
-        made[name] = converted(*parts[name], int8)
+    made = converted_networks(model, int8)
     if source.realism:
         second = realistic(model, source)
         made["realism"] = converted(*realistic_network(model, second), int8)
@@ -208,6 +204,20 @@ def networks(model) -> dict:
     elif model.variable_rate:
         found["gain"] = gain, [y, quality]
     return found
+
+
+def converted_networks(model, int8: bool = False) -> dict[str, bytes]:
+    """Returns the LiteRT file of each of `networks`.
+
+    An analysis with residual blocks has weights of 8 bits in any case.
+    """
+    parts = networks(model)
+    rounded = litert_int8.with_int8(converted(*parts["analysis"]))
+    made = {"analysis": rounded} if rounded else {}
+    for name, part in parts.items():
+        if name not in made:
+            made[name] = converted(*part, int8)
+    return made
 
 
 def realistic_network(model, second):
