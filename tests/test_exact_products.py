@@ -1,5 +1,7 @@
 """Sums of exact layers by LiteRT are those by NumPy, or LiteRT's are not used."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tfcodec.exact_layers import CONTEXT_MAX, Layer
 from tfcodec.litert_engine import LiteRTEngine, Network
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+GOLDEN = pathlib.Path(__file__).parent / "golden"
 RNG = np.random.default_rng(0)
 
 
@@ -31,6 +34,7 @@ class Coder:
         self.networks = {
             "hyper_synthesis": [*hidden, layer(3, 24, 40, extreme)],
             "slice/0": [layer(3, 53, 16, extreme), layer(1, 16, 6, extreme)],
+            "slice/1/second": [layer(1, 52, 16, extreme), layer(1, 16, 6, extreme)],
         }
 
     def inputs(self, name, unsigned, shape):
@@ -61,7 +65,7 @@ def runner(coder, threads=1):
 def test_litert_sums_up_what_numpy_does(all_layers, extreme, threads):
     coder = Coder(extreme)
     suited = exact_products.suited(coder)
-    assert [unsigned for _, unsigned in suited.values()] == [0, 8, 24, 40, 16]
+    assert [unsigned for _, unsigned in suited.values()] == [0, 8, 24, 40, 16, 0, 16]
     products = exact_products.Products(runner(coder, threads))
     assert products.exact
     for name, (own, unsigned) in suited.items():
@@ -99,6 +103,35 @@ def test_a_machine_whose_sums_are_wrong_keeps_to_numpy(all_layers):
         assert np.array_equal(found[0], own(x))
         assert np.array_equal(found[1], own.sums(x))
     assert calls == [exact_products.TRIAL]
+
+
+def test_a_version_of_litert_that_cannot_run_it_keeps_to_numpy(all_layers):
+    def refuses(signature, x):
+        raise RuntimeError("no such operation")
+
+    coder = Coder()
+    exact_products.Products(refuses).serve(coder)
+    own = coder.networks["slice/0"][0]
+    x = coder.inputs("slice/0/0", 40, (8, 8))
+    found, own.product = own(x), None
+    assert np.array_equal(found, own(x))
+
+
+def test_every_layer_of_a_model_sees_what_litert_takes_for_granted(all_layers):
+    """As if all layers were large: those of the first slice's steps are, too."""
+    engine = LiteRTEngine(registry.Model.at(GOLDEN / "model"))
+    image = tiny.photograph(128, 192)
+    y = engine.analysis(image)
+    expected = engine.encode(y, np.float32(0.9))
+    coder = engine.coder
+    layers = [layer for network in coder.networks.values() for layer in network]
+    exact_products.Products(runner(coder)).serve(coder)
+    served = [each for each in layers if each.product]
+    assert len(served) >= len(layers) - 2
+    found = engine.encode(y, np.float32(0.9))
+    assert found[0] == expected[0]
+    for one, other in zip(found[1:], engine.decode(found[0], image.shape[:2])):
+        assert np.array_equal(one, other)
 
 
 def test_small_inputs_stay_in_numpy():

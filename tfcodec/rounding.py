@@ -82,7 +82,7 @@ def for_pixels(kernel: np.ndarray) -> np.ndarray:
     Returns:
         float32, of the same shape.
     """
-    side, _, colours, outputs = kernel.shape
+    side, _, _, outputs = kernel.shape
     scales = kernels.whole_scales(kernel).astype(np.float64)
     weights = kernel.reshape(-1, outputs) / scales
     distance = np.abs(np.subtract.outer(np.arange(side), np.arange(side)))
