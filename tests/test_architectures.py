@@ -282,3 +282,39 @@ def test_unknown_names_and_options_are_explained():
         architectures.build("bls2018", (0.01, 0.01))
     with pytest.raises(ValueError, match="width"):
         architectures.build("bls2017", (0.01, 0.01), width=8)
+
+
+def test_lambda_falls_with_the_gains_that_are_lowered(tmp_path):
+    """Twice by one anchor is once by three: each doubles what lies below the second."""
+    arch = next(name for name in tiny.OPTIONS if name == "tfcodec")
+    models = [
+        architectures.build(arch, (0.001, 0.032), **tiny.OPTIONS[arch])
+        for _ in range(3)
+    ]
+    plain, twice, once = models
+    anchors = plain.gain.anchors
+    twice.lower(1)
+    twice.lower(1)
+    once.lower(3)
+    assert plain.lowered == 0
+    assert once.lowered == twice.lowered == 3
+    qualities = tf.constant(np.linspace(0, 1, 4 * (anchors - 1) + 1), tf.float32)
+    lmbdas = [model.lmbda_at(qualities).numpy() for model in models]
+    np.testing.assert_allclose(lmbdas[1], lmbdas[2], rtol=1e-5)
+    np.testing.assert_allclose(lmbdas[1][4:], lmbdas[0][4:], rtol=1e-5)
+    y = tf.ones([len(qualities), 1, 1, plain.channels])
+    gains = [model.scaled_latents(y, qualities)[:, 0, 0] for model in models]
+    np.testing.assert_allclose(gains[1], gains[2], rtol=1e-5)
+    # Gains are proportional to the square root of lambda before training.
+    ratio = gains[1][:, 0].numpy() ** 2 / lmbdas[1]
+    np.testing.assert_allclose(ratio, ratio[-1], rtol=1e-4)
+    directory = export.export(twice, tmp_path / "model", arch, tiny.OPTIONS[arch])
+    card = registry.Model.at(directory).card
+    assert card["quality"]["lowered"] == 3
+    again = architectures.from_card(card)
+    np.testing.assert_allclose(again.lmbda_at(qualities), lmbdas[1], rtol=1e-6)
+    # As a model of version 0.2.0 tells it.
+    del card["quality"]["lowered"]
+    assert architectures.lowered(card) == 0
+    card["training"] = {"settings": {"extrapolate": 2.0}}
+    assert architectures.lowered(card) == 2

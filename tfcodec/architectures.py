@@ -248,4 +248,15 @@ def from_card(card: dict, make=build) -> CompressionModel:
     low = high = card["lmbda"]
     if card.get("quality"):
         low, high = (card["quality"][key] for key in ("lmbda_min", "lmbda_max"))
-    return make(card["architecture"], (low, high), **card["options"])
+    model = make(card["architecture"], (low, high), **card["options"])
+    model.lowered = lowered(card)
+    return model
+
+
+def lowered(card: dict) -> float:
+    """Returns `CompressionModel.lowered` of an exported model, by its card.
+
+    Cards of version 0.2.0 tell it among the settings of the training alone.
+    """
+    settings = card.get("training", {}).get("settings", {})
+    return (card["quality"] or {}).get("lowered", settings.get("extrapolate", 0.0))

@@ -96,10 +96,12 @@ def described(model) -> dict:
 
     Its reach in latents and its multiply-adds per pixel are measured here.
     """
-    lmbda = model.lmbda
-    variable = model.variable_rate
+    lmbda, variable = model.lmbda, model.variable_rate
+    qualities = dict(zip(("lmbda_min", "lmbda_max"), lmbda))
+    if model.lowered:
+        qualities["lowered"] = model.lowered
     return {
-        "quality": {"lmbda_min": lmbda[0], "lmbda_max": lmbda[1]} if variable else None,
+        "quality": qualities if variable else None,
         "lmbda": None if variable else lmbda[0],
         "distortion": str(model.distortion),
         "stride": model.stride,

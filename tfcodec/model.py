@@ -44,10 +44,14 @@ class CompressionModel(tf.keras.Model):
             after the gain costs in addition to its rate (an L1 penalty). As latents are
             rounded, training cannot avoid it by scaling latents down and the synthesis
             up.
+        lowered: by how many anchors the gains of quality 0 lie below the lowest lambda:
+            see `layers.QualityGain.extrapolate`. Between quality 0 and the next anchor
+            lambda falls as they do.
     """
 
     distortion = losses.Distortion()
     sparsity: float | None = None
+    lowered = 0.0
 
     def __init__(
         self, analysis, coder, synthesis, *, channels, stride, lmbda, anchors=8
@@ -65,9 +69,20 @@ class CompressionModel(tf.keras.Model):
             )
 
     def lmbda_at(self, quality):
-        """Lambda at a quality, 0 to 1, of any shape; it grows exponentially."""
+        """Lambda at a quality, 0 to 1, of any shape.
+
+        It grows exponentially, and below the second anchor faster if gains are lowered.
+        """
         low, high = self.lmbda
-        return low * tf.exp(quality * math.log(high / low))
+        steps = self.gain.anchors - 1 if self.lowered else 1
+        lowered = tf.nn.relu(1 - quality * steps) * self.lowered / steps
+        return low * tf.exp((quality - lowered) * math.log(high / low))
+
+    def lower(self, anchors: float) -> None:
+        """Lets quality 0 reach so many anchors further below the rates trained for."""
+        for gain in (self.gain, self.inverse_gain):
+            gain.extrapolate(anchors)
+        self.lowered += anchors * (1 + self.lowered)
 
     def scaled_latents(self, y, quality):
         """y [b, h, w, channels] times the gains of quality [b], both float32."""

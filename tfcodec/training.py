@@ -269,9 +269,9 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
         weights.load_arrays(model.trainable_variables, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
+        model.lowered = architectures.lowered(config.start().card)
     if config.extrapolate:
-        for gain in (model.gain, model.inverse_gain):
-            gain.extrapolate(config.extrapolate)
+        model.lower(config.extrapolate)
     optimizer = optimizers.averaging(config, schedule)
     optimizer.build(model.trainable_variables)
     if config.precision == "mixed_float16":
@@ -391,6 +391,7 @@ def for_export(model, config: TrainConfig) -> tf.keras.Model:
     if config.precision == "float32" and config.strategy == "none":
         return model
     whole = network(config, "float32")
+    whole.lowered = model.lowered
     for variable, trained in zip(whole.trainable_variables, model.trainable_variables):
         variable.assign(trained)
     return whole
