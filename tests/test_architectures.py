@@ -286,7 +286,7 @@ def test_unknown_names_and_options_are_explained():
 
 def test_lambda_falls_with_the_gains_that_are_lowered(tmp_path):
     """Twice by one anchor is once by three: each doubles what lies below the second."""
-    arch = next(name for name in tiny.OPTIONS if name == "tfcodec")
+    arch = "tfcodec"
     models = [
         architectures.build(arch, (0.001, 0.032), **tiny.OPTIONS[arch])
         for _ in range(3)

@@ -36,8 +36,9 @@ def test_a_rounded_kernel_is_integers_times_scales(shape):
         half = found.astype(np.float16)
         assert np.array_equal(half, found)
         first = kernels.outputs_first(half)
-        assert np.array_equal(kernels.int8(first), kernels.outputs_first(whole))
-        assert np.array_equal(kernels.int8_scales(first), scales)
+        again, own_scales = kernels.integers(first)
+        assert np.array_equal(again, kernels.outputs_first(whole))
+        assert np.array_equal(own_scales, scales)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -49,7 +50,10 @@ def test_other_kernels_are_not_split(shape):
     assert kernels.split(found) is None
     # As long as no channel has them, LiteRT's scales are the finest that suit.
     first = kernels.outputs_first(array)
-    assert np.all(np.abs(kernels.int8(first)).reshape(len(first), -1).max(1) == 127)
+    whole, scales = kernels.integers(first)
+    assert np.all(np.abs(whole).reshape(len(first), -1).max(1) == 127)
+    assert np.array_equal(whole, kernels.int8(first))
+    assert np.array_equal(scales, kernels.int8_scales(first))
 
 
 def test_channels_of_zeros_are_kept():

@@ -259,4 +259,4 @@ def lowered(card: dict) -> float:
     Cards of version 0.2.0 tell it among the settings of the training alone.
     """
     settings = card.get("training", {}).get("settings", {})
-    return (card["quality"] or {}).get("lowered", settings.get("extrapolate", 0.0))
+    return (card.get("quality") or {}).get("lowered", settings.get("extrapolate", 0.0))

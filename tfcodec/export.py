@@ -356,16 +356,22 @@ def compact(array: np.ndarray):
         (array, scales): one of a smaller type and None; or integers of 8 bits
         [..., out] and float32 [out], whose product is the array: see `kernels.split`.
     """
-    for kind in (np.int8, np.float16 if array.dtype.kind == "f" else np.int16):
-        if kind is np.float16 and array.ndim > 1 and array.size >= STORED_FROM:
-            parts = kernels.split(array)
-            if parts:
-                return parts
-        with np.errstate(over="ignore", invalid="ignore"):
-            smaller = array.astype(kind)
-        if np.array_equal(smaller.astype(array.dtype), array):
-            return smaller, None
-    return array, None
+    is_float = array.dtype.kind == "f"
+    whole = _exactly(array, np.int8)
+    if whole is None and is_float and array.ndim > 1 and array.size >= STORED_FROM:
+        parts = kernels.split(array)
+        if parts:
+            return parts
+    if whole is None:
+        whole = _exactly(array, np.float16 if is_float else np.int16)
+    return array if whole is None else whole, None
+
+
+def _exactly(array, kind):
+    """Returns an array in a smaller type, or None if that would change a value."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        smaller = array.astype(kind)
+    return smaller if np.array_equal(smaller.astype(array.dtype), array) else None
 
 
 class Stored(NamedTuple):

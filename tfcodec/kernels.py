@@ -67,13 +67,9 @@ def split(array):
 def int8_scales(array):
     """The scale of each output channel's weights in `int8`: float32 [out].
 
-    `array` is a kernel with outputs first, [out, ...]. The scales are those with which
-    `int8` changes nothing, if there are any. If not, the largest magnitude of each
+    `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
     channel becomes 127.
     """
-    parts = split(np.moveaxis(array, 0, -1))
-    if parts:
-        return parts[1]
     array = array.reshape(len(array), -1).astype(np.float32, copy=False)
     largest = np.maximum(array.max(1), -array.min(1))
     return np.where(largest > 0, largest / np.float32(127), np.float32(1))
@@ -84,6 +80,19 @@ def int8(array):
     array = np.ascontiguousarray(array, np.float32)
     scales = int8_scales(array).reshape(-1, *[1] * (array.ndim - 1))
     return np.rint(array / scales).astype(np.int8)
+
+
+def integers(array):
+    """A kernel with outputs first as (int8 [out, ...], scales float32 [out]).
+
+    They are those of `split` if there are any, so that nothing is rounded twice; if
+    not, those of `int8`.
+    """
+    parts = split(np.moveaxis(array, 0, -1))
+    if parts is None:
+        return int8(array), int8_scales(array)
+    whole, scales = parts
+    return outputs_first(whole), scales
 
 
 def without_signs(array, unsigned: int):

@@ -6,7 +6,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.tools import flatbuffer_utils
 
-from tfcodec import exact_products, kernels
+from tfcodec import exact_products, kernels, litert_int8
 
 INPUT, WEIGHTS, BIAS, OUTPUT = range(4)  # tensors of each subgraph
 
@@ -81,10 +81,8 @@ def _graph(weights, buffers):
         _constant("bias", np.zeros(outputs, "<f4"), schema.TensorType.FLOAT32, buffers),
         _variable("y", outputs),
     ]
-    scales = graph.tensors[WEIGHTS].quantization = schema.QuantizationParametersT()
-    scales.scale = np.ones(outputs, np.float32)
-    scales.zeroPoint = np.zeros(outputs, np.int64)
-    scales.quantizedDimension = 0
+    scales = np.ones(outputs, np.float32)
+    graph.tensors[WEIGHTS].quantization = litert_int8.by_output(scales)
     return graph
 
 
@@ -98,9 +96,7 @@ def _variable(name, channels):
 def _constant(name, array, kind, buffers):
     tensor = schema.TensorT()
     tensor.name, tensor.type, tensor.shape = name, kind, list(array.shape)
-    tensor.buffer = len(buffers)
-    buffers.append(schema.BufferT())
-    buffers[-1].data = np.frombuffer(array.tobytes(), np.uint8)
+    tensor.buffer = litert_int8.added(buffers, array)
     return tensor
 
 

@@ -118,17 +118,13 @@ def stored_arrays(source: registry.Model) -> dict[str, list]:
         prefix = pathlib.PurePosixPath(directory, "variables", "variables")
         reader = tf.train.load_checkpoint(str(source.path / prefix))
         kinds = reader.get_variable_to_dtype_map()
-        names = sorted(name for name, kind in kinds.items() if kind != tf.string)
-        scales = {name: name.replace("arrays/", "scales/", 1) for name in names}
-        arrays[f"{prefix}.data-00000-of-00001"] = [
-            (
-                reader.get_tensor(name),
-                reader.get_tensor(scales[name])
-                if scales[name] in kinds and scales[name] != name
-                else None,
-            )
-            for name in names
-        ]
+        found = arrays[f"{prefix}.data-00000-of-00001"] = []
+        for name, kind in sorted(kinds.items()):
+            if kind != tf.string:
+                scale = name.replace("arrays/", "scales/", 1)
+                has_scale = scale != name and scale in kinds
+                scales = reader.get_tensor(scale) if has_scale else None
+                found.append((reader.get_tensor(name), scales))
     return arrays
 
 

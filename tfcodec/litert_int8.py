@@ -57,6 +57,21 @@ def _kind(code) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
+def added(buffers: list, array) -> int:
+    """Adds the values of a constant to the buffers of a file; returns their place."""
+    buffers.append(schema.BufferT())
+    buffers[-1].data = np.frombuffer(array.tobytes(), np.uint8)
+    return len(buffers) - 1
+
+
+def by_output(scales):
+    """What integers [out, ...] are to be multiplied by, in terms of LiteRT's schema."""
+    found = schema.QuantizationParametersT()
+    found.scale, found.zeroPoint = scales, np.zeros(len(scales), np.int64)
+    found.quantizedDimension = 0
+    return found
+
+
 class _File:
     """A LiteRT file of one graph, to be changed in place."""
 
@@ -74,11 +89,11 @@ class _File:
 
     def round(self, op):
         """Rounds a layer's weights; its bias becomes float32, as LiteRT wants it."""
-        for place, rounds in ((1, True), (2, False)):
+        for place, constant in ((1, self.integers), (2, self.constant)):
             widening = self.halves.get(op.inputs[place])
             if widening:
                 source = self.graph.tensors[widening.inputs[0]]
-                op.inputs[place] = self.constant(source, self.values(source), rounds)
+                op.inputs[place] = constant(source, self.values(source))
                 self._drop_unused(widening)
 
     def _drop_unused(self, op):
@@ -91,22 +106,22 @@ class _File:
         data = bytes(self.model.buffers[tensor.buffer].data)
         return np.frombuffer(data, kinds[tensor.type]).reshape(tensor.shape)
 
-    def constant(self, like, array, rounds: bool = False) -> int:
-        """Adds a constant of the shape of `like`: float32, or of 8 bits; returns it."""
+    def constant(self, like, array) -> int:
+        """Adds a constant of float32, of the shape of `like`; returns its place."""
         tensor = copy.copy(like)
         tensor.type = schema.TensorType.FLOAT32
-        if rounds:
-            tensor.type = schema.TensorType.INT8
-            tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale = kernels.int8_scales(array)
-            tensor.quantization.zeroPoint = np.zeros(len(array), np.int64)
-            tensor.quantization.quantizedDimension = 0
-            array = kernels.int8(array)
-        else:
-            array = np.asarray(array, "<f4")
-        tensor.buffer = len(self.model.buffers)
-        self.model.buffers.append(schema.BufferT())
-        self.model.buffers[-1].data = np.frombuffer(array.tobytes(), np.uint8)
+        return self._add(tensor, np.asarray(array, "<f4"))
+
+    def integers(self, like, array) -> int:
+        """Adds a constant of 8 bits, of the shape of `like`; returns its place."""
+        tensor = copy.copy(like)
+        tensor.type = schema.TensorType.INT8
+        whole, scales = kernels.integers(array)
+        tensor.quantization = by_output(scales)
+        return self._add(tensor, whole)
+
+    def _add(self, tensor, array):
+        tensor.buffer = added(self.model.buffers, array)
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1
 

@@ -99,7 +99,7 @@ def _record(source, built, arrays, note) -> dict:
 
     The SHA-256 of the arrays tells encoders apart that have the same decoder.
     """
-    record = {**source.card.get("encoder", {})}
+    record = dict(source.card.get("encoder", {}))
     if rounding.by_integers(built):
         record["kernel_bits"] = 8
     if arrays:

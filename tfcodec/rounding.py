@@ -58,14 +58,11 @@ def round_kernels(network, but: tuple = ()) -> None:
         but: layers that stay as they are.
     """
     for layer in network.submodules:
-        is_convolution = isinstance(layer, tf.keras.layers.Conv2D) and not isinstance(
-            layer, tf.keras.layers.DepthwiseConv2D
-        )
+        is_convolution = isinstance(layer, tf.keras.layers.Conv2D)
         if is_convolution and not any(layer is each for each in but):
             kernel = layer.kernel.numpy()
-            if kernels.split(kernel) is None:
-                pixels = kernel.shape[2] == 3 and kernel.shape[0] > 8
-                layer.kernel.assign((for_pixels if pixels else kernels.rounded)(kernel))
+            pixels = kernel.shape[2] == 3 and kernel.shape[0] > 8
+            layer.kernel.assign((for_pixels if pixels else kernels.rounded)(kernel))
 
 
 def for_pixels(kernel: np.ndarray) -> np.ndarray:
@@ -82,6 +79,8 @@ def for_pixels(kernel: np.ndarray) -> np.ndarray:
     Returns:
         float32, of the same shape.
     """
+    if kernels.split(kernel):
+        return kernel
     side, _, _, outputs = kernel.shape
     scales = kernels.whole_scales(kernel).astype(np.float64)
     weights = kernel.reshape(-1, outputs) / scales
