@@ -9,6 +9,8 @@ from PIL import Image
 
 pytest.importorskip("tensorflow")
 
+import tensorflow as tf
+
 import tfcodec
 from tfcodec import metrics, registry, ssimulacra2
 
@@ -146,3 +148,21 @@ def test_a_picture_as_good_as_asked_for(photograph, target, figure):
 def test_the_best_picture_of_so_many_bytes(photograph, curve):
     size = int(curve[4][1])
     assert 0.98 * size <= len(tfcodec.compress(photograph, max_bytes=size)) <= size
+
+
+def test_the_models_take_at_most_60_megabytes():
+    found = [file for model in registry.models() for file in model.path.rglob("*")]
+    assert 0 < sum(file.stat().st_size for file in found if file.is_file()) <= 60e6
+
+
+def test_a_loaded_model_can_be_saved_again(photograph, tmp_path):
+    """Exporting removes TensorFlow's function for that, which saving makes anew."""
+    path = str(registry.models()[0].path)
+    first = tf.saved_model.load(path)
+    tf.saved_model.save(first, str(tmp_path), signatures=first.signatures)
+    image = tf.constant(photograph[:64, :64])
+    latents = [
+        tf.saved_model.load(each).signatures["analysis"](image=image)["y"]
+        for each in (path, str(tmp_path))
+    ]
+    assert np.array_equal(*latents)

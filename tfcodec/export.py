@@ -10,18 +10,15 @@ depends on them only once.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants
-from tensorflow.python.grappler import tf_optimizer
 
-from tfcodec import files, kernels, rans, rounding, weights
+from tfcodec import files, graph_size, kernels, rans, rounding, weights
 from tfcodec.layers import EXACT_LIMIT
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
@@ -86,7 +83,7 @@ def export(
     }
     with files.new_directory(directory) as part:
         tf.saved_model.save(module, str(part), signatures=signatures)
-        drop_shapes(part)
+        graph_size.drop_unneeded(part)
         (part / "card.json").write_text(json.dumps(card, indent=1) + "\n")
     return directory
 
@@ -158,23 +155,7 @@ def export_realism(model, second, directory):
     signatures = {"synthesis": module.function(frozen)}
     module.keep_weights([v.numpy() for v in second.trainable_variables])
     tf.saved_model.save(module, str(directory), signatures=signatures)
-    drop_shapes(directory)
-
-
-def drop_shapes(directory):
-    """Removes the shapes in a SavedModel, which a loader infers again.
-
-    That saves 0.4 MB and a tenth of the time to load. TensorFlow's checksum of the
-    file, which would no longer fit, is removed too; no loader needs it.
-    """
-    path = directory / "saved_model.pb"
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    for graph in (meta.graph_def for meta in saved.meta_graphs):
-        functions = (function.node_def for function in graph.library.function)
-        for node in itertools.chain(graph.node, *functions):
-            node.attr.pop("_output_shapes", None)
-    path.write_bytes(saved.SerializeToString(deterministic=True))
-    (directory / "fingerprint.pb").unlink(missing_ok=True)
+    graph_size.drop_unneeded(directory)
 
 
 def decoder_numbers(model, tables) -> dict[str, np.ndarray]:
@@ -237,81 +218,7 @@ class Frozen:
         # Taken before simplification, which TensorFlow may change: the fingerprint is
         # made of these.
         self.constants = list(constants(self.graph))
-        self.graph = simplified(self.graph, [*inputs, *concrete.outputs])
-
-
-def simplified(graph, kept):
-    """Returns an equivalent GraphDef, with constants folded and duplicates removed.
-
-    This removes nearly half of the operations, and a third of the time to load.
-
-    Args:
-        graph: GraphDef.
-        kept: its inputs and outputs, tensors.
-    """
-    config = config_pb2.ConfigProto()
-    rewrite = config.graph_options.rewrite_options
-    # Only optimisers that neither fuse operations nor change the arithmetic.
-    rewrite.optimizers.extend(
-        ["pruning", "constfold", "dependency", "common_subgraph_elimination"]
-    )
-    rewrite.min_graph_nodes = -1
-    meta = meta_graph_pb2.MetaGraphDef(graph_def=graph)
-    nodes = meta.collection_def["train_op"].node_list
-    nodes.value.extend(tensor.name for tensor in kept)
-    simple = tf_optimizer.OptimizeGraph(config, meta)
-    # Inner functions were changed, so they must not share a name with those of other
-    # graphs.
-    names = {f.signature.name for f in simple.library.function}
-    tag = hashlib.sha256(simple.SerializeToString(deterministic=True)).hexdigest()[:8]
-
-    def rename(holder, field):
-        if getattr(holder, field) in names:
-            setattr(holder, field, f"{getattr(holder, field)}_{tag}")
-
-    for function in simple.library.function:
-        rename(function.signature, "name")
-    for body in [simple.node, *(f.node_def for f in simple.library.function)]:
-        for node in body:
-            rename(node, "op")
-            for attribute in node.attr.values():
-                for value in [attribute.func, *attribute.list.func]:
-                    rename(value, "name")
-    shorten(simple.node, {tensor.op.name for tensor in kept})
-    for function in simple.library.function:
-        short = shorten(
-            function.node_def, {a.name for a in function.signature.input_arg}
-        )
-        for returned in (function.ret, function.control_ret):
-            for key, reference in list(returned.items()):
-                returned[key] = short(reference)
-    return simple
-
-
-def shorten(nodes, kept):
-    """Gives the nodes of a graph or function short names, which loads a third faster.
-
-    Args:
-        nodes: NodeDefs.
-        kept: names that stay, among them those of a function's arguments.
-
-    Returns:
-        A function from an old reference to a node, such as `^name` or `name:0`, to the
-        new one.
-    """
-    numbers = (f"n{k}" for k in itertools.count() if f"n{k}" not in kept)
-    names = {n.name: next(numbers) for n in nodes if n.name not in kept}
-
-    def short(reference):
-        mark = "^" if reference.startswith("^") else ""
-        name, colon, output = reference[len(mark) :].partition(":")
-        return f"{mark}{names.get(name, name)}{colon}{output}"
-
-    for node in nodes:
-        node.name = names.get(node.name, node.name)
-        node.input[:] = [short(reference) for reference in node.input]
-        node.attr.pop("_class", None)  # names another node, to share its device
-    return short
+        self.graph = graph_size.simplified(self.graph, [*inputs, *concrete.outputs])
 
 
 def check_stock(functions):
@@ -396,7 +303,9 @@ class Store(tf.Module):
     def value(self, array) -> Stored:
         """Returns the variables for an array, which equal arrays share."""
         about = f"{array.dtype}{array.shape}".encode() + array.tobytes()
-        key = hashlib.sha256(about).hexdigest()
+        # 48 bits are enough to tell a few hundred arrays apart, and a SavedModel stores
+        # each name in four places.
+        key = hashlib.sha256(about).hexdigest()[:12]
         if key not in self.arrays:
             values, scale = compact(array)
             with tf.device("/CPU:0"):

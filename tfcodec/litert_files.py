@@ -27,6 +27,7 @@ REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 # after a space the number that is the second argument of some.
 LAYOUTS = {
     "same": lambda array: array,
+    "first": lambda array: array[0],
     "kernel": kernels.outputs_first,
     "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
@@ -231,11 +232,16 @@ class Compact:
 
     def add_numbers(self, numbers: dict[str, np.ndarray]):
         """Adds the numbers of the coder; those in the SavedModel by reference."""
-        known = {(a.dtype, a.shape, a.tobytes()): where for where, a in self.candidates}
+        known = {}
+        for where, array in self.candidates:
+            for layout in ("same", *(["first"] if len(array) == 1 else [])):
+                made = laid_out(array, layout)
+                key = made.dtype, made.shape, made.tobytes()
+                known[key] = {**where, "layout": layout}
         for name, array in numbers.items():
             where = known.get((array.dtype, array.shape, array.tobytes()))
             if where:
-                self.parts["coder"][name] = {**where, "layout": "same"}
+                self.parts["coder"][name] = where
             else:
                 self.rest[f"coder/{name}"] = array
 

@@ -19,8 +19,8 @@ def without_rewriting(tf):
 
     Grappler rewrites the graph of each function before its first call. For the shipped
     model this takes 6 s of `improve`, and 1 s each of `encode` and `decode`, which then
-    run no faster: exporting has simplified them already (`export.simplified`). On a GPU
-    it still does, because there it also chooses the layout of arrays.
+    run no faster: exporting has simplified them already (see `graph_size`). On a GPU it
+    still does, because there it also chooses the layout of arrays.
 
     Args:
         tf: the module `tensorflow`.
