@@ -265,6 +265,26 @@ def test_a_program_makes_its_noise_without_a_loop_and_replaces_its_state(exporte
     assert any(array.any() for array in program.state().values())
 
 
+def test_the_step_of_a_program_minimises_all_that_the_model_does(tmp_path):
+    """Of latents' magnitudes, too, which a sparse model adds to the rate."""
+    pytest.importorskip("tensorflow_compression")
+    import tensorflow as tf
+
+    from tfcodec import training, xla_program
+
+    images = str(tiny.images(tmp_path))
+    config = training.TrainConfig(**tiny.flags("sparse", images=images, steps=2))
+    model, given = training.build(config), xla_program.Given()
+    inputs = {
+        "image": tf.constant(tiny.photograph(64, 64)[None]),
+        "quality": tf.zeros([1]), "seed": tf.constant([1, 2]),
+    }  # fmt: skip
+    cost = float(model.outcome(inputs, training=True)["cost"])
+    assert model.sparsity
+    loss, *_ = xla_program.step_of(model, given)(*inputs.values(), 0.0)
+    assert float(loss) == pytest.approx(cost, rel=1e-5)
+
+
 @needs_jax
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["bls2017", "tfcodec"])

@@ -172,7 +172,7 @@ def test_calibration_fits_the_rate_to_the_latents(trained):
 
     def bits():
         return sum(
-            float(tf.reduce_sum(model.evaluate_images(inputs)[1])) for inputs in batches
+            float(tf.reduce_sum(model.outcome(inputs)["bpp"])) for inputs in batches
         )
 
     costs = [bits()]

@@ -467,6 +467,15 @@ def test_several_files_and_folders(image, capsys):
     assert "empty: no .tfc in it" in fails(capsys, "decompress", "-r", "empty")
 
 
+def test_one_output_is_for_one_input_however_it_is_named(image, capsys):
+    os.mkdir("album")
+    for name in ("a.png", "b.png"):
+        shutil.copy("in.png", f"album/{name}")
+    for source in (["-r", "album"], ["album/*.png"]):
+        assert "one input only" in fails(capsys, "compress", *source, "-o", "small")
+        assert not os.path.exists("small")
+
+
 def test_what_is_passed_over_in_a_folder_is_told(image, capsys):
     os.makedirs("album")
     for name in ("a.JFIF", "b.jpe", "notes.txt", "film.mov"):

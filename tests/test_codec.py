@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -302,6 +303,17 @@ def test_batches(model):
         tfcodec.compress_batch([IMAGE, IMAGE / 2], model=model)
     with pytest.raises(tfcodec.CorruptStream, match="file 1: empty file"):
         tfcodec.decompress_batch([files[0], b""], model)
+
+
+def test_another_encoder_in_place_of_a_model_is_loaded(model, tmp_path):
+    """It has the same fingerprint, as the decoder is the same."""
+    shutil.copytree(model, tmp_path / "model")
+    first = codec.load(tmp_path / "model")
+    assert codec.load(tmp_path / "model") is first
+    card = json.loads((tmp_path / "model" / "card.json").read_text())
+    card["encoder"] = {"error_bits": 1.0}
+    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    assert codec.load(tmp_path / "model") is not first
 
 
 @pytest.fixture

@@ -230,6 +230,17 @@ def test_a_metric_of_ones_own(images, capsys):
         assert "no metric" in fails(capsys, "eval", ".", "--metric", bad)
 
 
+def fussy(image, decoded):
+    raise ValueError("this image is too small")
+
+
+def test_an_image_that_a_metric_of_ones_own_cannot_judge_has_none(images):
+    name = f"{__name__}:fussy"
+    rows = rows_of(images, Steps(), extra=[name])
+    assert [row["metrics"] for row in rows] == [{name: None}] * len(rows)
+    assert all(row["psnr"] for row in rows[::2])
+
+
 def test_ssimulacra2_is_always_reported(images, capsys):
     rows = rows_of(images, Steps())
     image = read_rgb(images[0])

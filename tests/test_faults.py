@@ -1,5 +1,6 @@
 """Full disks, damaged checkpoints, and images that go: what a training does then."""
 
+import errno
 import os
 import shutil
 
@@ -181,12 +182,31 @@ def test_an_export_that_finds_no_room_leaves_the_model_that_is_there(tmp_path):
         assert len(str(raised.value).splitlines()) == 1
         assert sorted(tmp_path.rglob("*")) == before
     assert (there / "card.json").read_text() == "1"
-    # Nor does what a killed one left do harm.
-    (tmp_path / "model.part").mkdir()
-    shutil.copytree(there, tmp_path / "model.old")
+    # Folders of similar names are another's.
+    for other in ("model.part", "model.old"):
+        shutil.copytree(there, tmp_path / other)
     save(3)
     assert (there / "card.json").read_text() == "3"
-    assert sorted(tmp_path.rglob("*")) == before
+    for other in ("model.part", "model.old"):
+        assert (tmp_path / other / "card.json").read_text() == "1"
+
+
+def test_a_model_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
+    there = tmp_path / "model"
+    there.mkdir()
+    (there / "card.json").write_text("1")
+    replace = os.replace
+
+    def failing(source, target):
+        if str(source).endswith(".part"):
+            raise OSError(errno.EACCES, "no")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="model: no"), files.new_directory(there) as part:
+        part.mkdir()
+    assert (there / "card.json").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_damaged_record_of_the_settings_is_named(config, tmp_path):

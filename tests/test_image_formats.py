@@ -91,6 +91,7 @@ GARBAGE = [
     b"garbage garbage", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", made.exif()[:15],
     made.exif((282, 2, b"abc\0"), orientation=0), made.exif((282, 2, b"abc\0")),
     made.exif((34665, 4, b"\xff\xff\xff\x7f")),
+    b"II+\0\x08\0\0\0" + b"\xff" * 8,  # The position of a BigTIFF's directory.
 ]  # fmt: skip
 
 

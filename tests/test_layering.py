@@ -19,7 +19,7 @@ TABLE = """
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights rounding export same_decoder litert_int8 litert_exact
+    data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
     workers programs tiles jax_step accelerate
     strategies optimizers checkpoints validation progress xla_program training
@@ -110,6 +110,29 @@ def test_a_module_imports_only_those_above_it(module):
     assert module in TABLE
     below = TABLE[TABLE.index(module) :]
     assert not ours(imports(module)) & set(below)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_module_imports_from_ours_is_there(module):
+    """Also where a package that the module needs, such as Beam, is not installed."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text("utf-8"))):
+        of, _, name = (getattr(node, "module", None) or "").partition(".")
+        if isinstance(node, ast.ImportFrom) and of == "tfcodec" and name:
+            defined = defined_in(name)
+            assert {alias.name for alias in node.names} <= defined, f"from {name}"
+
+
+def defined_in(module):
+    """The names that a module defines at its top level, without what it imports."""
+    names = set()
+    for node in ast.parse((PACKAGE / f"{module}.py").read_text("utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        for target in ast.walk(node):
+            is_name = isinstance(target, ast.Name)
+            if is_name and isinstance(target.ctx, ast.Store):
+                names.add(target.id)
+    return names
 
 
 @pytest.mark.parametrize("module", present(RUNNING))

@@ -422,4 +422,5 @@ def test_a_jpeg_without_end_marker_is_read_if_all_its_pixels_are_there(image):
         for cut in (4, 20, len(data) // 2):
             with pytest.raises(ValueError, match="truncated"):
                 images.read(io.BytesIO(data[:-cut]), "a.jpg")
-        assert images.read(io.BytesIO(data), "a.jpg").notes == []
+        for more in (b"", bytes(10**5), b"\xff\xda" + bytes(10**5)):
+            assert images.read(io.BytesIO(data + more), "a.jpg").notes == []

@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import ctypes
+import dataclasses
 import http.server
 import io
 import json
@@ -299,6 +300,15 @@ def test_limits_inside_the_graph(limits, words):
         return graph_files.parse(data, model.fingerprint, model.stride, given).error
 
     assert words in error(tf.constant(golden("tiles_64"))).numpy()
+
+
+@pytest.mark.parametrize("tile", [2, 8, 15])
+def test_tiles_larger_than_the_image_take_no_more_memory(served, tile):
+    header, chunks = bitstream.unpack(golden("pixel_30"))
+    data = bitstream.pack(dataclasses.replace(header, tile=tile), chunks)
+    result = call(served, "decompress_pixels", compressed_bytes=data)
+    assert not result["error"]
+    assert near(result["image"], opened(data))
 
 
 def test_escapes_over_the_limit_are_refused(served):

@@ -68,6 +68,20 @@ def test_new_and_changed_files_are_found_and_those_validated_on_are_not(tmp_path
     assert everything.new() == sorted(names)
 
 
+def test_a_file_that_comes_later_is_trained_on_where_no_name_is_held_out(tmp_path):
+    def kept(start):
+        names = (tmp_path / f"{start}{k}.png" for k in range(100))
+        return [path for path in names if not files.is_held_out(path)]
+
+    first, second, later = kept("m")[0], kept("m")[1], kept("a")[0]
+    for path in (first, second):
+        path.write_bytes(b"x")
+    finder = tiles.Finder([tmp_path], hold_out=True)
+    assert finder.new() == [second]  # The first one is held out nevertheless.
+    later.write_bytes(b"x")
+    assert finder.new() == [later]
+
+
 def reader(folder, **settings):
     finder = tiles.Finder([folder], hold_out=False)
     return tiles.Reader(finder, 88, 64, pool=Here(), seconds=0.05, **settings)

@@ -22,6 +22,7 @@ from tfcodec.options import (
 
 # Other names of stdin and stdout, which must not be replaced by a new file.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
+ONE_INPUT = "OUT can be given for one input only; --out_dir takes several"
 # Codecs that `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
@@ -101,7 +102,7 @@ def settle_output(parser, args) -> None:
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()
     if args.output and (len(args.input) > 1 or args.out_dir):
-        parser.error("OUT can be given for one input only; --out_dir takes several")
+        parser.error(ONE_INPUT)
 
 
 def add_command(commands, name: str, help: str):

@@ -16,6 +16,7 @@ import sys
 import time
 
 from tfcodec import bitstream, files
+from tfcodec.arguments import ONE_INPUT
 from tfcodec.console import (
     Failure,
     Progress,
@@ -146,7 +147,7 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         suffixes: of the files that are taken from folders.
 
     Raises:
-        ValueError: a folder has no such file.
+        ValueError: a folder has no such file, or one output is named for several.
     """
     jobs = []
     for source in args.input:
@@ -166,6 +167,8 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         for each in found:
             base = base if path.is_dir() else each.parent
             jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
+    if args.output is not None and len(jobs) > 1:
+        raise ValueError(ONE_INPUT)
     return jobs
 
 

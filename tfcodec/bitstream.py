@@ -313,25 +313,21 @@ def unpack(data: bytes, limits: Limits = Limits()) -> tuple[Header, list[Chunk]]
     return header, chunks
 
 
-def repacked(data: bytes, layout: int, more: Sequence[Chunk]) -> bytes:
-    """Returns the file `data` with another layout of colours, and more chunks.
-
-    Raises:
-        StreamError, ValueError: as `unpack` and `pack`.
-    """
-    header, chunks = unpack(data)
-    return pack(dataclasses.replace(header, layout=layout), [*more, *chunks])
-
-
 def metadata_chunks(metadata: dict[str, bytes | None]) -> list[Chunk]:
     """Returns the chunks of metadata by Pillow's names: icc_profile, exif, xmp.
 
     Raises:
-        ValueError: there is another name.
+        ValueError: there is another name, or more than a reader takes by default.
     """
     unknown = set(metadata) - set(METADATA)
     if unknown:
         raise ValueError(f"no such metadata: {', '.join(sorted(unknown))}")
+    most = Limits().metadata
+    for name, data in metadata.items():
+        if data and len(data) > most:
+            raise ValueError(
+                f"{name}: {len(data)} bytes, at most {most} fit into a file"
+            )
     return [
         Chunk(METADATA[name], zlib.compress(data, 9))
         for name, data in metadata.items()

@@ -172,17 +172,17 @@ class Models:
 
     def __init__(self, wanted: str, effort: int, threads: int | None):
         self.wanted, self.effort, self.threads = wanted, effort, threads
-        self.found: dict[tuple[str, bytes], engine.Codec] = {}
+        self.found: dict[tuple[str, str], engine.Codec] = {}
 
-    def load(self, path: str, fingerprint: bytes) -> engine.Codec:
+    def load(self, path: str, identity: str) -> engine.Codec:
         """Returns a codec; `codec` calls it, one thread at a time."""
-        if (path, fingerprint) not in self.found:
+        if (path, identity) not in self.found:
             model = registry.Model.at(path)
             kind = engine.ENGINES[engine.chosen(model, self.wanted, self.effort)]
             if kind is LiteRTEngine:
                 kind = functools.partial(LiteRTEngine, threads=self.threads)
-            self.found[path, fingerprint] = engine.Codec(model, kind)
-        return self.found[path, fingerprint]
+            self.found[path, identity] = engine.Codec(model, kind)
+        return self.found[path, identity]
 
     @contextlib.contextmanager
     def used(self):

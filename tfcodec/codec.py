@@ -20,7 +20,7 @@ from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
-# A function from path and fingerprint of a model to its codec, which `pipelines` sets
+# A function from path and identity of a model to its codec, which `pipelines` sets
 # to be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
 DEFAULT_MODEL = "tfcodec"
@@ -29,8 +29,8 @@ _loading = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str, fingerprint: bytes, name: str) -> engines.Codec:
-    # The fingerprint is in the key of the cache, so that a model is loaded again when
+def _loaded(path: str, identity: str, name: str) -> engines.Codec:
+    # The identity is in the key of the cache, so that a model is loaded again when
     # another one has taken its place in the directory.
     model = registry.Model.at(path)
     return engines.Codec(model, engines.ENGINES[name])
@@ -53,12 +53,12 @@ def loaded(
     if load_here := loader.get():
         forks.check()
         with _loading:
-            return load_here(str(model.path), model.fingerprint)
+            return load_here(str(model.path), model.identity)
     name = engines.chosen(model, engine, effort)
     if name == "tensorflow":
         forks.check()
     with _loading:
-        return _loaded(str(model.path), model.fingerprint, name)
+        return _loaded(str(model.path), model.identity, name)
 
 
 def load(

@@ -72,8 +72,8 @@ def compress(args: argparse.Namespace) -> bool:
         data = work(picture, progress)
         seconds = time.perf_counter() - start
         _write(job, data)
-        row, text = _summary(job, data, model, seconds, picture.notes, args.max_pixels)
-        if args.verbose:
+        row, text = _summary(job, data, model, seconds, picture.notes)
+        if args.verbose and row["model"]:
             text += _measured(picture.pixels, data, args, row)
         return row, text
 
@@ -96,24 +96,33 @@ def _write(job, data):
                 raise RuntimeError("the file that was written reads back differently")
 
 
-def _summary(job, data, model, seconds, notes, max_pixels):
-    """Describes what was written: (a row of JSON, the same in words)."""
+def _summary(job, data, model, seconds, notes):
+    """Describes what was written: (a row of JSON, the same in words).
+
+    The file is of `model`, or of another one if a server made it; that may be unknown
+    here.
+    """
     from tfcodec import metrics
 
-    limits = bitstream.Limits().for_pixels(max_pixels)
+    limits = bitstream.Limits().for_pixels(job.args.max_pixels)
     header = bitstream.read_header(data, limits)
+    try:
+        model = registry.find(header.fingerprint, model)
+        name, single = model.name, model.single_rate
+    except bitstream.UnsupportedStream:
+        name, single = None, False
     row = {
         **job.row(len(data)), "width": header.width, "height": header.height,
         "mode": header.mode,
         "bpp": metrics.bits_per_pixel(len(data), header.height, header.width),
-        "quality": None if model.single_rate else header.quality,
-        "model": model.name, "seconds": round(seconds, 3), "notes": notes,
+        "quality": None if single else header.quality,
+        "model": name, "seconds": round(seconds, 3), "notes": notes,
     }  # fmt: skip
     ratio = header.height * header.width * len(header.mode) / len(data)
-    rate = "single rate" if model.single_rate else f"quality {header.quality:g}"
+    rate = "single rate" if single else f"quality {header.quality:g}"
     text = (
-        f"{row['bpp']:.3f} bpp  1:{ratio:.1f}  {rate}  model {model.name}  "
-        f"{seconds:.1f} s"
+        f"{row['bpp']:.3f} bpp  1:{ratio:.1f}  {rate}  "
+        f"model {name or header.fingerprint.hex()}  {seconds:.1f} s"
     )
     return row, text
 

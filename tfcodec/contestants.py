@@ -102,7 +102,7 @@ class Ours:
         from tfcodec import codec
 
         return codec.compress(
-            image, quality, self.model, self.effort, engine=self.engine
+            image, quality, self.model, self.effort, engine=self.engine, max_pixels=0
         )
 
     def decompress(self, data: bytes) -> np.ndarray:
@@ -110,8 +110,9 @@ class Ours:
         from tfcodec import codec
 
         return codec.decompress(
-            data, model=self.model, realism=self.realism, engine=self.engine
-        )
+            data, model=self.model, realism=self.realism, engine=self.engine,
+            max_pixels=0,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

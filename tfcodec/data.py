@@ -21,7 +21,8 @@ from absl import logging
 from PIL import Image
 
 from tfcodec import images
-from tfcodec.pixels import Unfit, rgb_of
+from tfcodec.pixels import rgb_of
+from tfcodec.tiff import Unfit
 
 VALIDATION_SIDE = 256  # pixels, of a validation crop at most
 # Sides of validation crops are multiples of this, or of the patch if that is smaller.

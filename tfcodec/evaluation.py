@@ -94,9 +94,7 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         "ms_ssim": similarity,
         "ms_ssim_db": None if np.array_equal(image, decoded) else _finite(decibels),
         "ssimulacra2": _possible(ssimulacra2.score, image, decoded),
-        "metrics": {
-            text: _finite(float(metric(text)(image, decoded))) for text in extra
-        },
+        "metrics": {text: _figure(metric(text), image, decoded) for text in extra},
         **dict(zip(COSTS, costs if timed else [None] * len(COSTS))),
     }
 
@@ -402,6 +400,12 @@ def _possible(function, *args):
         return function(*args)
     except ValueError:
         return None
+
+
+def _figure(function, image, decoded):
+    """Returns a metric's number; None if it has none for this image or is infinite."""
+    value = _possible(function, image, decoded)
+    return None if value is None else _finite(float(value))
 
 
 def _entry(cache, key):

@@ -64,8 +64,7 @@ class Directory:
             (where,) = struct.unpack_from(
                 self.order + ("Q" if self.big else "I"), entry, start
             )
-            self.file.seek(where)
-            data = self.file.read(count * size)
+            data = _read_at(self.file, where, count * size)
         if len(data) < count * size:
             return default
         return struct.unpack(f"{self.order}{count}{letter}", data)
@@ -114,10 +113,18 @@ def directory(file: BinaryIO) -> Directory | None:
     return _directory_at(file, at, order, big)
 
 
+def _read_at(file, at: int, size: int) -> bytes:
+    """Returns up to `size` bytes from a position on; none if it is beyond the end."""
+    try:
+        file.seek(at)
+    except (OverflowError, OSError):  # A BigTIFF has positions of up to 2**64 - 1.
+        return b""
+    return file.read(size)
+
+
 def _directory_at(file, at, order, big):
-    file.seek(at)
     size, width = (20, 8) if big else (12, 2)
-    head = file.read(width)
+    head = _read_at(file, at, width)
     if len(head) < width:
         return None
     (count,) = struct.unpack(order + ("Q" if big else "H"), head)

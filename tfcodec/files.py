@@ -163,13 +163,15 @@ def hold_out(
             "more images, or others to validate on (--validation)"
         )
 
-    def held(path):
-        digest = hashlib.sha256(os.fsencode(path.name)).digest()
-        return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
-
-    validation = [p for p in paths if held(p)] or list(paths[:1])
+    validation = [path for path in paths if is_held_out(path)] or list(paths[:1])
     kept = set(validation)
     return [p for p in paths if p not in kept], validation
+
+
+def is_held_out(path: pathlib.Path) -> bool:
+    """Whether `hold_out` holds a file out by its name, whatever others there are."""
+    digest = hashlib.sha256(os.fsencode(path.name)).digest()
+    return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
 
 
 # Files and folders that this process has begun to write, and that are incomplete.
@@ -261,15 +263,19 @@ def new_directory(path: pathlib.Path):
     Raises:
         OSError: naming `path`, which is unchanged.
     """
-    part, old = (path.with_name(path.name + suffix) for suffix in (".part", ".old"))
-    for left in (part, old):  # Left by a process that was killed.
-        shutil.rmtree(left, ignore_errors=True)
+    name = f".tfcodec-{secrets.token_hex(8)}"
+    part, old = (path.with_name(name + suffix) for suffix in (".part", ".old"))
     try:
         with writing(path), _begun(os.fspath(part)):
             yield part
             if path.exists():
                 os.replace(path, old)
-            os.replace(part, path)
+            try:
+                os.replace(part, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

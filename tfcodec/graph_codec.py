@@ -8,8 +8,6 @@ a string that is empty if all is well.
 
 from __future__ import annotations
 
-import itertools
-
 import tensorflow as tf
 
 from tfcodec import bitstream, graph_files, graph_images, planes, registry, tiling
@@ -168,7 +166,7 @@ class GraphCodec(tf.Module):
         """`registry.Model.default_realism` of float32 []."""
         points = self.card.default_realism_points
         value = tf.constant(points[0][1], tf.float32)
-        for (low, first), (high, last) in itertools.pairwise(points):
+        for (low, first), (high, last) in zip(points, points[1:]):
             way = tf.clip_by_value((quality - low) / (high - low), 0.0, 1.0)
             value += way * (last - first)
         return value

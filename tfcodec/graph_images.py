@@ -8,11 +8,14 @@ from tfcodec import graph_files, planes
 
 
 class Grid:
-    """The tiles of an image, row after row, as tensors; see `tiling.boxes`."""
+    """The tiles of an image, row after row, as tensors; see `tiling.boxes`.
+
+    Tiles are no larger than the image, whatever the side in the header of a file.
+    """
 
     def __init__(self, height, width, side):
         self.size = tf.stack([height, width])
-        self.side = tf.where(side > 0, tf.fill([2], side), self.size)
+        self.side = tf.where(side > 0, tf.minimum(side, self.size), self.size)
         self.shape = -(-self.size // self.side)
 
     def box(self, k):

@@ -6,6 +6,7 @@ This is the only reader: for images to compress, to compare, to show and to trai
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -15,7 +16,8 @@ import numpy as np
 
 from tfcodec import bitstream, exif, extras, headers, jpegs, pixels, plugins, tiff
 from tfcodec.formats import form_of, write
-from tfcodec.pixels import Picture, Unfit
+from tfcodec.pixels import Picture
+from tfcodec.tiff import Unfit
 
 __all__ = [
     "EXIF_PREFIX", "Picture", "Unfit", "form_of", "picture_of", "read", "read_rgb",
@@ -44,8 +46,8 @@ def read(
         ValueError: it is no image, a damaged one, too large, or (`Unfit`) its values
             for black and white are not known.
     """
-    with _opened(source, name, max_pixels) as (image, found, low):
-        return picture_of(image, found=found, low=low, strip=strip)
+    with _opened(source, name, max_pixels) as (image, found, lower_bytes):
+        return picture_of(image, found=found, low=lower_bytes(), strip=strip)
 
 
 def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarray:
@@ -75,7 +77,7 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _opened(source, name, max_pixels):
-    """Opens an image file: (Pillow image, `headers.Facts`, lower bytes or None).
+    """Opens an image file: (Pillow image, `headers.Facts`, reader of `_lower_bytes`).
 
     Raises:
         OSError, ValueError: as `read`, also for any error within the context.
@@ -99,7 +101,6 @@ def _opened(source, name, max_pixels):
                     hint = f": a damaged or unsupported {plugins.NAMES[package]}"
             found = headers.facts(file)
             found.damage += notes
-            low = _lower_bytes(file, found)
             with _image(file, found) as image:
                 if image.format in plugins.PROGRAMS:
                     raise Unfit(
@@ -108,7 +109,7 @@ def _opened(source, name, max_pixels):
                 width, height = image.size
                 if most and width * height > most:
                     raise Unfit(bitstream.over_pixels(f"{width}x{height}", most))
-                yield image, found, low
+                yield image, found, functools.partial(_lower_bytes, file, found)
     except Image.DecompressionBombError as error:
         (count, *_) = re.findall(r"\d+", str(error)) or ["an image of too many"]
         words = bitstream.over_pixels(f"{count} pixels", most)
@@ -163,10 +164,12 @@ def _lower_bytes(file, found):
 
     if found.bits != 16 or len(found.transparent or ()) != 3:
         return None
+    at = file.tell()  # where the image that is open in this file goes on
+    file.seek(0)
     low = Image.open(file)
     low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
     low.load()
-    file.seek(0)
+    file.seek(at)
     return low
 
 

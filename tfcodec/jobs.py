@@ -20,7 +20,7 @@ from apache_beam.runners.runner import PipelineState
 from tfcodec import beam as transforms
 from tfcodec import bitstream, bulk, files
 from tfcodec.console import Failure, output, say, shown, without_warnings
-from tfcodec.litert_engine import cores
+from tfcodec.helpers import cores
 
 # Options for the DirectRunner in addition to the user's. By default it would download
 # Prism, another runner, from GitHub, and run everything in one process there, whatever

@@ -74,7 +74,11 @@ def _without_end(file):
         if last.rfind(END) > last.rfind(SCAN):
             return None
         file.seek(begin)
-        return file.read().rstrip(END[:1])  # half of a marker
+        data = file.read()
+        # What follows the marker may be long, such as the video of a moving photograph.
+        if any(marker == END[1] for marker, _, _ in segments(data)):
+            return None
+        return data.rstrip(END[:1])  # half of a marker
     finally:
         file.seek(begin)
 

@@ -125,11 +125,6 @@ class CompressionModel(tf.keras.Model):
             found["zeros"] = tf.reduce_mean(zeros, [1, 2, 3])
         return {**found, "cost": self.cost(rate, distortion, quality)}
 
-    def evaluate_images(self, inputs, training=False):
-        """Returns (x_hat [b, h, w, 3], bpp [b], distortion [b]) of `call`'s inputs."""
-        found = self.outcome(inputs, training)
-        return found["x_hat"], found["bpp"], found["distortion"]
-
     def cost(self, bpp, distortion, quality):
         """Combines rate and distortion to the cost [b]; all arguments are [b]."""
         lmbda = self.lmbda_at(quality)

@@ -49,7 +49,7 @@ class PipelineEngine(TensorFlowEngine):
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, fingerprint: bytes) -> engine.Codec:
+def _loaded(path: str, identity: str) -> engine.Codec:
     return engine.Codec(registry.Model.at(path), PipelineEngine)
 
 

@@ -8,6 +8,7 @@ https://github.com/tensorflow/serving/tree/master/tensorflow_serving/apis.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -200,7 +201,12 @@ class Server:
         layout = planes.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
         if alpha is not None:
             chunks.append(bitstream.Chunk(bitstream.ALPHA, planes.png(alpha)))
-        return bitstream.repacked(result["compressed_bytes"].item(), layout, chunks)
+        # The image was not too large for its caller, nor for the server.
+        limits = bitstream.Limits().for_pixels(0)
+        file = result["compressed_bytes"].item()
+        header, coded = bitstream.unpack(file, limits)
+        header = dataclasses.replace(header, layout=layout)
+        return bitstream.pack(header, [*chunks, *coded])
 
     def decompress(
         self,

@@ -160,7 +160,8 @@ class Progress(Guard):
         done = self.step - self.first
         rate = done / max(1e-9, time.time() - self.began)
         left = (self.config.steps - self.step) / max(rate, 1e-9)
-        clock = time.strftime("%H:%M:%S", time.gmtime(left))
+        minutes, seconds = divmod(round(left), 60)
+        clock = f"{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
         pixels = rate * self.config.batch * self.config.patch**2 / 1e6
         return (
             f"step {self.step} of {self.config.steps}, {rate:.2f}/s, "

@@ -7,6 +7,7 @@ its model by fingerprint, never by name, path or URL; `find` looks up fingerprin
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -102,6 +103,16 @@ class Model:
     def fingerprint(self) -> bytes:
         """First 8 bytes of the model's SHA-256, as stored in a file."""
         return bytes.fromhex(self.card["fingerprint"])[:FINGERPRINT_BYTES]
+
+    @property
+    def identity(self) -> str:
+        """Hash of the card, by which to tell models in one place apart.
+
+        Models of one decoder have the same fingerprint, but may have other encoders or
+        another second synthesis.
+        """
+        told = json.dumps(self.card, sort_keys=True).encode()
+        return hashlib.sha256(told).hexdigest()
 
     @property
     def licence(self) -> str:

@@ -109,10 +109,9 @@ class Finder:
         paths = sorted(found)
         if not self.hold_out or len(paths) < 2:
             return paths
-        kept, held = files.hold_out(paths)
         if self.held is None:  # What is held out at first stays held out.
-            self.held = set(held)
-        return [path for path in kept if path not in self.held]
+            self.held = set(files.hold_out(paths)[1])
+        return [p for p in paths if p not in self.held and not files.is_held_out(p)]
 
     def new(self) -> list[pathlib.Path]:
         """Returns the files that are new or changed since the last call, sorted."""

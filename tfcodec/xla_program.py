@@ -69,13 +69,13 @@ def step_of(model, given: Given):
         given.rate = learning_rate
         inputs = {"image": images, "quality": quality, "seed": seed}
         with tf.GradientTape() as tape:
-            x_hat, bpp, distortion = model.evaluate_images(inputs, training=True)
-            loss = tf.reduce_mean(model.cost(bpp, distortion, quality))
+            found = model.outcome(inputs, training=True)
+            loss = tf.reduce_mean(found["cost"])
         gradients = tape.gradient(loss, variables)
         optimizer.apply_gradients(zip(gradients, variables))
-        psnr = losses.psnr(losses.mse(tf.cast(images, tf.float32), x_hat))
+        error = losses.mse(tf.cast(images, tf.float32), found["x_hat"])
         norm = tf.linalg.global_norm(gradients)
-        values = [loss, bpp, psnr, distortion, norm]
+        values = [loss, found["bpp"], losses.psnr(error), found["distortion"], norm]
         return [tf.reduce_mean(tf.cast(value, tf.float32)) for value in values]
 
     return step
@@ -83,7 +83,7 @@ def step_of(model, given: Given):
 
 @contextlib.contextmanager
 def full_precision():
-    """Has XLA asked for products of float32 in float32, by whatever compiles it."""
+    """Within this context XLA programs ask for matrix products in full float32."""
     config = tf.config.experimental
     before = config.tensor_float_32_execution_enabled()
     config.enable_tensor_float_32_execution(False)
@@ -124,7 +124,7 @@ def compiled_step(step, inputs: dict[str, tf.TensorSpec]):
 
 
 def suit_accelerators(model) -> None:
-    """Has a model compute the same in the way that XLA compiles well."""
+    """Has a model compute transposed convolutions `by_phases`, which XLA does fast."""
     for module in model.submodules:
         if isinstance(module, Transposed):
             module.phased = True

@@ -1,5 +1,5 @@
 /*
- * Keeps the page for when there is no network: what it was made of last is shown then.
+ * Keeps the page for when there is no network: then its files as fetched last are used.
  * Models and WebAssembly (.gz) are kept by src/beside.js, which checks their hashes.
  */
 const CACHE = 'tfcodec-page';
@@ -11,20 +11,27 @@ self.addEventListener('fetch', (event) => {
   const {request} = event;
   const {origin, pathname} = new URL(request.url);
   if (request.method === 'GET' && origin === location.origin && KEPT.test(pathname)) {
-    event.respondWith(newest(request));
+    event.respondWith(newest(event));
   }
 });
 
-/** What the network has, or else what it had. @param {Request} request */
-async function newest(request) {
-  const cache = await caches.open(CACHE);
+/** What the network has, or else what it had. @param {FetchEvent} event */
+async function newest(event) {
+  const {request} = event;
   try {
     const response = await fetch(request);
-    if (response.ok) await cache.put(request, response.clone());
+    if (response.ok) event.waitUntil(keep(request, response.clone()));
     return response;
   } catch (error) {
+    const cache = await caches.open(CACHE);
     const kept = await cache.match(request, {ignoreSearch: true});
     if (kept) return kept;
     throw error;
   }
+}
+
+/** Puts a response into the cache, if there is room. */
+async function keep(request, response) {
+  const cache = await caches.open(CACHE);
+  await cache.put(request, response).catch(() => {});
 }

@@ -1,6 +1,6 @@
 /** Converts the colours of pictures with an ICC profile to those of the web, sRGB. */
 import {CHUNK, isGrey, unpack} from './container.js';
-import {CorruptStream} from './errors.js';
+import {CorruptStream, UnsupportedStream} from './errors.js';
 import {png} from './png.js';
 import {inflated} from './zlib.js';
 
@@ -12,12 +12,13 @@ import {inflated} from './zlib.js';
  * @param {import('./container.js').Limits} limits
  * @returns {Promise<import('./decoder.js').Image>} the same picture if it has no profile
  * @throws {CorruptStream} the profile is damaged
+ * @throws {UnsupportedStream} it is over the limit
  */
 export async function managed(image, data, limits) {
   const {header, chunks} = unpack(data, limits);
   const profile = chunks.find((chunk) => chunk.type === CHUNK.ICC);
   if (!profile) return image;
-  await inflated(profile.data, 'deflate', limits.metadata);
+  await inflated(profile.data, 'deflate', limits.metadata || Infinity, UnsupportedStream);
   if (isGrey(header)) return image; // A profile for grey cannot be applied to RGBA.
   const {width, height, rgba} = image;
   const file = await png(rgba, height, width, 4, profile.data);

@@ -146,15 +146,20 @@ export class TfcImage extends HTMLElement {
     const parts = [];
     const reader = response.body.getReader();
     let known = false;
-    for (;;) {
-      const {done, value} = await reader.read();
-      if (value) parts.push(value);
-      const size = parts.reduce((sum, part) => sum + part.length, 0);
-      if (!known && (done || size >= HEADER)) {
-        this.reserve(readHeader(await bytesOf(parts)));
-        known = true;
+    try {
+      for (;;) {
+        const {done, value} = await reader.read();
+        if (value) parts.push(value);
+        const size = parts.reduce((sum, part) => sum + part.length, 0);
+        if (!known && (done || size >= HEADER)) {
+          this.reserve(readHeader(await bytesOf(parts)));
+          known = true;
+        }
+        if (done) return bytesOf(parts);
       }
-      if (done) return bytesOf(parts);
+    } catch (error) {
+      reader.cancel().catch(() => {}); // The rest is not fetched.
+      throw error;
     }
   }
 

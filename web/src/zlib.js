@@ -10,11 +10,12 @@ import {CorruptStream} from './errors.js';
  * @param {Uint8Array} data
  * @param {Format} format
  * @param {number} limit largest output in bytes
+ * @param {typeof Error} Over what is thrown if the output is larger
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
- * @throws {CorruptStream} the stream is damaged, or the output is larger than `limit`
+ * @throws {CorruptStream} the stream is damaged
  */
-export function inflated(data, format, limit) {
-  return through(new DecompressionStream(format), data, limit);
+export function inflated(data, format, limit, Over = CorruptStream) {
+  return through(new DecompressionStream(format), data, limit, Over);
 }
 
 /**
@@ -31,8 +32,9 @@ export function deflated(data, format) {
  * @param {GenericTransformStream} stream
  * @param {Uint8Array} data
  * @param {number} limit
+ * @param {typeof Error} Over
  */
-async function through(stream, data, limit) {
+async function through(stream, data, limit, Over = CorruptStream) {
   const reader = stream.readable.getReader();
   const writer = stream.writable.getWriter();
   // Errors of the writing side also appear on the reading side, so they are ignored here.
@@ -46,12 +48,12 @@ async function through(stream, data, limit) {
       size += value.length;
       if (size > limit) {
         reader.cancel().catch(() => {});
-        throw new CorruptStream(`more than ${limit} bytes in a compressed part`);
+        throw new Over(`more than ${limit} bytes in a compressed part`);
       }
       parts.push(value);
     }
   } catch (error) {
-    throw error instanceof CorruptStream ? error : new CorruptStream('a damaged compressed part');
+    throw error instanceof Over ? error : new CorruptStream('a damaged compressed part');
   }
   await written;
   return joined(parts);
