@@ -27,8 +27,8 @@ from tfcodec.tracing import as_written
 # Patches are shifted by up to this many pixels before features are computed. Without
 # that, a synthesis learns artifacts on a grid that the strides of the features miss.
 SHIFT = 8
-# Added to the faithful picture's distances of moments, in shares of a photograph's
-# variance, so that those which nobody sees do not count.
+# Added to the faithful picture's distances of moments, as a fraction of a photograph's
+# variance, so that differences which nobody sees have little weight.
 MOMENTS_FLOOR = 1e-3
 
 

@@ -107,7 +107,8 @@ class Limits:
         """Returns the same limits with another number of pixels.
 
         Args:
-            pixels: width times height; 0 for any, None to leave it as it is.
+            pixels: width times height; 0 for any, with any number of tiles; None to
+                leave it as it is.
         """
         if pixels is None:
             return self

@@ -59,7 +59,8 @@ class Estimate:
     With seeds, as in training, bits are those of latents plus uniform noise, while the
     latents returned are rounded, with straight-through gradients (mixed quantisation:
     Minnen, Singh 2020, arXiv:2007.08739).  Without seeds both are what `Write` codes;
-    the gradient of the bits then has the effect of a latent on those it predicts, too.
+    the gradient of the bits then also includes how each latent changes the predicted
+    distributions of later ones.
     """
 
     def __init__(self, coder, side, slices, quantiser=None, seeds=None):

@@ -51,7 +51,8 @@ def _module(hlo: bytes, tf32: bool):
         for operation in _products(module.operation):
             operation.attributes["precision_config"] = ir.ArrayAttr.get([default] * 2)
     main = ir.SymbolTable(module.operation)["main"]
-    # That results may overwrite arguments holds for the whole, not for a function.
+    # Which results may overwrite arguments belongs to a whole program; here the step
+    # becomes a function within another one, so that is removed.
     main.attributes["arg_attrs"] = ir.ArrayAttr.get(
         [ir.DictAttr.get({}) for _ in main.type.inputs]
     )
@@ -59,7 +60,7 @@ def _module(hlo: bytes, tf32: bool):
 
 
 def function_of(program: Program, tf32: bool = False):
-    """Returns the step as a function that can be traced, differentiated it cannot be.
+    """Returns the step as a function that JAX can trace but not differentiate.
 
     It takes the state and the inputs, dicts by name, and returns the next state and the
     metrics, dicts likewise.

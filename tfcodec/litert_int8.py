@@ -148,10 +148,11 @@ class _File:
         """Lets the convolutions that see pixels see whole levels of these.
 
         A file begins with (pixel - centre) * factor. If the centre lies between two
-        levels, rounding to 8 bits, which keeps zero, is off by half a level. So
-        pixel - `ZERO` takes its place, which it keeps as it is in a picture with both a
-        black and a white sample; the weights' scales have the factor, and the biases
-        make up for the other centre. Beyond a picture's edges lies level `ZERO`.
+        levels, LiteRT's rounding to 8 bits, which represents zero exactly, is off by
+        half a level. So the input becomes pixel - `ZERO`; in a picture that has both a
+        black and a white sample, rounding then leaves every pixel unchanged. The
+        factor moves into the weights' scales, and the biases make up for the other
+        centre. Beyond a picture's edges lies level `ZERO`.
         """
         less, times = self._scaling()
         centre, factor = map(self._number, (less, times))

@@ -76,8 +76,9 @@ def decode_tensor(
 
     Args:
         data: string tensor [], a `.tfc` file.
-        channels: of the result, 1, 3 or 4, whatever the file has. For 1 channel colours
-            are averaged; alpha is dropped, or if the file has none, 255.
+        channels: of the result, 1, 3 or 4, whatever the file has. With 1, colours are
+            averaged. With 1 or 3, alpha is dropped; with 4 it is 255 if the file has
+            none.
         max_pixels, realism: as for `decompress`.
 
     Returns:

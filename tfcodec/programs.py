@@ -40,7 +40,8 @@ LOWEST = 0.01
 # this much of what it was, so often at most.
 EXPLODED, SLOWER, MOST_RETURNS = 2.0, 0.7, 10
 
-# What may differ when a training resumes: it changes nothing that has been.
+# Settings that may differ when a training resumes, as they do not affect the steps that
+# were taken.
 MAY_CHANGE = {
     "steps", "strategy", "replicas", "tpu", "name", "note", "log_steps",
     "validate_steps", "checkpoint_minutes",
@@ -237,7 +238,7 @@ class Steps:
     last = 1.0
 
     def begin(self) -> None:
-        """The first step is about to be taken."""
+        """Is called just before the first step."""
 
     def progress(self, iterations: int) -> float:
         return iterations / max(1, self.steps)

@@ -6,9 +6,9 @@ takes a shipped model, or one that `train.py` exported, and writes DIR, the same
 with another encoder. The fingerprint and the coder's tables stay, so each of both
 models opens the files of the other. What may change:
 
-- the quantiser: it makes the best of each latent if one unit of squared error is worth
-  so many bits. With more bits fewer latents become zero: files are larger and pictures
-  better;
+- the quantiser: for each latent it picks the integer with the least bits + error_bits *
+  squared error. With a larger error_bits fewer latents become zero: files are larger
+  and pictures better;
 - the weights of the analysis, the hyper analysis and the gains, in this order, from a
   file of arrays (.npz, .npy), as `train.py --init` takes for a whole model. They were
   trained elsewhere, with the decoder of MODEL fixed.

@@ -71,7 +71,8 @@ def for_pixels(kernel: np.ndarray) -> np.ndarray:
     Each rounding error is made up for by the weights that are rounded later, as far as
     their inputs can be predicted from the one whose weight was rounded (Frantar et al.
     2022, arXiv:2210.17323). Neighbouring pixels are much alike, so that most of the
-    error vanishes: a seventh was left of that of a lapped transform, 32 pixels wide.
+    error vanishes: for a lapped transform 32 pixels wide, a seventh of the error of
+    plain rounding was left.
 
     Args:
         kernel: [side, side, 3, out].

@@ -55,8 +55,8 @@ def clean_up() -> None:
 def at_once():
     """Makes signals end this process at once, for a call in which no Python code runs.
 
-    Nothing is cleaned up then, so there must be no unfinished files. After the call the
-    former handlers are restored, even if the call has changed them.
+    Nothing is cleaned up then, so there must be no unfinished files. After the call
+    handlers that were Python functions are restored, even if the call has changed them.
     """
     numbers = [getattr(signal, x) for x in (*ENDING, "SIGINT") if hasattr(signal, x)]
     if threading.current_thread() is not threading.main_thread():

@@ -50,7 +50,7 @@ def cut(pixels: np.ndarray, side: int, stride: int) -> tuple[np.ndarray, np.ndar
 def stride_of(side: int, patch: int) -> int:
     """Returns how far apart tiles begin, in pixels.
 
-    Neighbours overlap by two thirds of what a tile is longer than a patch.
+    Neighbouring tiles overlap by two thirds of (side - patch) pixels.
     """
     return side - (side - patch) * 2 // 3
 

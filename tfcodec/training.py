@@ -165,7 +165,8 @@ class TrainConfig:
         self.began_from()
         if self.extrapolate and (not self.init or low == high or self.extrapolate < 0):
             raise ValueError(
-                "--extrapolate is above 0, for a model of several rates as --init"
+                "--extrapolate must not be negative, and needs --init and a range of "
+                "lambda"
             )
         if self.record and not weights.is_arrays(self.init):
             raise ValueError("--record needs a file of arrays as --init")

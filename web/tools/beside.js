@@ -1,8 +1,8 @@
 /**
  * Puts LiteRT.js beside the page: `npm run beside [-- DIRECTORY]`, after `npm install`.
  *
- * `litert` of the directory, by default of `beside`, gets its JavaScript, and gzip streams of its WebAssembly, which is a
- * third so large to fetch then, whatever the server does; `runtime.json` has their hashes.
+ * `litert` of the directory, by default of `beside`, gets its JavaScript, and gzip streams of its WebAssembly, which make the
+ * download a third as large, whatever the server does; `runtime.json` has their hashes.
  */
 import {createHash} from 'node:crypto';
 import {copyFileSync, mkdirSync, readFileSync, writeFileSync} from 'node:fs';
