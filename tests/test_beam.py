@@ -424,9 +424,32 @@ def test_what_is_measured_is_told_by_file_and_as_a_mean(folder, capsys):
 
 
 @needs_beam
+def test_figures_of_another_job_are_kept_unless_they_are_made_anew(folder, capsys):
+    pictures("in/a.png")
+    evaluate = ["in", "--out_dir", "out", "--evaluate"]
+    assert bulk_command(*evaluate) == 0
+    before = made()
+    assert bulk_command("in", "--out_dir", "out") == 0
+    assert {**before, **made()} == made()
+    assert bulk_command(*evaluate) == 1
+    assert "rows.jsonl: exists; -f overwrites it" in capsys.readouterr().err
+    assert bulk_command(*evaluate, "-f") == 0
+
+
+@needs_beam
+def test_names_that_are_no_text_may_lie_in_the_output_folder(folder):
+    pictures("in/a.png")
+    os.mkdir("out")
+    pathlib.Path(os.fsdecode(b"out/caf\xe9.txt")).touch()
+    assert bulk_command("in", "--out_dir", "out") == 0
+    assert os.path.exists("out/a.tfc")
+
+
+@needs_beam
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("a.png --out_dir a.png", "a.png: Not a directory"),
         ("none*.png --out_dir out", "none*.png: no file matches"),
         ("empty --out_dir out", "empty: no images in it"),
         ("a.png --out_dir out --qualty=3", "nor of Beam's: --qualty; what only the"),

@@ -63,6 +63,14 @@ def call(*argv):
     return cli.main(cli.parse(["tfcodec", *map(str, argv)]))
 
 
+def wrong(capsys, *argv):
+    """Runs a command whose usage is wrong; returns what it says."""
+    with pytest.raises(SystemExit) as exit_:
+        call(*argv)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
 def fails(capsys, *argv):
     """Runs a command that fails on bad input; returns its one line."""
     capsys.readouterr()
@@ -311,7 +319,7 @@ def test_interrupted(image, monkeypatch):
     [
         ("RGB", "RGB", (1, 2, 3)), ("RGBA", "RGBA", (9, 8, 7, 128)), ("L", "L", 77),
         ("RGBA", "RGB", (9, 8, 7, 255)), ("LA", "LA", (9, 3)), ("1", "L", 1),
-        ("P", "RGB", 3), ("CMYK", "RGB", (200, 10, 0, 40)), ("LAB", "RGB", (128, 9, 8)),
+        ("P", "L", 3), ("CMYK", "RGB", (200, 10, 0, 40)), ("LAB", "RGB", (128, 9, 8)),
     ],
 )  # fmt: skip
 def test_modes_are_kept_or_named(capsys, mode, kept, colour):
@@ -467,6 +475,55 @@ def test_several_files_and_folders(image, capsys):
     assert "empty: no .tfc in it" in fails(capsys, "decompress", "-r", "empty")
 
 
+def test_json_has_no_infinite_numbers(capsys):
+    def refused(name):
+        raise ValueError(name)
+
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save("clear.png")
+    assert call("compress", "-v", "--json", "clear.png") == 0
+    row = json.loads(capsys.readouterr().out, parse_constant=refused)
+    assert row["psnr"] is None
+
+
+def test_a_name_that_ends_as_a_folder_does_is_one(image, capsys):
+    assert call("compress", "in.png", "-o", "new/") == 0
+    assert os.listdir("new") == ["in.tfc"]
+    assert "empty folder name" in wrong(capsys, "compress", "in.png", "--out_dir", "")
+    os.rename("new/in.tfc", "file")
+    assert "Not a directory" in fails(capsys, "compress", "in.png", "--out_dir", "file")
+
+
+def test_folders_that_a_wildcard_finds_are_taken_with_r(image):
+    for name in ("album1", "album2"):
+        os.mkdir(name)
+        shutil.copy("in.png", f"{name}/{name}.png")
+    assert call("compress", "-r", "album*", "--out_dir", "out") == 0
+    assert sorted(os.listdir("out")) == ["album1.tfc", "album2.tfc"]
+
+
+def test_what_appears_while_a_file_is_made_is_not_overwritten(
+    image, capsys, monkeypatch
+):
+    real = tfcodec.codec.compress
+
+    def slow(*args, **options):
+        pathlib.Path("in.tfc").write_bytes(b"precious")
+        return real(*args, **options)
+
+    monkeypatch.setattr(tfcodec.codec, "compress", slow)
+    assert call("compress", "in.png") == 1
+    assert "in.tfc: File exists" in capsys.readouterr().err
+    assert pathlib.Path("in.tfc").read_bytes() == b"precious"
+    assert sorted(os.listdir()) == ["in.png", "in.tfc"]
+    assert call("compress", "in.png", "-f") == 0
+    assert pathlib.Path("in.tfc").read_bytes() != b"precious"
+
+
+def test_a_crop_that_is_none_is_explained(capsys):
+    said = wrong(capsys, "decompress", "a.tfc", "--crop", "1,2,3")
+    assert "four whole numbers X,Y,W,H" in said
+
+
 def test_one_output_is_for_one_input_however_it_is_named(image, capsys):
     os.mkdir("album")
     for name in ("a.png", "b.png"):
@@ -595,8 +652,8 @@ def test_verify_reads_what_was_written(image, capsys, monkeypatch):
     real = files.new_file
 
     @contextlib.contextmanager
-    def failing(path):
-        with real(path) as file:
+    def failing(path, **options):
+        with real(path, **options) as file:
             file.read = lambda: b"something else"
             yield file
 

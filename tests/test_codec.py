@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -370,6 +371,17 @@ def test_pillow_reads_and_writes(as_shipped, mode, tmp_path):
     Image.open(data).load()  # a file that stays open
 
 
+def test_pillow_keeps_what_a_tiff_says_of_its_picture(as_shipped):
+    whole, data = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    Image.fromarray(IMAGE[:64, :64]).save(whole, "TIFF", exif=exif)
+    Image.open(whole).save(data, "TFC", xmp="<x:xmpmeta/>")
+    back = Image.open(data)
+    assert back.getexif()[0x010F] == "a maker"
+    assert back.info["xmp"] == b"<x:xmpmeta/>"
+
+
 def test_pillow_says_what_is_damaged(as_shipped):
     data = tfcodec.compress(IMAGE[:64, :64])
     with warnings.catch_warnings():
@@ -409,7 +421,25 @@ def test_search_meets_a_target_from_the_right_side(figure, seed):
     assert abs(near) <= quality.NEAR[figure] or not target.met(measure(worse))
 
 
+def test_work_on_other_tiles_may_end_early_when_one_is_interrupted():
+    ended = threading.Event()
+
+    def work(item):
+        if item == 0:
+            raise KeyboardInterrupt
+        assert ended.wait(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(compression.side_by_side(work, range(3), ended))
+    assert ended.is_set()
+
+
 def test_search_says_what_comes_nearest():
+    with pytest.raises(quality.OutOfReach, match="nearest is 59.00 dB PSNR, at quali"):
+        # As with tiny pictures, the best is not at the highest quality.
+        quality.search(
+            quality.Target("psnr", 60), lambda level: 59 if level == 50 else 42
+        )
     with pytest.raises(quality.OutOfReach, match="nearest is 50.00 dB PSNR, at quali"):
         quality.search(quality.Target("psnr", 60), lambda level: 40 + level / 10)
     assert quality.search(quality.Target("psnr", 30), lambda level: 40 + level) == 0

@@ -435,3 +435,14 @@ def test_bad_input_is_one_line(images, capsys, argv, message):
 def test_a_damaged_image_is_named(capsys):
     pathlib.Path("bad.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     assert "bad.png" in fails(capsys, "eval", "bad.png", "--codecs", "jpeg:q=50")
+
+
+def test_an_image_that_is_none_is_named_before_any_is_coded(
+    images, capsys, monkeypatch
+):
+    pathlib.Path("z.png").write_bytes(b"text")
+    monkeypatch.setattr(evaluation, "evaluate", None)
+    assert "z.png" in fails(capsys, "eval", ".", "--codecs", "jpeg:q=50")
+    pathlib.Path("z.png").unlink()
+    line = ["eval", ".", "--codecs", "jpeg:q=50", "--json", "a", "--report", "a"]
+    assert "name the same file" in fails(capsys, *line)

@@ -381,6 +381,21 @@ def test_pillow_is_as_it_was_after_readers_in_several_threads():
     assert PngImagePlugin.MAX_TEXT_CHUNK == before
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("top", [255, 65535])
+def test_grey_levels_of_32_bits_are_refused_as_white_is_not_known(signed, top):
+    levels = np.linspace(0, top, 64).reshape(8, 8).astype(np.uint32)
+    file = io.BytesIO()
+    Image.fromarray(levels.astype(np.int32)).save(file, "TIFF")
+    data = file.getvalue()
+    kind = struct.pack("<HHIHH", 339, 3, 1, 2, 0)  # SampleFormat 2, signed
+    assert kind in data
+    if not signed:
+        data = data.replace(kind, struct.pack("<HHIHH", 339, 3, 1, 1, 0))
+    with pytest.raises(images.Unfit, match="32 bits, of which black and white are not"):
+        images.read(io.BytesIO(data), "it")
+
+
 def test_arrays_of_data_sets_have_their_range():
     deep = np.array([[[0], [128], [257], [65535]]], np.uint16)
     for channels in (1, 3, 4):

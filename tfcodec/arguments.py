@@ -16,6 +16,7 @@ from tfcodec.options import (
     add_rate,
     add_realism,
     add_strip,
+    folder,
     numbers,
     positive,
 )
@@ -101,6 +102,8 @@ def settle_output(parser, args) -> None:
     last &= not (args.recursive and folder)
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()
+    if args.output and args.output.endswith(os.sep) and args.out_dir is None:
+        args.out_dir, args.output = pathlib.Path(args.output), None
     if args.output and (len(args.input) > 1 or args.out_dir):
         parser.error(ONE_INPUT)
 
@@ -132,7 +135,7 @@ def add_files(command, source: str, target: str) -> None:
     command.add_argument(
         "--out_dir",
         metavar="DIR",
-        type=pathlib.Path,
+        type=folder,
         help="write to this folder, with the names of the inputs (default: beside "
         "each); a last IN that is a folder does the same, unless -r is given",
     )

@@ -9,6 +9,7 @@ import errno
 import functools
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -94,7 +95,7 @@ class Job:
         if self.args.keep_times and self.source != "-":
             found = os.stat(self.source)
             times = found.st_atime_ns, found.st_mtime_ns
-        with new_file(self.target) as file:
+        with new_file(self.target, replace=self.args.force) as file:
             yield file
         if times and not self.streams:
             os.utime(self.target, ns=times)
@@ -133,6 +134,14 @@ class Job:
         }  # fmt: skip
 
 
+def finite(row: dict) -> dict:
+    """Returns a row with None for infinity and NaN, which JSON does not have."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }
+
+
 def passed_over(words: str) -> None:
     """Prints on stderr, in `words`, which files of a folder were ignored."""
     say(f"note: {shown(words)}", sys.stderr)
@@ -154,19 +163,19 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
         if not source:  # pathlib would take it for the current folder
             raise ValueError("an empty file name")
         path = pathlib.Path(source)
-        found, base = [path], path.parent
-        if args.recursive and source != "-" and path.is_dir():
-            found, base = files.inside(path, suffixes, passed_over), path
-            if not found:
-                kind = "images" if len(suffixes) > 1 else min(suffixes)
-                raise ValueError(f"{shown(source)}: no {kind} in it")
-        elif WILDCARD.search(source) and not os.path.lexists(source):
+        named = [path]
+        if WILDCARD.search(source) and not os.path.lexists(source):
             # Shells of Windows do not expand wildcards, others not those in quotes.
-            matching = files.matching(source)
-            found = [pathlib.Path(name) for name in matching] or found
-        for each in found:
-            base = base if path.is_dir() else each.parent
-            jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
+            named = [pathlib.Path(name) for name in files.matching(source)] or named
+        for path in named:
+            found, base = [path], path.parent
+            if args.recursive and source != "-" and path.is_dir():
+                found, base = files.inside(path, suffixes, passed_over), path
+                if not found:
+                    kind = "images" if len(suffixes) > 1 else min(suffixes)
+                    raise ValueError(f"{shown(str(path))}: no {kind} in it")
+            for each in found:
+                jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
     if args.output is not None and len(jobs) > 1:
         raise ValueError(ONE_INPUT)
     return jobs
@@ -215,7 +224,8 @@ class Results:
         size = "" if row["bytes"] is None else f" {row['bytes']} B"
         names = shown(job.source), shown(job.target)
         start = f"{names[0]} {row['bytes_in']} B -> {names[1]}{size}"
-        self._tell(json.dumps(row) if self.args.json else f"{start}  {words}")
+        line = json.dumps(finite(row)) if self.args.json else f"{start}  {words}"
+        self._tell(line)
 
     def error(self, job: Job, error: Exception) -> None:
         """Reports a file that failed."""
@@ -325,7 +335,8 @@ def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"
         if path.is_char_device():
             return
     for problem, missing in (
-        (errno.ENOENT, not os.path.isdir(folder)),
+        (errno.ENOENT, not os.path.exists(folder)),
+        (errno.ENOTDIR, not os.path.isdir(folder)),
         (errno.EACCES, not os.access(folder, os.W_OK)),
     ):
         if missing:

@@ -14,6 +14,7 @@ Each process loads a model once. `jobs` runs these transforms for `tfcodec bulk`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import apache_beam as beam
@@ -22,16 +23,16 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from tfcodec import bulk
+from tfcodec.batch import finite
 from tfcodec.console import describe, shown
 
 # Beam's counters, in the namespace `tfcodec`. If a runner tries a bundle again, it may
 # count the files in it twice.
 COUNTERS = ("files", "pixels", "bytes_in", "bytes_out", "failed", "skipped")
 NAMESPACE = "tfcodec"
-# Files on the results of a job, in its output folder.
-LISTS = FAILED, NOTES, ROWS, MEAN = (
-    "failed.jsonl", "notes.jsonl", "rows.jsonl", "mean.json"
-)  # fmt: skip
+# Files on the results of a job, in its output folder: what went wrong, and figures.
+REPORTS = FAILED, NOTES = "failed.jsonl", "notes.jsonl"
+FIGURES = ROWS, MEAN = "rows.jsonl", "mean.json"
 
 
 def count(name: str, number: int = 1) -> None:
@@ -297,7 +298,9 @@ class _Files(beam.DoFn):
     def process(self, folder):
         (found,) = FileSystems.match([f"{folder}/**"])
         for each in found.metadata_list:
-            yield each.path, True
+            with contextlib.suppress(UnicodeEncodeError):
+                each.path.encode()  # A name that is no text is none of ours.
+                yield each.path, True
 
 
 def assemble(root, job: Job) -> None:
@@ -357,7 +360,7 @@ def _listed(rows, job, name):
     """Writes rows to the file `name` of `out_dir`, if there are any."""
 
     def write(group):
-        job.write(f"{job.out_dir}/{name}", bulk.lines(map(bulk.finite, group[1])))
+        job.write(f"{job.out_dir}/{name}", bulk.lines(map(finite, group[1])))
 
     keyed = rows | f"{name}: key" >> beam.Map(lambda row: (name, row))
     keyed | f"{name}: group" >> beam.GroupByKey() | f"{name}: write" >> beam.Map(write)

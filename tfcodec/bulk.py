@@ -13,7 +13,6 @@ import functools
 import inspect
 import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -405,11 +404,3 @@ def summary_of_mean(mean: dict) -> str:
     ]
     text = f"means over {mean['images']} images: " + "  ".join(parts)
     return f"{text}  left out: {', '.join(left)}" if left else text
-
-
-def finite(row: dict) -> dict:
-    """Returns a row with None for infinity and NaN, which JSON does not have."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }

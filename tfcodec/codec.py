@@ -138,6 +138,7 @@ def compress(
     """
     image = planes.checked_image(image)
     engines.check_size(image, max_pixels)
+    steps_of(effort)  # before an engine is loaded for it
     target = target_of(
         image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
         target_ssimulacra2,

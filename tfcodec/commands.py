@@ -274,6 +274,8 @@ def eval_(args: argparse.Namespace) -> None:
     for path in (args.json, args.report):
         if path:
             check_output(path, args)
+    if args.json and args.json == args.report:
+        raise ValueError(f"{shown(args.json)}: --json and --report name the same file")
     stdout = sys.stdout if args.json or args.report else output()
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
     for text in args.metric:
@@ -282,6 +284,8 @@ def eval_(args: argparse.Namespace) -> None:
         say(f"missing: {reason}", sys.stderr)
     for words in others:
         passed_over(words)
+    for path in paths:  # first, as one that is no image would end a long run
+        images.size_of(path)
     known = []
     if args.published:  # first, as it fails if the images are not of a known set
         known = evaluation.published([evaluation.digest(read(path)) for path in paths])

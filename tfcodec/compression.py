@@ -67,6 +67,7 @@ class Compression:
             )
         self.progress = progress
         self.latents: list = []  # of each tile, in a search; else empty
+        self.ended = threading.Event()  # set if no result is wanted any longer
         self.files: dict[float, bytes] = {}  # by quality
 
     def _expect(self, rounds):
@@ -88,7 +89,7 @@ class Compression:
             y = self._analysed(box, level)
             return self._encode(box, y, level)[0]
 
-        return list(side_by_side(string, self.boxes))
+        return list(side_by_side(string, self.boxes, self.ended))
 
     def search(self, target: quality.Target) -> bytes:
         """Returns the file that meets a target.
@@ -167,7 +168,9 @@ class Compression:
         return function[figure](self.image, decoded)
 
     def _all_analysed(self, level):
-        return list(side_by_side(lambda box: self._analysed(box, level), self.boxes))
+        return list(
+            side_by_side(lambda box: self._analysed(box, level), self.boxes, self.ended)
+        )
 
     def _analysed(self, box, level):
         """Returns y of a tile, optimised if there is an effort."""
@@ -208,6 +211,8 @@ class Compression:
                 best, least = y, cost
             y = improved
             self.tick()
+            if self.ended.is_set():
+                break
         return best
 
     def _encode(self, box, y, level):
@@ -226,11 +231,19 @@ class Compression:
         return string, whole, y_hat
 
 
-def side_by_side(function: Callable, items: Sequence) -> Iterator:
+def side_by_side(
+    function: Callable, items: Sequence, ended: threading.Event | None = None
+) -> Iterator:
     """Yields `function` of each item, in order, computed by `WORKERS` threads.
 
     At most a few results are ahead of the caller, to save memory. Two threads help, as
     much of the work on a tile runs on one core only.
+
+    Args:
+        function: what to compute.
+        items: its arguments.
+        ended: is set if a call fails or is interrupted. The others are still waited
+            for, but may then return early.
     """
     if len(items) < 2:
         yield from map(function, items)
@@ -244,6 +257,10 @@ def side_by_side(function: Callable, items: Sequence) -> Iterator:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BaseException:
+            if ended:
+                ended.set()
+            raise
         finally:
             for each in waiting:
                 each.cancel()

@@ -215,14 +215,18 @@ def _mode_of(path: str) -> int | None:
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike):
+def new_file(path: str | os.PathLike, replace: bool = True):
     """Opens a file that takes the place of `path` at the end; after an error, nothing.
 
     It keeps the permissions of the file that it replaces: what only its owner may read
     stays so. A named pipe or a device is not replaced: it gets all bytes at the end.
 
+    Args:
+        path: of the file.
+        replace: whether to replace a file that is there at the end.
+
     Raises:
-        OSError: naming `path`, not the temporary file.
+        OSError: naming `path`, not the temporary file; also a `FileExistsError`.
     """
     if is_stream(path):
         whole = io.BytesIO()
@@ -247,13 +251,27 @@ def new_file(path: str | os.PathLike):
                 os.fsync(file.fileno())
             if mode is not None:
                 os.chmod(part, mode)
-            os.replace(part, target)
+            (os.replace if replace else _move)(part, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(part)
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
+
+
+def _move(source, target):
+    """Renames a file; raises FileExistsError if there is one of the new name."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # The file system has no links.
+        if os.path.lexists(target):
+            raise
+        os.replace(source, target)
+    else:
+        os.unlink(source)
 
 
 @contextlib.contextmanager

@@ -195,8 +195,11 @@ def _options(form, kept, size):
         from PIL.PngImagePlugin import PngInfo
 
         options["pnginfo"] = PngInfo()
-        text = options.pop("xmp").decode("utf-8", "replace")
-        options["pnginfo"].add_itxt(headers.PNG_XMP, text)
+        try:
+            text = options.pop("xmp").decode("utf-8")
+            options["pnginfo"].add_itxt(headers.PNG_XMP, text)
+        except UnicodeDecodeError:
+            notes.append("not kept: xmp that is not UTF-8, which a PNG cannot hold")
     if form == "TIFF" and (data or xmp):
         # EXIF and XMP share a directory with the tags on how pixels are stored, which
         # Pillow adds itself.

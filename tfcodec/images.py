@@ -184,6 +184,7 @@ def picture_of(
     found: headers.Facts | None = None,
     low=None,
     strip: bool = False,
+    origin=None,
 ) -> Picture:
     """Returns a Pillow image as a `Picture`; the image itself may be changed.
 
@@ -193,6 +194,7 @@ def picture_of(
         found: what the headers of its file say, if it is from a file.
         low: see `_lower_bytes`.
         strip: as for `read`.
+        origin: the image of which `image` is a copy that has lost some metadata.
 
     Raises:
         Unfit: (a ValueError) its values for black and white are not known.
@@ -204,7 +206,7 @@ def picture_of(
     picture = Picture(np.empty(0), notes=list(found.damage))
     if getattr(image, "is_animated", False):
         picture.notes.append("not kept: all but the first frame")
-    said = extras.collect(image, found, picture)
+    said = extras.collect(origin or image, found, picture)
     orientation = 1
     if upright:
         orientation, notes = extras.take_orientation(image, found, picture)
@@ -216,13 +218,8 @@ def picture_of(
     image, mode = _of_eight_bits(image, found, picture)
     if bits > 8:
         picture.notes.append(f"not kept: the lower {bits - 8} of {bits} bits")
-    grey = image.mode in ("1", "L", "LA") or found.grey
-    wanted = "L" if grey else "RGB"
-    if _may_be_transparent(image):
-        seen = image.convert("RGBA") if image.mode != "LA" else image
-        seen = _converted(seen, "LA" if grey else "RGBA")
-        if seen.getextrema()[-1][0] < 255:
-            wanted, image = seen.mode, seen
+    grey = image.mode in ("1", "L", "LA") or found.grey or _has_greys_alone(image)
+    image, wanted = _seen_through(image, grey)
     picture.pixels = pixels.array_of(_converted(image, wanted))
     if alpha is not None and not alpha.all():
         picture.pixels = np.dstack([picture.pixels, alpha])
@@ -237,6 +234,24 @@ def picture_of(
     else:
         picture.notes = said + picture.notes
     return picture
+
+
+def _seen_through(image, grey):
+    """Returns (image, mode to convert it to), with alpha unless all is opaque."""
+    if _may_be_transparent(image):
+        seen = image.convert("RGBA") if image.mode != "LA" else image
+        seen = _converted(seen, "LA" if grey else "RGBA")
+        if seen.getextrema()[-1][0] < 255:
+            return seen, seen.mode
+    return image, "L" if grey else "RGB"
+
+
+def _has_greys_alone(image):
+    """Whether an image has a palette, and all colours of it that are used are grey."""
+    if image.mode not in ("P", "PA"):
+        return False
+    colours = image.convert("RGB").getcolors(256) or []
+    return bool(colours) and all(r == g == b for _, (r, g, b) in colours)
 
 
 def _facts_of(image):

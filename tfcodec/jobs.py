@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from tfcodec import beam as transforms
 from tfcodec import bitstream, bulk, files
 from tfcodec.console import Failure, output, say, shown, without_warnings
 from tfcodec.helpers import cores
+from tfcodec.options import dotted
 
 # Options for the DirectRunner in addition to the user's. By default it would download
 # Prism, another runner, from GitHub, and run everything in one process there, whatever
@@ -114,7 +116,7 @@ def run(args, options: dict) -> bool:
         ValueError: an argument is invalid, or no file matches.
         Failure: the job ended before all files were done.
     """
-    out_dir = bulk.out_dir_of(args.out_dir)
+    out_dir, args.suffix = bulk.out_dir_of(args.out_dir), dotted(args.suffix)
     beams = options_of(args.runner, args.beam, args.runners_own)
     transform = transform_of(
         args, options, args.threads or threads_of(args.runner, beams)
@@ -129,7 +131,13 @@ def run(args, options: dict) -> bool:
         args.skip_existing,
     )  # fmt: skip
     stdout = output("JSON") if args.json else sys.stdout
-    _remove(*(f"{out_dir}/{name}" for name in transforms.LISTS))
+    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), out_dir)
+    figures = [f"{out_dir}/{name}" for name in transforms.FIGURES if job.measures]
+    for path in figures:
+        if not args.force and FileSystems.exists(path):
+            raise ValueError(f"{shown(path)}: exists; -f overwrites it")
+    _remove(*(f"{out_dir}/{name}" for name in transforms.REPORTS), *figures)
     # So that processes that Beam starts on this machine find this package.
     paths = [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -163,6 +171,8 @@ def _run(job, options):
         # Beam's messages contain the traceback of a worker; its last line is the error.
         why = str(error).strip().split("\n")[-1] or type(error).__name__
         cause = error
+        if why.startswith("KeyboardInterrupt"):  # Beam makes another error of it.
+            raise KeyboardInterrupt from None
     if why:
         hint = "" if job.measures else "; with --skip_existing the same command goes on"
         raise Failure(f"the job ended early: {why.rstrip('.')}{hint}") from cause

@@ -23,8 +23,8 @@ from tfcodec import kernels
 
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
-# How a LiteRT file may store an array of the SavedModel. `parts.json` has the name of the
-# layout and, for some, an integer argument after a space.
+# How a LiteRT file may store an array of the SavedModel. `parts.json` has the name of
+# the layout and, for some, an integer argument after a space.
 LAYOUTS = {
     "same": lambda array: array,
     "first": lambda array: array[0],

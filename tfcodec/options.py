@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
+import pathlib
+
 from tfcodec import bitstream, quality, registry
 
 
 def numbers(text: str) -> tuple[int, ...]:
     """Reads X,Y,W,H, for argparse."""
-    found = tuple(int(number) for number in text.split(","))
-    if len(found) != 4:
-        raise ValueError
-    return found
+    try:
+        x, y, width, height = (int(number) for number in text.split(","))
+    except ValueError:
+        reason = f"not four whole numbers X,Y,W,H: {text!r}"
+        raise argparse.ArgumentTypeError(reason) from None
+    return x, y, width, height
+
+
+def folder(text: str) -> pathlib.Path:
+    """Reads the path of a folder, for argparse."""
+    if not text:  # pathlib would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty folder name")
+    return pathlib.Path(text)
+
+
+def dotted(text: str) -> str:
+    """Reads a suffix of file names, with or without its dot, for argparse."""
+    return text if text.startswith(".") else f".{text}"
 
 
 def positive(text: str) -> int:

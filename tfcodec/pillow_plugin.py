@@ -89,11 +89,12 @@ class TfcImageFile(ImageFile.ImageFile):
 def save(image: Image.Image, file, filename: str | bytes) -> None:
     """Writes an image as `.tfc`, for Pillow's `save`."""
     given = dict(image.encoderinfo)
-    picture = images.picture_of(image.copy(), upright=False)
+    picture = images.picture_of(image.copy(), upright=False, origin=image)
     for name in bitstream.METADATA:
         if name in given:
             value = given[name]
             value = value.tobytes() if isinstance(value, Image.Exif) else value
+            value = value.encode() if isinstance(value, str) else value
             picture.metadata[name] = value and value.removeprefix(images.EXIF_PREFIX)
     settings = {name: given[name] for name in SETTINGS & set(given)}
     file.write(codec.compress(picture.pixels, **settings, **picture.metadata))

@@ -88,11 +88,12 @@ def search(
     # (step of quality, scaled figure): the highest below the aim, the lowest above it.
     low, high, best = None, None, None
     slope = SLOPES[target.figure] * MAXIMUM / STEPS
-    before = None
+    before, measured = None, {}
     step = round((START if start is None else start) * STEPS / MAXIMUM)
     while True:
         value = measure(step * MAXIMUM / STEPS)
         at = (step, target.scaled(value))
+        measured[step] = value
         if target.met(value):
             best = step
             if abs(at[1] - goal) <= near:
@@ -117,11 +118,26 @@ def search(
         guess = at[0] + (aim - at[1]) / slope
         step = round(min(max(guess, bounds[0]), max(bounds)))
     if best is None:
-        raise OutOfReach(
-            f"no quality gives {target.says(target.value)}; the nearest is "
-            f"{target.says(value)}, at quality {step * MAXIMUM / STEPS:g}"
-        )
+        raise _out_of_reach(target, measured)
     return best * MAXIMUM / STEPS
+
+
+def _out_of_reach(target, measured):
+    """Returns the error that no step of quality meets a target.
+
+    Args:
+        target: the `Target`.
+        measured: its figure by step.
+    """
+
+    def distance(step):
+        return abs(target.scaled(measured[step]) - target.scaled(target.value))
+
+    step = min(measured, key=distance)
+    return OutOfReach(
+        f"no quality gives {target.says(target.value)}; the nearest is "
+        f"{target.says(measured[step])}, at quality {step * MAXIMUM / STEPS:g}"
+    )
 
 
 def check(quality: float) -> float:

@@ -114,9 +114,10 @@ def look(file: BinaryIO) -> Tiff:
     kinds = set(found.numbers(SAMPLE_FORMAT, (1,)))
     if 3 in kinds:
         raise Unfit("floating-point pixels; convert them to 8 bits first")
-    if 2 in kinds and max(bits) < 32:  # with 32, `pixels.reduced` checks the values
+    if 2 in kinds or max(bits) > 16:
+        signed = "signed " * (2 in kinds)
         raise Unfit(
-            f"signed pixels of {max(bits)} bits, of which black and white are not "
+            f"{signed}pixels of {max(bits)} bits, of which black and white are not "
             "known; convert them to 8 bits first"
         )
     photometric = found.number(PHOTOMETRIC, 0)
