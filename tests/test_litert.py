@@ -11,7 +11,7 @@ import pytest
 import threadpoolctl
 
 from tests import tiny
-from tfcodec import bitstream, blas, engine, exact_layers, lanes, registry
+from tfcodec import bitstream, blas, engine, exact_layers, lanes, metrics, registry
 from tfcodec.bitstream import CorruptStream
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -244,6 +244,27 @@ def test_weights_of_8_bits_hardly_change_the_latents(both):
     assert "int8_blocks" in layouts["analysis"]
     # The pictures of the synthesis are those of TensorFlow.
     assert not any(name.startswith("int8") for name in layouts["synthesis"])
+
+
+def test_a_directory_of_8_bits_draws_nearly_the_same(both, tmp_path):
+    from tfcodec import litert_export
+
+    whole = both[1].model.path.with_name("alone")
+    litert_export.export(both[1].model.path, tmp_path / "small", int8=True)
+    engines = [
+        engine.LiteRTEngine(registry.Model.at(path))
+        for path in (whole, tmp_path / "small")
+    ]
+    y = engines[0].analysis(tiny.photograph(128, 192))
+    for level in np.float32([0.2, 0.9]):
+        _, _, y_hat = engines[0].encode(y, level)
+        for draw in (
+            lambda each: each.synthesis(y_hat, level),
+            lambda each: each.realistic(y_hat, level, (0, 0)),
+        ):
+            first, second = map(draw, engines)
+            assert 0 < np.abs(first.astype(int) - second).max() <= 6
+            assert metrics.psnr(first, second) > 45
 
 
 def test_only_analyses_with_dense_layers_get_weights_of_8_bits():

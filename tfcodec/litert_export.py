@@ -52,10 +52,11 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         directory: an exported model, or the name of a shipped one.
         target: model directory to make, for LiteRT alone; by default `litert` is added
             to that of the model, and shares the SavedModel's weights.
-        int8: whether to round the weights of the floating-point networks to 8 bits,
-            which halves the files; only with `target`. Layers then round their inputs
-            to 8 bits, too. The exact coder stays the same, so that files decode to the
-            same integers.
+        int8: whether to round weights of the floating-point networks to 8 bits, for
+            smaller files; only with `target`. In networks with residual blocks these
+            are the dense layers, in others all. Such layers round their inputs to 8
+            bits, too. The exact coder stays the same, so that files decode to the same
+            integers.
 
     Returns:
         The directory that was written.
@@ -80,7 +81,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     made = converted_networks(model, int8)
     if source.realism:
         second = realistic(model, source)
-        made["realism"] = converted(*realistic_network(model, second), int8)
+        made["realism"] = written(realistic_network(model, second), int8)
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
     if target:
@@ -212,8 +213,16 @@ def converted_networks(model, int8: bool = False) -> dict[str, bytes]:
     made = {"analysis": rounded} if rounded else {}
     for name, part in parts.items():
         if name not in made:
-            made[name] = converted(*part, int8)
+            made[name] = written(part, int8)
     return made
+
+
+def written(part, int8: bool) -> bytes:
+    """Returns the LiteRT file of one of `networks`; `int8` is as for `export`."""
+    half = converted(*part)
+    if not int8:
+        return half
+    return litert_int8.with_dense_int8(half) or converted(*part, int8)
 
 
 def realistic_network(model, second):
@@ -337,7 +346,7 @@ def main(argv=None):
         "directory", nargs="?", help="model directory to make, for LiteRT alone"
     )
     parser.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits: half the size"
+        "--int8", action="store_true", help="weights of 8 bits: smaller files"
     )
     args = parser.parse_args(argv)
     console.print_made(parser, lambda: export(args.model, args.directory, args.int8))

@@ -35,11 +35,8 @@ def with_int8(data: bytes) -> bytes | None:
     """
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
     file = _File(model)
-    if not file.operators(CODE.FULLY_CONNECTED):
+    if not file.round_dense():
         return None
-    for op in file.operators(CODE.FULLY_CONNECTED):
-        op.builtinOptions.asymmetricQuantizeInputs = True
-        file.round(op)
     first = file.of_pixels()
     for op in file.operators(CODE.CONV_2D):
         if op in first or max(file.shape(op.inputs[1])[1:3]) > 1:
@@ -49,6 +46,21 @@ def with_int8(data: bytes) -> bytes | None:
         if _kind(code) == CODE.CONV_2D:
             code.version = 5
     file.whole_levels(first)
+    file.empty_unused()
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def with_dense_int8(data: bytes) -> bytes | None:
+    """Rounds the weights of dense layers to 8 bits; arguments as for `with_int8`.
+
+    Those of convolutions stay. LiteRT would round their inputs with one scale for the
+    whole picture, which for latents is too coarse: a synthesis then loses 4 points of
+    SSIMULACRA2 at quality 50, with dense layers alone 0.05.
+    """
+    model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
+    file = _File(model)
+    if not file.round_dense():
+        return None
     file.empty_unused()
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
@@ -86,6 +98,18 @@ class _File:
 
     def shape(self, tensor):
         return self.graph.tensors[tensor].shape
+
+    def round_dense(self) -> int:
+        """Rounds the weights of dense layers of pictures; returns how many there are.
+
+        Such layers have inputs [1, h, w, c]. Those of a gain have others, and stay.
+        """
+        layers = self.operators(CODE.FULLY_CONNECTED)
+        found = [op for op in layers if len(self.shape(op.inputs[0])) == 4]
+        for op in found:
+            op.builtinOptions.asymmetricQuantizeInputs = True
+            self.round(op)
+        return len(found)
 
     def round(self, op):
         """Rounds a layer's weights; its bias becomes float32, as LiteRT wants it."""
