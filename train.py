@@ -13,6 +13,7 @@ import dataclasses
 import gc
 import itertools
 import os
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -65,9 +66,11 @@ def defined() -> dict:
     settings = {}
     for field in itertools.chain(*map(dataclasses.fields, CONFIGS.values())):
         settings.setdefault(field.name, []).append(field)
-    made = {}
+    own, made = {field.name for field in dataclasses.fields(CONFIGS[False])}, {}
     for name, (field, *others) in settings.items():
         words = field.metadata["help"]
+        if name not in own:
+            words += " [--realism only]"
         for other in others:
             if other.default != field.default:
                 words += f" [--realism: {other.default!r}]"
@@ -119,6 +122,8 @@ def main(argv):
         if SERVE.value:
             served = serving.export(registry.Model.at(exported), SERVE.value)
             console.say(console.shown(served), sys.stdout)
+    except KeyboardInterrupt as error:
+        signals.end_by(getattr(error, "number", signal.SIGINT))
     except (ValueError, OSError, FloatingPointError) as error:
         logging.debug("", exc_info=True)
         console.say(f"train.py: {error}", sys.stderr)

@@ -22,7 +22,7 @@ TABLE = """
     data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
     workers programs tiles jax_step accelerate
-    strategies optimizers checkpoints validation progress xla_program training
+    strategies settings optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation summary report pillow_plugin
     photographs demo

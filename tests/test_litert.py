@@ -258,11 +258,9 @@ def test_a_directory_of_8_bits_draws_nearly_the_same(both, tmp_path):
     y = engines[0].analysis(tiny.photograph(128, 192))
     for level in np.float32([0.2, 0.9]):
         _, _, y_hat = engines[0].encode(y, level)
-        for draw in (
-            lambda each: each.synthesis(y_hat, level),
-            lambda each: each.realistic(y_hat, level, (0, 0)),
-        ):
-            first, second = map(draw, engines)
+        faithful = [each.synthesis(y_hat, level) for each in engines]
+        grained = [each.realistic(y_hat, level, (0, 0)) for each in engines]
+        for first, second in (faithful, grained):
             assert 0 < np.abs(first.astype(int) - second).max() <= 6
             assert metrics.psnr(first, second) > 45
 

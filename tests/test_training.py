@@ -21,6 +21,7 @@ from tfcodec import (
     export,
     optimizers,
     registry,
+    signals,
     training,
     weights,
 )
@@ -82,6 +83,41 @@ def whole(images, tmp_path_factory):
     with tiny.unoptimised():
         training.train(config, run)
     return config, run
+
+
+class Signal(tf.keras.callbacks.Callback):
+    """Sends this process a signal while a step is taken."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 3:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_training_that_is_asked_to_end_saves_its_step_first(
+    images, tmp_path, monkeypatch, name
+):
+    number = getattr(signal, name)
+    flags = tiny.flags("bls2017", images=str(images), steps=6, validation_images=1)
+    config = training.TrainConfig(**flags)
+    before = signal.getsignal(number)
+    fit = tf.keras.Model.fit
+
+    def asked(model, *args, callbacks, **options):
+        return fit(model, *args, callbacks=[Signal(number), *callbacks], **options)
+
+    monkeypatch.setattr(tf.keras.Model, "fit", asked)
+    with pytest.raises(signals.Ended) as ended:
+        training.train(config, tmp_path / "run")
+    monkeypatch.setattr(tf.keras.Model, "fit", fit)
+    assert ended.value.number == number
+    assert signal.getsignal(number) == before
+    assert (tmp_path / "run" / "checkpoints" / "ckpt-4.index").exists()
+    assert training.train(config, tmp_path / "run")
 
 
 def test_killed_training_goes_on_as_if_it_had_not_been(whole, tmp_path):

@@ -7,6 +7,8 @@ file must decode on every machine.
 
 from __future__ import annotations
 
+import inspect
+
 from tfcodec import transforms as t
 from tfcodec.densities import SCALES
 from tfcodec.entropy import PYRAMID, Conditional, Factorized, Predicted
@@ -164,6 +166,10 @@ def tfcodec(
         window: side in pixels of the linear transform's blocks, which begin every 16.
         anchors: number of qualities at which the gains are learned.
     """
+    if sum(slices) != widths[-1]:
+        raise ValueError(
+            f"slices add up to {sum(slices)}, and widths end with {widths[-1]}"
+        )
     means, *rest = slices
     first = t.slice_net((hidden, hidden), (3, 1, 1), means, scales=SCALES, index=0)
     coder = Conditional(
@@ -212,6 +218,14 @@ def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionMo
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"no architecture {name!r}; there are {known}")
+    _, *known = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    names = [each.name for each in known]
+    unknown = set(options) - set(names)
+    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known):
+        raise ValueError(
+            f"architecture {name} has no option {min(unknown)!r}, only "
+            f"{', '.join(names)}"
+        )
     try:
         return ARCHITECTURES[name](lmbda, **options)
     except (TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ line there and exit code 1, wrong usage exit code 2.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from tfcodec import commands, signals
@@ -38,7 +39,7 @@ def run() -> None:
         signals.clean_up()
     code = main(parse(sys.argv))
     if code == 130:
-        signals.end_by_interrupt()
+        signals.end_by(signal.SIGINT)
     sys.exit(code)
 
 

@@ -23,14 +23,14 @@ from tfcodec.layers import EXACT_LIMIT
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 
-LICENCE = "Apache-2.0"
 # Float constants of fewer elements stay in the graph.
 STORED_FROM = 1024
 
 
 def export(
-    model, directory, architecture, options=None, record=None, name=None, tables=None
-) -> pathlib.Path:
+    model, directory, architecture, options=None, record=None, name=None, tables=None,
+    licence="",
+) -> pathlib.Path:  # fmt: skip
     """Writes `model` to `directory`, which is replaced only if all succeeds.
 
     The weights of `model` itself are rounded, see `rounding`, so that it and the
@@ -44,6 +44,7 @@ def export(
         record: how the model was trained, for the card.
         name: of the model; by default that of the architecture.
         tables: the coder's `rans.Tables`; by default those that fit its densities.
+        licence: SPDX identifier of the model's licence; empty if none was chosen.
 
     Returns:
         `directory`.
@@ -67,7 +68,7 @@ def export(
         "fingerprint": fingerprint(frozen["decode"], frozen["synthesis"]),
         "architecture": architecture,
         "options": options or {},
-        "licence": LICENCE,
+        "licence": licence,
         **described(model),
         "exactness": exactness(sums),
         "training": record or {},

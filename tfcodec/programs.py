@@ -43,7 +43,7 @@ EXPLODED, SLOWER, MOST_RETURNS = 2.0, 0.7, 10
 # Settings that may differ when a training resumes, as they do not affect the steps that
 # were taken.
 MAY_CHANGE = {
-    "steps", "strategy", "replicas", "tpu", "name", "note", "log_steps",
+    "steps", "strategy", "replicas", "tpu", "name", "licence", "note", "log_steps",
     "validate_steps", "checkpoint_minutes",
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import files
+from tfcodec import files, signals
 from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.validation import Validation
 
@@ -70,6 +70,7 @@ class Guard(tf.keras.callbacks.Callback):
     """
 
     kept = "that of the last checkpoint"  # the last good state, in words
+    noted: list[int] = []  # signals that ask the training to end: `signals.deferred`
 
     def on_train_begin(self, logs=None):
         self.step = steps_taken(self.model)
@@ -141,6 +142,10 @@ class Progress(Guard):
             self.save()
         if _on_a_terminal() and self.step % self.config.log_steps:
             print(f"\r{self.status()}", end="", file=sys.stderr, flush=True)
+        if self.noted:
+            self.save()
+            logging.info("stopped at step %d; the same command goes on", self.step)
+            raise signals.Ended(self.noted[0])
 
     def on_train_end(self, logs=None):
         self.save()

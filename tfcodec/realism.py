@@ -28,6 +28,7 @@ from tfcodec import (
     losses,
     optimizers,
     registry,
+    signals,
     textures,
     weights,
 )
@@ -35,16 +36,9 @@ from tfcodec.checkpoints import Checkpoints
 from tfcodec.critics import Features
 from tfcodec.model import farthest
 from tfcodec.progress import Progress
+from tfcodec.settings import check_counts, check_patches, setting
 from tfcodec.tracing import traced
-from tfcodec.training import (
-    check_counts,
-    check_patches,
-    datasets,
-    history,
-    prepare_directory,
-    reading,
-    setting,
-)
+from tfcodec.training import datasets, history, prepare_directory, reading
 from tfcodec.transforms import RealisticSynthesis
 
 LATENTS = "latents"  # folder in a run directory
@@ -357,12 +351,14 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
         logging.info("resumed from %s", checkpoints.latest)
     step = optimizers.steps_taken(player)
     if step < config.steps:
-        player.fit(
-            batches(config, arrays, step),
-            steps_per_epoch=config.steps - step,
-            verbose=0,
-            callbacks=[RealismProgress(config, directory, checkpoints, crops, encode)],
-        )
+        progress = RealismProgress(config, directory, checkpoints, crops, encode)
+        with signals.deferred() as progress.noted:
+            player.fit(
+                batches(config, arrays, step),
+                steps_per_epoch=config.steps - step,
+                verbose=0,
+                callbacks=[progress],
+            )
     if config.steps:
         player.optimizer.swap_averages(player.played)
     whole = second_of(model, dataclasses.replace(config, second=""), source)

@@ -76,7 +76,8 @@ def reencode(
         weights.load_arrays(same_decoder.encoder_variables(built), arrays)
     of = (source.card[key] for key in ("architecture", "options", "training", "name"))
     with files.new_directory(directory) as part:
-        export.export(built, part, *of, same_decoder.tables(source.path))
+        tables = same_decoder.tables(source.path)
+        export.export(built, part, *of, tables, source.card.get("licence", ""))
         # A later version may compute the fingerprint of the same decoder differently.
         same_decoder.check(part, source.path, built)
         card = registry.Model.at(part).card

@@ -117,7 +117,7 @@ class Model:
     @property
     def licence(self) -> str:
         """SPDX identifier."""
-        return self.card.get("licence", "unknown")
+        return self.card.get("licence") or "unknown"
 
     @property
     def distortion(self) -> str:

@@ -15,6 +15,58 @@ from tfcodec import files
 # closes (HUP), or a job reaches its time limit (XCPU). INT is a KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
 SECONDS = 1.0  # until a main thread that does not end is ended
+_deferred: set[int] = set()  # signals that are noted and not obeyed
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asked the process to end, and what was under way has been saved.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def deferred(wanted: bool = True):
+    """Notes INT and TERM within this context, for work that ends at a good moment.
+
+    A second one is obeyed at once, as before. Outside the main thread, and where the
+    parent process ignores a signal, nothing changes.
+
+    Args:
+        wanted: whether to do so.
+
+    Yields:
+        A list, which gets the number of the signal when it comes.
+    """
+    noted: list[int] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {n: signal.getsignal(n) for n in numbers}
+    before = {n: x for n, x in before.items() if x not in (signal.SIG_IGN, None)}
+
+    def restore():
+        _deferred.difference_update(before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number, _):
+        noted.append(number)
+        restore()
+
+    _deferred.update(before)
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()
 
 
 def clean_up() -> None:
@@ -41,7 +93,7 @@ def clean_up() -> None:
     main = threading.get_ident()
 
     def wait():
-        while (number := os.read(heard, 1)[0]) not in numbers:
+        while (number := os.read(heard, 1)[0]) not in numbers or number in _deferred:
             pass
         files.remove_unfinished()
         signal.pthread_kill(main, number)  # wakes it, if it sleeps, to call `_end`
@@ -79,11 +131,11 @@ def _end(number, _=None):
     os.kill(os.getpid(), number)
 
 
-def end_by_interrupt() -> None:
-    """Ends this process by INT, so that a loop in a shell ends, too."""
+def end_by(number: int) -> None:
+    """Ends this process by a signal; by INT, a loop in a shell ends, too."""
     if os.name != "posix":
         return
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):
             stream.flush()
-    _end(signal.SIGINT)
+    _end(number)

@@ -27,6 +27,7 @@ from tfcodec import (
     optimizers,
     programs,
     registry,
+    signals,
     strategies,
     weights,
     xla_program,
@@ -34,44 +35,8 @@ from tfcodec import (
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.progress import Guard, Progress
+from tfcodec.settings import check_counts, check_patches, setting
 from tfcodec.validation import Validation
-
-# Side in pixels: MS-SSIM, which every validation measures, has a window of 11.
-SMALLEST_PATCH = 11
-
-
-def setting(default, help):
-    """Returns a field of a config, with the help for its flag."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-def check_patches(config, stride: int = 64):
-    """Raises ValueError if a config does not name images, or its patches do not fit.
-
-    Args:
-        config: a dataclass of settings.
-        stride: in pixels, of which sides of patches must be multiples.
-    """
-    if bool(config.images) == bool(config.dataset):
-        raise ValueError("give either --images or --dataset")
-    if config.patch % stride or config.patch < SMALLEST_PATCH:
-        raise ValueError(
-            f"--patch must be a multiple of {stride}, from {SMALLEST_PATCH} on, not "
-            f"{config.patch}"
-        )
-
-
-def check_counts(config, *names, steps):
-    """Raises ValueError if one of the fields `names` of a config is below 1.
-
-    Args:
-        config: a dataclass of settings.
-        names: of fields.
-        steps: the least value of its field `steps`.
-    """
-    for name, least in {"steps": int(steps), **dict.fromkeys(names, 1)}.items():
-        if getattr(config, name) < least:
-            raise ValueError(f"--{name} must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +103,9 @@ class TrainConfig:
     replicas: int = setting(0, "Devices of --strategy=mirrored; 0 for every GPU.")
     tpu: str = setting(
         "local", "TPU of --strategy=tpu: local, its name or address in Google's cloud."
+    )
+    licence: str = setting(
+        "", "SPDX identifier of the model's licence, such as CC-BY-4.0, for its card."
     )
     name: str = setting("", "Name of the model; by default that of the architecture.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
@@ -373,7 +341,7 @@ def fit(model, config, directory, checkpoints, training, validation):
         if chief:
             progress = Progress(config, directory, checkpoints, validation)
         first = step * config.batch
-        with reading():
+        with reading(), signals.deferred(chief) as progress.noted:
             model.fit(
                 strategies.distributed(strategy, lambda share: training(first, share)),
                 steps_per_epoch=config.steps - step,
@@ -451,12 +419,14 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
         The exported model's directory.
     """
     whole = for_export(model, config)
+    logging.info("fitting the coder's tables")
     # The tables are fitted to the patches that would have come next.
     patches = training(config.steps * config.batch)
     with reading():
         steps = steps_taken(model)
         count = min(steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
+    logging.info("validating")
     record = {
         **history(config, model, checkpoints),
         "figures": Validation(whole, validation).rows(),
@@ -466,9 +436,11 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
     if accelerated := programs.record_of(directory):
         record["accelerator"] = accelerated
     options = config.builder_options()
+    logging.info("exporting")
     return export.export(
-        whole, directory / "model", config.arch, options, record, config.name
-    )
+        whole, directory / "model", config.arch, options, record, config.name,
+        licence=config.licence,
+    )  # fmt: skip
 
 
 def write_program(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path:
