@@ -214,6 +214,8 @@ def info(args: argparse.Namespace) -> None:
     found["bpp"] = f"{found['bpp']:.3f}"
     found["ratio"] = f"1:{found['ratio']:.1f}"
     found["model"] = found["model"] or "not shipped"
+    if found["realism"] is None:  # It depends on the model, which is not known.
+        del found["realism"]
     found["chunks"] = ", ".join(
         f"{bitstream.KNOWN[chunk['type']]} {chunk['bytes']} B"
         for chunk in found["chunks"]

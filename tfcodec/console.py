@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import logging
 import os
 import re
@@ -323,3 +324,16 @@ def describe(error: Exception) -> str:
     if plain:
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def need_training() -> None:
+    """Ends the process with a line on stderr if no model can be made here."""
+    if importlib.util.find_spec("tensorflow_compression") is None:
+        name = os.path.basename(sys.argv[0])
+        say(
+            f"{name} needs what training does, TensorFlow Compression 2.14.1: Python "
+            "3.9 to 3.11 and pip install -r requirements.txt (this is "
+            f"{sys.version.split()[0]})",
+            sys.stderr,
+        )
+        sys.exit(1)

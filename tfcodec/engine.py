@@ -23,6 +23,7 @@ from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
 
 # For data that this program wrote itself.
+NO_TENSORFLOW = "TensorFlow is not installed: pip install 'tfcodec[tensorflow]'"
 UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 
 
@@ -105,7 +106,7 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
         "tensorflow": not model.tensorflow
         and f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
         or not importlib.util.find_spec("tensorflow")
-        and "TensorFlow is not installed: pip install 'tfcodec[tensorflow]'",
+        and NO_TENSORFLOW,
     }
     order = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
     for name in order:

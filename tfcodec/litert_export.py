@@ -13,6 +13,11 @@ engine opens the files of the other.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what cannot be imported without it
+    from tfcodec.console import need_training
+
+    need_training()
+
 import json
 import pathlib
 

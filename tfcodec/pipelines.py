@@ -53,6 +53,17 @@ def _loaded(path: str, identity: str) -> engine.Codec:
     return engine.Codec(registry.Model.at(path), PipelineEngine)
 
 
+def _tensorflow():
+    """Returns the module; raises ImportError, which says what to install."""
+    try:
+        import tensorflow
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise ModuleNotFoundError(engine.NO_TENSORFLOW, name=error.name) from None
+    return tensorflow
+
+
 @contextlib.contextmanager
 def _called_by_tensorflow():
     """Makes the functions of `codec` use a `PipelineEngine`, within this context."""
@@ -88,8 +99,7 @@ def decode_tensor(
         ValueError: `channels` is another number. (A damaged file raises an error of
             TensorFlow when the pipeline runs.)
     """
-    import tensorflow as tf
-
+    tf = _tensorflow()
     if channels not in (1, 3, 4):
         raise ValueError(f"channels must be 1, 3 or 4, not {channels}")
 
@@ -127,7 +137,7 @@ def encode_tensor(image, quality: float = codec.DEFAULT_QUALITY, **settings):
     Returns:
         string tensor [].
     """
-    import tensorflow as tf
+    tf = _tensorflow()
 
     def encode(image):
         with _called_by_tensorflow():

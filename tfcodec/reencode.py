@@ -21,6 +21,11 @@ of the new one.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what cannot be imported without it
+    from tfcodec.console import need_training
+
+    need_training()
+
 import hashlib
 import json
 import pathlib
