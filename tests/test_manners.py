@@ -424,3 +424,27 @@ def test_a_jpeg_without_end_marker_is_read_if_all_its_pixels_are_there(image):
                 images.read(io.BytesIO(data[:-cut]), "a.jpg")
         for more in (b"", bytes(10**5), b"\xff\xda" + bytes(10**5)):
             assert images.read(io.BytesIO(data + more), "a.jpg").notes == []
+
+
+DEFERRED = """
+import os, signal, time
+from tfcodec import signals
+
+signals.clean_up()
+with signals.deferred() as noted:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(signals.SECONDS + 0.5)
+    assert noted == [signal.SIGTERM]
+print("saved", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
+print("still there")
+"""
+
+
+def test_a_signal_may_be_noted_once_and_the_next_is_obeyed():
+    done = subprocess.run(
+        [sys.executable, "-c", DEFERRED], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "saved\n", done.stderr
+    assert done.returncode == -signal.SIGTERM

@@ -15,7 +15,9 @@ from tfcodec import files
 # closes (HUP), or a job reaches its time limit (XCPU). INT is a KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
 SECONDS = 1.0  # until a main thread that does not end is ended
-_deferred: set[int] = set()  # signals that are noted and not obeyed
+# Signals whose next arrival is noted and not obeyed. The thread of `clean_up` may hear
+# of a signal later than its handler does, so the thread is what removes the number.
+_deferred: set[int] = set()
 
 
 class Ended(KeyboardInterrupt):
@@ -52,7 +54,7 @@ def deferred(wanted: bool = True):
     before = {n: x for n, x in before.items() if x not in (signal.SIG_IGN, None)}
 
     def restore():
-        _deferred.difference_update(before)
+        _deferred.difference_update(set(before) - set(noted))
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -93,8 +95,12 @@ def clean_up() -> None:
     main = threading.get_ident()
 
     def wait():
-        while (number := os.read(heard, 1)[0]) not in numbers or number in _deferred:
-            pass
+        while True:
+            number = os.read(heard, 1)[0]
+            if number in _deferred:
+                _deferred.discard(number)
+            elif number in numbers:
+                break
         files.remove_unfinished()
         signal.pthread_kill(main, number)  # wakes it, if it sleeps, to call `_end`
         time.sleep(SECONDS)
