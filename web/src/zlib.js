@@ -10,7 +10,7 @@ import {CorruptStream} from './errors.js';
  * @param {Uint8Array} data
  * @param {Format} format
  * @param {number} limit largest output in bytes
- * @param {typeof Error} Over what is thrown if the output is larger
+ * @param {new (words: string) => Error} Over what is thrown if the output is larger
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  * @throws {CorruptStream} the stream is damaged
  */
@@ -32,7 +32,7 @@ export function deflated(data, format) {
  * @param {GenericTransformStream} stream
  * @param {Uint8Array} data
  * @param {number} limit
- * @param {typeof Error} Over
+ * @param {new (words: string) => Error} Over
  */
 async function through(stream, data, limit, Over = CorruptStream) {
   const reader = stream.readable.getReader();
