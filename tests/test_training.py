@@ -97,11 +97,18 @@ class Signal(tf.keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.fixture(params=["SIGINT", "SIGTERM"])
+def number(request):
+    """A signal that has a handler, also where whoever runs the tests ignores it."""
+    number = getattr(signal, request.param)
+    before = signal.signal(number, signal.default_int_handler)
+    yield number
+    signal.signal(number, before)
+
+
 def test_a_training_that_is_asked_to_end_saves_its_step_first(
-    images, tmp_path, monkeypatch, name
+    images, tmp_path, monkeypatch, number
 ):
-    number = getattr(signal, name)
     flags = tiny.flags("bls2017", images=str(images), steps=6, validation_images=1)
     config = training.TrainConfig(**flags)
     before = signal.getsignal(number)
