@@ -24,16 +24,9 @@ if __name__ == "__main__":  # Before TensorFlow opens files.
     console.open_standard_streams()
     signals.clean_up()
 
-from absl import app, flags, logging
+console.need_training("train.py")
 
-try:
-    import tensorflow_compression  # noqa: F401
-except ImportError as error:
-    sys.exit(
-        f"train.py needs TensorFlow Compression 2.14.1, which has wheels for Python "
-        f"3.9 to 3.11 only (this is {sys.version.split()[0]}): use one of those and "
-        f"pip install -r requirements.txt  [{error}]"
-    )
+from absl import app, flags, logging
 
 from tfcodec import litert_export, realism, registry, serving, training
 

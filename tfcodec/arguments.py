@@ -89,8 +89,8 @@ def settle_output(parser, args) -> None:
     args.input = [STREAMS.get(name, name) for name in args.input]
     args.output = STREAMS.get(args.output, args.output)
     named = args.output if args.output is not None else args.input[-1]
-    folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
-    if folder and args.out_dir is None:
+    is_folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
+    if is_folder and args.out_dir is None:
         if args.output is not None:
             args.out_dir, args.output = pathlib.Path(args.output), None
             return
@@ -99,7 +99,7 @@ def settle_output(parser, args) -> None:
             return
     ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
     last = ends == (args.command == "compress") or args.input[-1] in ("-", os.devnull)
-    last &= not (args.recursive and folder)
+    last &= not (args.recursive and is_folder)
     if args.output is None and len(args.input) == 2 and last:
         args.output = args.input.pop()
     if args.output and args.output.endswith(os.sep) and args.out_dir is None:

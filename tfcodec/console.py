@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import logging
 import os
 import re
@@ -326,14 +326,13 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
-def need_training() -> None:
+def need_training(program: str) -> None:
     """Ends the process with a line on stderr if no model can be made here."""
-    if importlib.util.find_spec("tensorflow_compression") is None:
-        name = os.path.basename(sys.argv[0])
-        say(
-            f"{name} needs what training does, TensorFlow Compression 2.14.1: Python "
-            "3.9 to 3.11 and pip install -r requirements.txt (this is "
-            f"{sys.version.split()[0]})",
-            sys.stderr,
+    try:
+        importlib.import_module("tensorflow_compression")
+    except ImportError as error:
+        sys.exit(
+            f"{program} needs TensorFlow Compression 2.14.1, which has wheels for "
+            f"Python 3.9 to 3.11 only (this is {sys.version.split()[0]}): use one of "
+            f"those and pip install -r requirements.txt  [{error}]"
         )
-        sys.exit(1)

@@ -22,8 +22,8 @@ from tfcodec.litert_engine import installed as litert_installed
 from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
 
-# For data that this program wrote itself.
 NO_TENSORFLOW = "TensorFlow is not installed: pip install 'tfcodec[tensorflow]'"
+# For data that this program wrote itself.
 UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 
 

@@ -341,8 +341,7 @@ class Store(tf.Module):
         graph = tf.compat.v1.GraphDef()
         graph.CopyFrom(frozen.graph)
         kept = [node for node in graph.node if f"{node.name}:0" not in stored]
-        del graph.node[:]
-        graph.node.extend(kept)
+        graph_size.keep(graph.node, kept)
 
         def call(*arguments):
             mapped = {f"{s.name}:0": a for s, a in zip(frozen.inputs, arguments)}

@@ -111,7 +111,7 @@ class GraphCodec(tf.Module):
         halo = self.card.synthesis_reach(float(realistic)) * latent
         grid = graph_images.Grid(file.height, file.width, file.side)
         whole = graph_images.padded(tf.stack([file.height, file.width]), stride)
-        largest = tf.minimum(graph_images.padded(grid.side, stride), whole)
+        largest = graph_images.padded(grid.side, stride)
         count = tf.size(strings)
 
         def decode(k, sound, tiles):

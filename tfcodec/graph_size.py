@@ -107,8 +107,9 @@ def drop_unneeded(directory):
         restore = meta.saver_def.restore_op_name
         calls = (node for node in graph.node if "f" in node.attr)
         called = {node.name: node.attr["f"].func.name for node in calls}
-        _keep(graph.node, lambda node, save=save: node.name != save)
-        _keep(library.function, lambda f, name=called[save]: f.signature.name != name)
+        keep(graph.node, [node for node in graph.node if node.name != save])
+        functions = [f for f in library.function if f.signature.name != called[save]]
+        keep(library.function, functions)
         for function in library.function:
             if function.signature.name == called[restore]:
                 shorten_function(function)
@@ -119,8 +120,7 @@ def drop_unneeded(directory):
     (directory / "fingerprint.pb").unlink(missing_ok=True)
 
 
-def _keep(messages, wanted):
-    """Removes from a repeated field all messages that are not wanted."""
-    kept = [message for message in messages if wanted(message)]
+def keep(messages, kept):
+    """Removes from a repeated field all messages but those that are kept."""
     del messages[:]
     messages.extend(kept)

@@ -250,8 +250,9 @@ def _has_greys_alone(image):
     """Whether an image has a palette, and all colours of it that are used are grey."""
     if image.mode not in ("P", "PA"):
         return False
-    colours = image.convert("RGB").getcolors(256) or []
-    return bool(colours) and all(r == g == b for _, (r, g, b) in colours)
+    palette = image.getpalette("RGB")
+    used = (index for _, index in image.getchannel(0).getcolors(256))
+    return all(len(set(palette[3 * k : 3 * k + 3])) <= 1 for k in used)
 
 
 def _facts_of(image):

@@ -24,7 +24,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before what cannot be imported without it
     from tfcodec.console import need_training
 
-    need_training()
+    need_training("reencode")
 
 import hashlib
 import json
