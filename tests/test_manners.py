@@ -162,12 +162,48 @@ def test_a_full_stdout_is_said_once_and_files_are_written(image):
             assert b"stdout: No space left" in done.stderr
 
 
-def test_an_interrupt_and_a_terminal_of_train_py_are_those_of_the_others():
-    """It cannot be run everywhere, so this looks at what it does first."""
-    text = (ROOT / "train.py").read_text("utf-8")
-    main = text.index('if __name__ == "__main__"')
-    for call_ in ("console.open_standard_streams()", "signals.clean_up()"):
-        assert main < text.index(call_) < text.index("import tensorflow_compression")
+# Runs train.py until it first imports what only training needs. There it begins a file,
+# writes to the descriptor 3 which of 0, 1 and 2 are open, and waits for a signal.
+TRAINING = """
+import os, runpy, sys, time
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0].startswith("tensorflow"):
+            from tfcodec import files
+            self.file = files.new_file("new")
+            self.file.__enter__()
+            os.write(3, bytes(os.path.exists(f"/dev/fd/{n}") for n in range(3)))
+            time.sleep(20)
+            os._exit(0)
+sys.meta_path.insert(0, Stop())
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="needs /dev/fd")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_train_py_sees_to_signals_and_to_closed_streams_first(name, tmp_path):
+    number, here = getattr(signal, name), tmp_path / "here"
+    here.mkdir()
+    heard, told = os.pipe()
+
+    def prepare():
+        signal.signal(number, signal.SIG_DFL)
+        os.dup2(told, 3)
+        for descriptor in range(3):
+            os.close(descriptor)
+
+    line = [sys.executable, "-c", TRAINING, str(ROOT / "train.py")]
+    with subprocess.Popen(line, preexec_fn=prepare, pass_fds=[3], cwd=here) as process:
+        os.close(told)
+        assert os.read(heard, 3) == b"\1\1\1"
+        assert len(os.listdir(here)) == 1
+        process.send_signal(number)
+        assert process.wait(10) == -number
+    os.close(heard)
+    assert not os.listdir(here)
 
 
 WAITING = PROGRAM.replace(
