@@ -5,6 +5,7 @@ tf = pytest.importorskip("tensorflow")
 tfc = pytest.importorskip("tensorflow_compression")
 
 from tfcodec import densities, entropy, rans
+from tfcodec.constants import CROSS, LEVELS, PYRAMID, SKIPPED
 
 
 def test_bits_are_those_of_tfc():
@@ -107,7 +108,7 @@ def test_quantising_costs_least_of_the_nearest_integer_and_the_one_below(shape):
     nearest = np.round(residual)
     assert np.all(np.abs(chosen) <= np.abs(nearest))
     # As fine as the histogram is, and where it has counted much.
-    sure = (np.abs(residual) < 3) & (index > densities.SKIPPED)
+    sure = (np.abs(residual) < 3) & (index > SKIPPED)
     others = [nearest - np.sign(residual) * down for down in (0, 1)]
     best = np.minimum(*map(cost, others))
     loss = (cost(chosen) - best)[sure]
@@ -136,12 +137,12 @@ def test_points_are_the_means_of_their_intervals():
 def test_rows_follow_what_was_counted():
     rows = densities.rows_of(densities.scale_model())
     for frequency, offset in rows[10:40]:
-        share = np.linspace(0.2, 0.02, densities.LEVELS + 1)
+        share = np.linspace(0.2, 0.02, LEVELS + 1)
         fitted = densities.fitted(frequency, offset, share)
         assert fitted.sum() == 4096
         assert fitted.min() >= 1
         assert len(fitted) == len(frequency)
-        if offset <= -densities.LEVELS:
+        if offset <= -LEVELS:
             centre = -offset
             assert fitted[centre] == pytest.approx(0.2 * 4096, rel=0.05)
             assert fitted[centre + 1] == pytest.approx(share[1] / 2 * 4096, rel=0.05)
@@ -150,10 +151,10 @@ def test_rows_follow_what_was_counted():
 def test_guess_of_a_ramp_is_the_ramp():
     row, column = np.mgrid[0:8, 0:12]
     y = tf.constant((32 * row - 16 * column)[None, :, :, None], tf.float32)
-    for distance, around in entropy.PYRAMID:
+    for distance, around in PYRAMID:
         guess = entropy.neighbour_mean(y, distance, around)
         d = distance
         np.testing.assert_array_equal(guess[:, d:-d, d:-d], y[:, d:-d, d:-d])
     # At the edges, the mean of those that there are.
-    corner = entropy.neighbour_mean(y, 1, entropy.CROSS)[0, 0, 0, 0]
+    corner = entropy.neighbour_mean(y, 1, CROSS)[0, 0, 0, 0]
     assert float(corner) == (32 - 16) // 2

@@ -7,7 +7,8 @@ import pytest
 
 from tests import tiny
 from tfcodec import exact_layers, exact_products, registry
-from tfcodec.exact_layers import CONTEXT_MAX, Layer
+from tfcodec.constants import ACTIVATION_MAX
+from tfcodec.exact_layers import Layer
 from tfcodec.litert_engine import LiteRTEngine, Network
 
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
@@ -20,10 +21,10 @@ def layer(side, inputs, outputs, extreme=False):
     shape = [side, side, inputs, outputs]
     kernel = RNG.integers(-127, 128, shape)
     if extreme:
-        assert side**2 * inputs * 127 * CONTEXT_MAX < 2**24
+        assert side**2 * inputs * 127 * ACTIVATION_MAX < 2**24
         kernel[..., ::2] = 127
     kernel = kernel.astype(np.int8)
-    return Layer(kernel, np.tile([[0], [0], [0], [CONTEXT_MAX]], outputs))
+    return Layer(kernel, np.tile([[0], [0], [0], [ACTIVATION_MAX]], outputs))
 
 
 class Coder:
@@ -40,7 +41,7 @@ class Coder:
     def inputs(self, name, unsigned, shape):
         network, number = name.rsplit("/", 1)
         channels = self.networks[network][int(number)].integers.shape[2]
-        x = RNG.integers(-CONTEXT_MAX, CONTEXT_MAX + 1, [*shape, channels])
+        x = RNG.integers(-ACTIVATION_MAX, ACTIVATION_MAX + 1, [*shape, channels])
         x[..., :unsigned] = np.abs(x[..., :unsigned])
         return x.astype(exact_layers.exact_dtype())
 
@@ -72,7 +73,7 @@ def test_litert_sums_up_what_numpy_does(all_layers, extreme, threads):
         for shape in [(1, 1), (1, 9), (4, 3), (17, 30)]:
             x = coder.inputs(name, unsigned, shape)
             if extreme:
-                x[0] = np.where(x[0] < 0, -CONTEXT_MAX, CONTEXT_MAX)
+                x[0] = np.where(x[0] < 0, -ACTIVATION_MAX, ACTIVATION_MAX)
             found = products.sums(name, unsigned, x)
             assert found.dtype == x.dtype
             assert np.array_equal(found, own.sums(x))

@@ -5,6 +5,7 @@ tf = pytest.importorskip("tensorflow")
 tfc = pytest.importorskip("tensorflow_compression")
 
 from tfcodec import layers, shuffles
+from tfcodec.constants import EXACT_LIMIT
 from tfcodec.tracing import traced
 
 
@@ -138,7 +139,7 @@ def test_second_pass_is_the_convolution_of_all_inputs():
     first, sums = pair(seen)
     pair.bias.assign(rng.normal(size=7))
     for layer in (pair.first, pair):
-        assert layer.freeze().max() < layers.EXACT_LIMIT
+        assert layer.freeze().max() < EXACT_LIMIT
     np.testing.assert_array_equal(pair.frozen[0], pair.first.frozen[0])
     known = layers.both_halves(tf.constant(own), tf.zeros_like(own))
     second = pair(seen, own, sums)

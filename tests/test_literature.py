@@ -13,7 +13,7 @@ from tests.test_data import made_set
 from tfcodec import (
     architectures,
     codec,
-    densities,
+    constants,
     engine,
     entropy,
     litert_export,
@@ -163,7 +163,7 @@ def test_predicted_integers_come_back_in_both_coders_and_planes_cost_nothing():
     residuals = coder.residuals(z, z)
     np.testing.assert_array_equal(coder.restored(residuals), z)
     assert not np.any(residuals[0, 1:, 1:, 0])
-    assert np.abs(residuals).max() <= densities.LATENT_MAX
+    assert np.abs(residuals).max() <= constants.LATENT_MAX
     np.testing.assert_array_equal(residuals[..., 2], z[..., 2])
     tables = {"frequency": [4096] * 3, "size": [1] * 3, "offset": [0] * 3}
     numbers = {f"tables/{k}": np.array(v) for k, v in tables.items()}

@@ -13,6 +13,7 @@ from benchmarks import exactness  # noqa: E402
 from tests import tiny  # noqa: E402
 from tfcodec import (  # noqa: E402
     architectures,
+    constants,
     contestants,
     densities,
     export,
@@ -49,9 +50,9 @@ def trained(tmp_path_factory):
 def test_the_quantiser_read_from_a_model_is_that_of_its_files():
     model = same_decoder.rebuilt(registry.Model.at(MODEL))
     quantiser = model.coder.quantiser
-    points = quantiser.shift + np.arange(densities.LEVELS + 1)
+    points = quantiser.shift + np.arange(constants.LEVELS + 1)
     assert np.all(np.diff(points) > 0)
-    assert np.all(np.diff(quantiser.cost[densities.SKIPPED + 1 :, :2]) > -8)
+    assert np.all(np.diff(quantiser.cost[constants.SKIPPED + 1 :, :2]) > -8)
     again = quantiser.with_error_bits(densities.ERROR_BITS)
     np.testing.assert_allclose(again.extra, quantiser.extra, atol=1e-5)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import inspect
 
 from tfcodec import transforms as t
+from tfcodec.constants import PYRAMID
 from tfcodec.densities import SCALES
-from tfcodec.entropy import PYRAMID, Conditional, Factorized, Predicted
+from tfcodec.entropy import Conditional, Factorized, Predicted
 from tfcodec.losses import Distortion
 from tfcodec.model import CompressionModel
 

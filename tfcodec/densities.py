@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from tfcodec import rans
-from tfcodec.transforms import MEAN_BITS
+from tfcodec.constants import LATENT_MAX, LEVELS, PRECISION
 
 # Standard deviations of the tables, in geometric progression (Minnen et al. 2018).
 SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
@@ -22,11 +21,6 @@ SCALES, SCALE_MIN, SCALE_MAX = 64, 0.11, 256.0
 TAIL_MASS = 2.0**-12
 # A wide density that training mixes in, for outliers: its share, and its scale.
 TAIL_SHARE, TAIL_SCALE = 1e-3, 8.0
-# Quantised latents are clipped to +-LATENT_MAX; those of z to +-Z_MAX, the range that
-# exact networks take.
-LATENT_MAX = 8191
-Z_MAX = 127
-UNIT = 2.0**MEAN_BITS
 # Bits that one unit of squared error in a latent is worth. This is the exchange rate at
 # high rates, where the error has a variance of 1/12, and each bit more divides it by
 # four.
@@ -37,14 +31,11 @@ ERROR_BITS = 6 / math.log(2)
 CHOICE_BITS = 11.0
 # A quantiser's histograms have bins of width 1 / BINS for magnitudes up to
 # LEVELS + 1/2; larger ones are simply rounded.
-LEVELS, BINS = 8, 32
+BINS = 32
 # The least probability of a magnitude: one of the 4096 slots for each sign.
-LEAST_SHARE = 2.0 / 2**rans.PRECISION
+LEAST_SHARE = 2.0 / 2**PRECISION
 # Bits of a value outside its table, in addition to those of the escape symbol.
 ESCAPE_BITS = 8
-# A latent with a table index up to this (a standard deviation of up to 0.23) is not
-# coded: it nearly always rounds to its mean, and skipping it saves time.
-SKIPPED = 6
 
 
 def scale_fn(index):
@@ -292,7 +283,7 @@ def fitted(frequency, offset, share):
     wanted = frequency / frequency.sum()
     wanted[near] = (share / np.where(np.arange(LEVELS + 1) > 0, 2, 1))[magnitude[near]]
     wanted[~near] *= max(1 - wanted[near].sum(), 0) / wanted[~near].sum()
-    cdf = tfc.pmf_to_quantized_cdf(wanted.astype(np.float32), rans.PRECISION)
+    cdf = tfc.pmf_to_quantized_cdf(wanted.astype(np.float32), PRECISION)
     return np.diff(cdf.numpy())
 
 
@@ -308,6 +299,6 @@ def rows_of(model):
 
     TFC stores one row after the other, each as -precision, 0, ..., 2**precision.
     """
-    flat, precision = model.cdf.numpy(), rans.PRECISION
+    flat, precision = model.cdf.numpy(), PRECISION
     rows = np.split(flat, np.flatnonzero(flat == -precision)[1:])
     return [(np.diff(r[1:]), int(o)) for r, o in zip(rows, model.cdf_offset.numpy())]

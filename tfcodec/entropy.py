@@ -19,14 +19,21 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from tfcodec import rans
+from tfcodec.constants import (
+    ACTIVATION_MAX,
+    CONTEXT_BITS,
+    CROSS,
+    LATENT_MAX,
+    MEAN_BITS,
+    PYRAMID,
+    SKIPPED,
+    UNIT,
+    Z_MAX,
+)
 from tfcodec.densities import (
     BINS,
     CHOICE_BITS,
-    LATENT_MAX,
-    SKIPPED,
     TAIL_MASS,
-    UNIT,
-    Z_MAX,
     Density,
     Quantiser,
     finite,
@@ -43,14 +50,13 @@ from tfcodec.densities import (
 )
 from tfcodec.layers import (
     ACTIVATION_BITS,
-    ACTIVATION_MAX,
     ExactConv,
     both_halves,
     half_of_board,
     straight_through,
 )
 from tfcodec.tracing import traced
-from tfcodec.transforms import CONTEXT_BITS, MEAN_BITS, TwoPassNet
+from tfcodec.transforms import TwoPassNet
 
 
 class Estimate:
@@ -446,13 +452,6 @@ class Conditional(Coder):
             (fitted(frequency, offset, share), offset)
             for (frequency, offset), share in rows
         ]
-
-
-# Offsets (rows, columns) of the neighbours that a step of the pyramid uses.
-CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
-DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-# (distance to the neighbours in latents, their offsets) of each step, coarse to fine.
-PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
 
 
 def exact_layers(network):

@@ -10,8 +10,8 @@ import functools
 import numpy as np
 
 from tfcodec import helpers
+from tfcodec.constants import ACTIVATION_MAX, WEIGHT_MAX
 
-CONTEXT_MAX = 255  # the largest magnitude of an input
 # Multiply-adds of a convolution, from which on several threads or LiteRT compute it: it
 # takes about 0.2 ms on one thread.
 DIVIDED_FROM = 2**23
@@ -25,8 +25,9 @@ def exact_dtype() -> type:
     some do for speed. One product with sums near 2**24 shows such a library; then it is
     float64.
     """
-    x, w = varied([64, 480], 0, CONTEXT_MAX), varied([480, 64], -127, 127)
-    x[0], w[:, 0] = CONTEXT_MAX, 127
+    x = varied([64, 480], 0, ACTIVATION_MAX)
+    w = varied([480, 64], -WEIGHT_MAX, WEIGHT_MAX)
+    x[0], w[:, 0] = ACTIVATION_MAX, WEIGHT_MAX
     found = x.astype(np.float32) @ w.astype(np.float32)
     return np.float32 if np.array_equal(found, x @ w) else np.float64
 

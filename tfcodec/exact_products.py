@@ -16,7 +16,8 @@ import functools
 
 import numpy as np
 
-from tfcodec.exact_layers import CONTEXT_MAX, Layer, exact_dtype, varied
+from tfcodec.constants import ACTIVATION_MAX, WEIGHT_MAX
+from tfcodec.exact_layers import Layer, exact_dtype, varied
 
 NAME = "exact"  # of the file among a model's LiteRT files
 TRIAL = "trial"  # the signature of its convolution for `trial`
@@ -44,7 +45,7 @@ def suited(coder) -> dict[str, tuple[Layer, int]]:
         unsigned = 0 if latents else before.integers.shape[3]
         for number, layer in enumerate(network):
             kernel = layer.integers
-            in_range = before.low.min() >= 0 and before.high.max() <= CONTEXT_MAX
+            in_range = before.low.min() >= 0 and before.high.max() <= ACTIVATION_MAX
             if kernel.dtype == np.int8 and kernel.size >= LEAST_WEIGHTS and in_range:
                 found[f"{name}/{number}"] = layer, min(unsigned, kernel.shape[2])
             before, unsigned = layer, kernel.shape[3]
@@ -53,8 +54,9 @@ def suited(coder) -> dict[str, tuple[Layer, int]]:
 
 def trial():
     """Returns a layer without negative inputs, and inputs; some sums near 2**24."""
-    kernel, x = varied([3, 3, 53, 64], -127, 127), varied([8, 8, 53], 0, CONTEXT_MAX)
-    kernel[..., 0], x[:3, :3] = 127, CONTEXT_MAX
+    kernel = varied([3, 3, 53, 64], -WEIGHT_MAX, WEIGHT_MAX)
+    x = varied([8, 8, 53], 0, ACTIVATION_MAX)
+    kernel[..., 0], x[:3, :3] = WEIGHT_MAX, ACTIVATION_MAX
     layer = Layer(kernel.astype(np.int8), np.zeros([4, 64]))
     return layer, x.astype(exact_dtype())
 
@@ -79,7 +81,7 @@ def without_signs(x, unsigned: int):
     signed = x[..., unsigned:]
     np.maximum(signed, 0, out=own[..., unsigned:channels])
     np.maximum(-signed, 0, out=own[..., channels:-1])
-    own[..., -1] = CONTEXT_MAX
+    own[..., -1] = ACTIVATION_MAX
     return found
 
 

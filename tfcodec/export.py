@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow.python.framework import convert_to_constants
 
 from tfcodec import files, graph_size, kernels, rans, rounding, weights
-from tfcodec.layers import EXACT_LIMIT
+from tfcodec.constants import EXACT_LIMIT
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
 

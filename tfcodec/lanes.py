@@ -11,16 +11,16 @@ from __future__ import annotations
 import numpy as np
 
 from tfcodec.bitstream import CorruptStream
-
-PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
-MAX_LANES = 1024
-SYMBOLS_PER_LANE = 4096
-
-_TOTAL = 1 << PRECISION
-_LOWEST = 1 << 16  # the least state: where an encoder starts and a decoder ends
-_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzag coded, it still fits 16 bits
-_LARGE = 255  # the byte that says: this escape is one of the 16-bit ones
-_HEADER = 3  # 16-bit units before the states
+from tfcodec.constants import (
+    HEADER,
+    LARGE,
+    LOWEST,
+    MAX_EXCESS,
+    MAX_LANES,
+    PRECISION,
+    SYMBOLS_PER_LANE,
+    TOTAL,
+)
 
 
 class Tables:
@@ -38,13 +38,13 @@ class Tables:
     """
 
     def __init__(self, frequency, size, offset):
-        frequency = np.append(frequency, _TOTAL).astype(np.int64)
+        frequency = np.append(frequency, TOTAL).astype(np.int64)
         self.size = np.append(size, 1).astype(np.int64)
         self.offset = np.append(offset, 0).astype(np.int64)
         self.first = np.cumsum(self.size) - self.size
         # A row sums to exactly 4096, so one cumulative sum serves all rows.
         begin = np.cumsum(frequency) - frequency
-        self.frequency, self.start = frequency, begin % _TOTAL
+        self.frequency, self.start = frequency, begin % TOTAL
         # For each of a row's 4096 slots, row after row: its symbol, the frequency of
         # that symbol, and how many slots of the same symbol come before it. In the
         # smallest types that hold them.
@@ -87,7 +87,7 @@ class Writer:
         escape = tables.size[rows] - 1
         above, below = values - escape, -1 - values
         escaped = (above >= 0) | (below >= 0)
-        excess = np.minimum(np.maximum(above, below)[escaped], _MAX_EXCESS)
+        excess = np.minimum(np.maximum(above, below)[escaped], MAX_EXCESS)
         self.escapes.append(2 * excess + (below[escaped] >= 0))
         self.symbols.append(tables.first[rows] + np.where(escaped, escape, values))
 
@@ -102,13 +102,13 @@ class Writer:
         escapes = np.concatenate([np.empty(0, np.int64), *self.escapes])
         count = len(escapes)
         header = np.array([lanes, count & 0xFFFF, count >> 16], "<u2")
-        small = np.minimum(escapes, _LARGE).astype(np.uint8).tobytes()
+        small = np.minimum(escapes, LARGE).astype(np.uint8).tobytes()
         return b"".join(
             [
                 header.tobytes(),
                 states.astype("<u4").tobytes(),
                 words.astype("<u2").tobytes(),
-                escapes[escapes >= _LARGE].astype("<u2").tobytes(),
+                escapes[escapes >= LARGE].astype("<u2").tobytes(),
                 small + b"\0" * (count % 2),
             ]
         )
@@ -125,9 +125,9 @@ def _encode(frequency, start):
         (final states [lanes], 16-bit words in the order in which a decoder takes them).
     """
     before = np.empty_like(frequency)
-    x = np.full(frequency.shape[1], _LOWEST, np.int64)
+    x = np.full(frequency.shape[1], LOWEST, np.int64)
     limit = frequency << (32 - PRECISION)  # a state from this on gives off a word
-    rest = _TOTAL - frequency
+    rest = TOTAL - frequency
     for step in range(len(frequency) - 1, -1, -1):
         before[step] = x
         x = x >> ((x >= limit[step]) << 4)
@@ -149,20 +149,20 @@ class Reader:
 
     def __init__(self, tables: Tables, string: bytes):
         self.tables = tables
-        _check(len(string) % 2 == 0 and len(string) >= 2 * _HEADER)
+        _check(len(string) % 2 == 0 and len(string) >= 2 * HEADER)
         units = np.frombuffer(string, "<u2").astype(np.int64)
         lanes, escapes = int(units[0]), int(units[1] + (units[2] << 16))
-        begin, end = _HEADER + 2 * lanes, len(units) - (escapes + 1) // 2
+        begin, end = HEADER + 2 * lanes, len(units) - (escapes + 1) // 2
         _check(1 <= lanes <= MAX_LANES and begin <= end)
-        halves = units[_HEADER:begin].reshape(-1, 2)
+        halves = units[HEADER:begin].reshape(-1, 2)
         self.states = halves[:, 0] + (halves[:, 1] << 16)
-        _check(self.states.min() >= _LOWEST)
+        _check(self.states.min() >= LOWEST)
         small = np.frombuffer(string, np.uint8)[2 * end :]
         _check(not small[escapes:].any())
         values = small[:escapes].astype(np.int64)
-        large = values == _LARGE
+        large = values == LARGE
         middle = end - int(np.count_nonzero(large))
-        _check(begin <= middle and (units[middle:end] >= _LARGE).all())
+        _check(begin <= middle and (units[middle:end] >= LARGE).all())
         values[large] = units[middle:end]
         self.escapes, self.words = values, units[begin:middle]
         self.count = self.words_read = self.escapes_read = 0
@@ -174,7 +174,7 @@ class Reader:
         # A string with fewer lanes than a writer would choose is forged, and could make
         # the decoder take a thousand times as many steps.
         _check(lanes >= lanes_for(self.count))
-        slots = _steps(rows * _TOTAL, lanes, (len(tables.size) - 1) * _TOTAL)
+        slots = _steps(rows * TOTAL, lanes, (len(tables.size) - 1) * TOTAL)
         self._decode(slots)
         symbols = tables.slot_symbol[slots.reshape(-1)[: len(rows)]].astype(np.int64)
         symbols -= tables.first[rows]
@@ -197,11 +197,11 @@ class Reader:
         frequency, rank = self.tables.slot_frequency, self.tables.slot_rank
         x, words, taken = self.states, self.words, self.words_read
         for slot in slots:
-            slot += x & (_TOTAL - 1)
+            slot += x & (TOTAL - 1)
             x = x >> PRECISION
             x *= frequency.take(slot)
             x += rank.take(slot)
-            takes = (x < _LOWEST).nonzero()[0]
+            takes = (x < LOWEST).nonzero()[0]
             count = len(takes)
             if count:
                 _check(taken + count <= len(words))
@@ -213,7 +213,7 @@ class Reader:
         """Checks that all of the string was read, and all states are initial ones."""
         _check(
             len(self.states) == lanes_for(self.count)
-            and (self.states == _LOWEST).all()
+            and (self.states == LOWEST).all()
             and self.words_read == len(self.words)
             and self.escapes_read == len(self.escapes)
         )

@@ -9,14 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from tfcodec.constants import ACTIVATION_MAX, BESIDE, EXACT_LIMIT, WEIGHT_MAX
 from tfcodec.transposed import Transposed
 
-# Float32 adds integers exactly, in any order, while every partial sum stays below this.
-EXACT_LIMIT = 2**24
 # An exact activation A stands for the real number A / 2**ACTIVATION_BITS.
 ACTIVATION_BITS = 5
-ACTIVATION_MAX = 255
-WEIGHT_MAX = 127
 
 conv = functools.partial(tf.keras.layers.Conv2D, padding="same")
 leaky_relu = functools.partial(tf.keras.layers.LeakyReLU, 0.2)
@@ -433,10 +430,6 @@ def half_of_board(x, odd: bool):
     height, width, channels = *tf.unstack(tf.shape(x)[1:3]), x.shape[-1]
     pairs = tf.reshape(x, [-1, height, width // 2, 2, channels])
     return tf.where(_right(height, odd), pairs[:, :, :, 1], pairs[:, :, :, 0])
-
-
-# Taps of a 3x3 kernel that see the places beside the one in the middle.
-BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
 
 
 def beside(x):

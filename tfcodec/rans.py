@@ -34,21 +34,21 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-PRECISION = 12  # bits; the frequencies of a row sum to 2 ** PRECISION
-MAX_LANES = 1024
-# A lane costs about 3 bytes: its final state, minus the information in that state.
-# Twice as many lanes made the file of a Kodak image 0.08 % larger, and halved the time
-# to code its symbols.
-SYMBOLS_PER_LANE = 4096
+from tfcodec.constants import (
+    HEADER,
+    LARGE,
+    LOWEST,
+    MAX_EXCESS,
+    MAX_LANES,
+    PRECISION,
+    SYMBOLS_PER_LANE,
+    TOTAL,
+)
+
 # With |offset| up to this, any row codes every value in [-8192, 8191] exactly.
 MAX_OFFSET = 16384
 
-_TOTAL = 1 << PRECISION
-_LOWEST = 1 << 16  # least state: where an encoder starts and a decoder ends
-_MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzag coded, it still fits 16 bits
 _MAX_VALUE = 1 << 17  # beyond any value that a row can represent
-_LARGE = 255  # the byte that says: this escape is one of the large ones
-_HEADER = 3  # units before the final states
 # Steps per loop iteration. Running an operation costs more than its arithmetic when
 # lanes are few: against one step per iteration, four are 1.6 times as fast at 32 lanes.
 _UNROLL = 4
@@ -94,14 +94,14 @@ class Tables(NamedTuple):
                 raise ValueError(f"Row {index}: needs a value and the escape symbol.")
             if frequency.min() < 1:
                 raise ValueError(f"Row {index}: each frequency must be at least 1.")
-            if frequency.sum(dtype=np.int64) != _TOTAL:
-                raise ValueError(f"Row {index}: frequencies must sum to {_TOTAL}.")
+            if frequency.sum(dtype=np.int64) != TOTAL:
+                raise ValueError(f"Row {index}: frequencies must sum to {TOTAL}.")
             if not -MAX_OFFSET <= offset <= MAX_OFFSET or offset != int(offset):
                 raise ValueError(
                     f"Row {index}: offset must be an integer within {MAX_OFFSET} of 0."
                 )
             frequencies.append(frequency.astype(np.int32))
-        frequencies.append(np.array([_TOTAL], np.int32))
+        frequencies.append(np.array([TOTAL], np.int32))
         size = np.array([len(f) for f in frequencies], np.int32)
         start = np.concatenate([np.cumsum(f) - f for f in frequencies])
         return cls(
@@ -142,7 +142,7 @@ class Writer:
             values = tf.clip_by_value(values, -_MAX_VALUE, _MAX_VALUE)
             above = values - bottom - escape
             below = bottom - 1 - values
-            excess = tf.clip_by_value(tf.maximum(above, below), 0, _MAX_EXCESS)
+            excess = tf.clip_by_value(tf.maximum(above, below), 0, MAX_EXCESS)
             zigzag = 2 * excess + tf.cast(below >= 0, tf.int32)
             escaped = (above >= 0) | (below >= 0)
             symbols = first + tf.where(escaped, escape, values - bottom)
@@ -165,8 +165,8 @@ class Writer:
             header = [lanes, *_halves(tf.size(escapes))]
             states = tf.reshape(tf.stack(_halves(states), axis=1), [-1])
             coded = tf.cast(tf.concat([states, words], 0), tf.int32)
-            large = tf.boolean_mask(escapes, escapes >= _LARGE)
-            small = tf.reshape(_pad(tf.minimum(escapes, _LARGE), 2, 0), [-1, 2])
+            large = tf.boolean_mask(escapes, escapes >= LARGE)
+            small = tf.reshape(_pad(tf.minimum(escapes, LARGE), 2, 0), [-1, 2])
             small = small[:, 0] + tf.bitwise.left_shift(small[:, 1], 8)
             return _to_string(tf.concat([header, coded, large, small], 0))
 
@@ -189,18 +189,18 @@ class Reader:
             ok = (length >= len(_BLANK)) & (length % 2 == 0)
             units = tf.io.decode_raw(tf.where(ok, payload, _BLANK), tf.uint16)
             units = tf.cast(units, tf.int32)
-            left = tf.size(units) - _HEADER
+            left = tf.size(units) - HEADER
 
             lanes = units[0]
             well = (lanes >= 1) & (lanes <= MAX_LANES) & (2 * lanes <= left)
             lanes = tf.where(well, lanes, 1)
             ok &= well
             left -= 2 * lanes
-            states, rest = tf.split(units[_HEADER:], [2 * lanes, left])
+            states, rest = tf.split(units[HEADER:], [2 * lanes, left])
             states = _join(tf.unstack(tf.reshape(states, [-1, 2]), axis=1))
-            ok &= tf.reduce_all(states >= _LOWEST)
+            ok &= tf.reduce_all(states >= LOWEST)
 
-            escapes = _join(units[1:_HEADER])
+            escapes = _join(units[1:HEADER])
             well = (escapes + 1) // 2 <= tf.cast(left, tf.int64)
             escapes = tf.cast(tf.where(well, escapes, 0), tf.int32)
             ok &= well
@@ -214,21 +214,21 @@ class Reader:
             ok &= tf.reduce_all(small[escapes:] == 0)
             small = small[:escapes]
 
-            large = small == _LARGE
+            large = small == LARGE
             count = tf.math.count_nonzero(large, dtype=tf.int32)
             well = count <= left
             ok &= well
             left -= tf.where(well, count, 0)
             # One value is appended, so that `gather` below never has an empty tensor.
-            values = tf.concat([rest[left:][:count], [_LARGE]], 0)
-            ok &= tf.reduce_all(values >= _LARGE)
+            values = tf.concat([rest[left:][:count], [LARGE]], 0)
+            ok &= tf.reduce_all(values >= LARGE)
             order = tf.cumsum(tf.cast(large, tf.int32), exclusive=True)
             order = tf.minimum(order, tf.size(values) - 1)
             self._escapes = tf.where(large, tf.gather(values, order), small)
             self._words = rest[:left]
 
             self._lanes = lanes
-            self._states = tf.maximum(states, _LOWEST)
+            self._states = tf.maximum(states, LOWEST)
             self._ok = ok
             self._words_read = tf.constant(0)
             self._escapes_read = tf.constant(0)
@@ -238,7 +238,7 @@ class Reader:
         """Returns the next segment: values, int32 [n], coded by `rows`, int32 [n]."""
         with tf.device("/CPU:0"):
             rows = _clip_rows(self._tables, rows)
-            slots = self._read_slots(rows * _TOTAL)
+            slots = self._read_slots(rows * TOTAL)
             symbols = tf.gather(self._slot_symbols, slots)
 
             bottom = tf.gather(self._tables.offset, rows)
@@ -260,7 +260,7 @@ class Reader:
             return (
                 self._ok
                 & tf.equal(self._lanes, lanes_for(self._count))
-                & tf.reduce_all(self._states == _LOWEST)
+                & tf.reduce_all(self._states == LOWEST)
                 & tf.equal(self._words_read, tf.size(self._words))
                 & tf.equal(self._escapes_read, tf.size(self._escapes))
             )
@@ -280,7 +280,7 @@ class Reader:
         words = self._words[begin:][:count]
         missing = count - tf.size(words)
         words = tf.concat([[0], words, tf.zeros([missing], tf.int32)], 0)
-        null = (tf.size(self._tables.first) - 1) * _TOTAL
+        null = (tf.size(self._tables.first) - 1) * TOTAL
         slots, self._states, used = _decode(
             tf.cast(_groups(bases[:count], self._lanes, null), tf.int64),
             self._states,
@@ -315,20 +315,20 @@ def _encode(frequency, start):
             before[step] = x
             x = tf.where(_sheds(x, f), tf.bitwise.right_shift(x, 16), x)
             # x = (x // f) * 4096 + x % f + s, with one division.
-            x += x // f * (_TOTAL - f) + s
+            x += x // f * (TOTAL - f) + s
         return group - 1, x, history.write(group, tf.stack(before))
 
     history = tf.TensorArray(tf.int64, groups, element_shape=[_UNROLL, None])
     _, x, history = tf.while_loop(
         lambda group, *_: group >= 0,
         body,
-        (groups - 1, tf.fill([lanes], tf.constant(_LOWEST, tf.int64)), history),
+        (groups - 1, tf.fill([lanes], tf.constant(LOWEST, tf.int64)), history),
         parallel_iterations=1,
     )
     # The states before each step tell which lanes gave off a word, and which word.
     before = history.stack()
     words = tf.boolean_mask(before, _sheds(before, frequency))
-    return x, tf.bitwise.bitwise_and(words, _LOWEST - 1)
+    return x, tf.bitwise.bitwise_and(words, LOWEST - 1)
 
 
 def _sheds(x, frequency):
@@ -359,12 +359,12 @@ def _decode(bases, x, words, steps):
     def body(group, x, taken, slots):
         found = []
         for base in tf.unstack(tf.gather(bases, group), _UNROLL):
-            slot = base + tf.bitwise.bitwise_and(x, _TOTAL - 1)
+            slot = base + tf.bitwise.bitwise_and(x, TOTAL - 1)
             found.append(slot)
             step = tf.cast(tf.gather(steps, slot), tf.int64)
             x = tf.bitwise.right_shift(step, 16) * tf.bitwise.right_shift(x, PRECISION)
             x += tf.bitwise.bitwise_and(step, 0xFFFF)
-            takes = x < _LOWEST
+            takes = x < LOWEST
             order = taken + tf.cumsum(tf.cast(takes, tf.int32))
             taken = tf.gather(order, last)
             word = tf.gather(words, order)
@@ -391,8 +391,8 @@ def _slots(tables):
     # A row sums to exactly 4096, so one cumulative sum serves all rows.
     frequency = tf.convert_to_tensor(tables.frequency)
     begin = tf.cumsum(frequency, exclusive=True)
-    shape = [tf.size(tables.first), _TOTAL]
-    begins = tf.scatter_nd(begin[:, None], tf.ones_like(begin), [shape[0] * _TOTAL])
+    shape = [tf.size(tables.first), TOTAL]
+    begins = tf.scatter_nd(begin[:, None], tf.ones_like(begin), [shape[0] * TOTAL])
     # One cumulative sum per row, not one over all, so that they run in parallel.
     nth = tf.cumsum(tf.reshape(begins, shape), axis=1) - 1
     symbols = tf.reshape(tf.convert_to_tensor(tables.first)[:, None] + nth, [-1])

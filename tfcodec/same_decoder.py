@@ -14,7 +14,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfcodec import architectures, losses, rans, registry, weights
-from tfcodec.densities import LEVELS, SCALES, Quantiser
+from tfcodec.constants import LEVELS
+from tfcodec.densities import SCALES, Quantiser
 
 
 def rebuilt(source: registry.Model):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tfcodec.constants import MEAN_BITS
 from tfcodec.layers import (
     GDN,
     Block,
@@ -30,14 +31,11 @@ from tfcodec.layers import (
 )
 from tfcodec.shuffles import DepthToSpace, Repeat, SpaceToDepth
 
-# Means are multiples of 1 / 2**MEAN_BITS, of up to +-MEAN_MAX such units.
-MEAN_BITS = 4
+# Means are up to +-MEAN_MAX units of 1 / 2**MEAN_BITS.
 MEAN_MAX = 2**11 - 1
 # ReLU halves the power of a signal; this initialiser makes up for it, so that all
 # layers have signals of equal power (He, Zhang, Ren, Sun 2015, arXiv:1502.01852).
 HE = "he_normal"
-# The networks of later slices see earlier latents in units of 1/8, clipped to +-32.
-CONTEXT_BITS = 3
 
 
 def stack(*layers, name: str) -> tf.keras.Sequential:

@@ -16,20 +16,20 @@ from __future__ import annotations
 import numpy as np
 
 from tfcodec import blas, lanes
-from tfcodec.exact_layers import CONTEXT_MAX, Layer, exact_dtype
-
-UNIT = 16.0  # a latent of 1, in sixteenths
-LATENT_MAX, Z_MAX = 8191, 127
-SKIPPED = 6  # a latent with a table index up to this is not coded: it is its mean
-LEVELS = 8  # magnitudes from this on share an entry of the quantiser's tables
-
-# Offsets (rows, columns) of the neighbours that a step of the first slice uses.
-CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))
-DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
-# (distance to the neighbours in latents, their offsets) of each step, coarse to fine.
-PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
-# Taps (row, column) of a 3x3 kernel above, left, right of and below its centre.
-BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
+from tfcodec.constants import (
+    ACTIVATION_MAX,
+    BESIDE,
+    CONTEXT_BITS,
+    CROSS,
+    LATENT_MAX,
+    LEVELS,
+    MEAN_BITS,
+    PYRAMID,
+    SKIPPED,
+    UNIT,
+    Z_MAX,
+)
+from tfcodec.exact_layers import Layer, exact_dtype
 
 
 def depth_to_space(x):
@@ -41,7 +41,8 @@ def depth_to_space(x):
 
 def context(y):
     """Latents, in sixteenths, to the input of an exact network: in eighths, clipped."""
-    return np.clip(np.floor(y * y.dtype.type(0.5)), -CONTEXT_MAX, CONTEXT_MAX)
+    coarse = y * y.dtype.type(2.0 ** (CONTEXT_BITS - MEAN_BITS))
+    return np.clip(np.floor(coarse), -ACTIVATION_MAX, ACTIVATION_MAX)
 
 
 def half_of_board(x, odd: bool):
