@@ -28,6 +28,7 @@ import numpy as np
 from tfcodec import tiling
 from tfcodec.bitstream import CorruptStream
 from tfcodec.classical import Missing
+from tfcodec.metrics import YCBCR
 
 NAME = "dictionary"
 SIDE = 8  # of a block, in pixels
@@ -38,14 +39,6 @@ COARSER = 2.0  # quantiser step of the two chroma planes, in steps of luma
 # Magic, CRC-32 of the atoms, width, height, quality.
 HEADER = struct.Struct("<4sIHHH")
 MAGIC, QUALITIES = b"tfd1", 100  # a file stores quality times QUALITIES, rounded
-# RGB to luma and two chroma planes, as in JPEG (JFIF 1.02).
-YCC = np.array(
-    [
-        [0.299, 0.587, 0.114],
-        [-0.168736, -0.331264, 0.5],
-        [0.5, -0.418688, -0.081312],
-    ]
-)
 
 
 def cosine_atoms(count: int = 16) -> np.ndarray:
@@ -171,7 +164,7 @@ class Dictionary:
         """Compresses uint8 [height, width, 3], sides up to 65535, to a whole file."""
         part = round(self.check(quality) * QUALITIES)
         height, width = image.shape[:2]
-        planes = tiling.pad(image, SIDE) @ YCC.T
+        planes = tiling.pad(image, SIDE) @ YCBCR.T
         blocks, body = blocks_of(planes), []
         for own, step in zip(blocks, steps_of(part / QUALITIES)):
             # Eight times the mean is the coefficient of a constant of norm one.
@@ -208,7 +201,7 @@ class Dictionary:
             means = means.cumsum(0).cumsum(1) * step / SIDE
             planes.append(own + means[..., None])
         reader.end()
-        pixels = planes_of(np.stack(planes)) @ np.linalg.inv(YCC).T
+        pixels = planes_of(np.stack(planes)) @ np.linalg.inv(YCBCR).T
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         return tiling.crop(pixels, height, width)
 
@@ -348,7 +341,7 @@ def main(argv=None):
         paths = files.find_images(args.images)
         each, rng, blocks = -(-args.blocks // len(paths)), np.random.default_rng(0), []
         for path in paths:
-            planes = tiling.pad(images.read_rgb(path), SIDE) @ YCC.T
+            planes = tiling.pad(images.read_rgb(path), SIDE) @ YCBCR.T
             own = blocks_of(planes)[0].reshape(-1, SIDE**2)
             blocks.append(rng.permutation(own)[:each])
         np.save(pathlib.Path(args.file), learned(np.concatenate(blocks)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
+
+from tfcodec import programs
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, constant rate, then half a cosine down to a hundredth.
+    """`programs.Schedule` for Keras, where a training has a known number of steps.
 
     Args:
         peak: the constant learning rate.
@@ -22,10 +22,8 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step):
         step = tf.cast(step, tf.float32)
-        warm = tf.minimum(1.0, (step + 1) / max(1, self.warmup))
-        start = self.hold * self.steps
-        fall = tf.clip_by_value((step - start) / max(1.0, self.steps - start), 0.0, 1.0)
-        return self.peak * warm * (0.01 + 0.495 * (1 + tf.cos(math.pi * fall)))
+        schedule = programs.Schedule(self.peak, self.warmup, self.hold)
+        return schedule.rate(step, step / max(1, self.steps), tf)
 
     def get_config(self):
         return dict(vars(self))

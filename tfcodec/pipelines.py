@@ -8,7 +8,7 @@ import functools
 import numpy as np
 
 from tfcodec import codec, engine, planes, registry
-from tfcodec.tensorflow_engine import TensorFlowEngine
+from tfcodec.tensorflow_engine import TensorFlowEngine, rewrite_nothing
 
 
 class PipelineEngine(TensorFlowEngine):
@@ -24,8 +24,7 @@ class PipelineEngine(TensorFlowEngine):
     def _parts(self, path):
         tf, logger = self.tf, self.tf.get_logger()
         config = tf.compat.v1.ConfigProto(use_per_session_threads=True)
-        if not tf.config.list_logical_devices("GPU"):  # As `without_rewriting` has it.
-            config.graph_options.rewrite_options.disable_meta_optimizer = True
+        rewrite_nothing(tf, config)
         session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         level = logger.level
         logger.setLevel("ERROR")  # Else it warns that this loader is TensorFlow 1's.

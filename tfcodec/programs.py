@@ -208,8 +208,7 @@ def keep_settings(settings: dict, directory: pathlib.Path, defaults: dict) -> No
 class Schedule:
     """The learning rate: linear warm-up, hold, and half a cosine to a hundredth.
 
-    It is `optimizers.Schedule`, of the step and of how far the training is, which the
-    clock may tell.
+    It depends on the step, and on how far the training is, which the clock may tell.
 
     Args:
         peak: the highest rate.
@@ -221,13 +220,19 @@ class Schedule:
     warmup: int
     hold: float
 
-    def rate(self, step: int, progress: float) -> float:
-        """The rate of step number `step`, from 0 on, at `progress`, 0 to 1."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
+    def rate(self, step, progress, numbers=np):
+        """The rate of step number `step`, from 0 on, at `progress`, 0 to 1.
+
+        Args:
+            step: a number, or a float32 tensor.
+            progress: likewise.
+            numbers: the module that computes: `numpy`, or `tensorflow` for tensors.
+        """
+        warm = numbers.minimum(1.0, (step + 1) / max(1, self.warmup))
         fall = (progress - self.hold) / max(1e-9, 1 - self.hold)
-        fall = min(max(fall, 0.0), 1.0)
+        fall = numbers.minimum(numbers.maximum(fall, 0.0), 1.0)
         half = (1 - LOWEST) / 2
-        return self.peak * warm * (LOWEST + half * (1 + math.cos(math.pi * fall)))
+        return self.peak * warm * (LOWEST + half * (1 + numbers.cos(math.pi * fall)))
 
 
 @dataclasses.dataclass

@@ -13,6 +13,12 @@ from tfcodec import forks, memory, registry
 from tfcodec.bitstream import CorruptStream
 
 
+def rewrite_nothing(tf, config) -> None:
+    """Switches off what `without_rewriting` does, in a ConfigProto of TensorFlow's."""
+    if not tf.config.list_logical_devices("GPU"):
+        config.graph_options.rewrite_options.disable_meta_optimizer = True
+
+
 @contextlib.contextmanager
 def without_rewriting(tf):
     """Has this thread call TensorFlow's functions without Grappler's optimizations.
@@ -27,13 +33,13 @@ def without_rewriting(tf):
     """
     module = sys.modules.get("tensorflow.python.eager.context")
     options = getattr(module, "FunctionCallOptions", None)  # not public
-    if options is None or tf.config.list_logical_devices("GPU"):
+    if options is None:
         yield
         return
     context = module.context()
     before = context.function_call_options
     config = tf.compat.v1.ConfigProto.FromString(before.config_proto_serialized)
-    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    rewrite_nothing(tf, config)
     context.function_call_options = options(before.executor_type, config)
     try:
         yield

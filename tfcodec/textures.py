@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfcodec import wasserstein
+from tfcodec import metrics, wasserstein
 from tfcodec.critics import high_pass
 
 # Period in pixels of artifacts that a synthesis with a stride of 16 may have.
@@ -25,13 +25,12 @@ OFFSETS = (
     (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (1, 2), (2, 1), (1, -2), (2, -1),
     (2, 2), (2, -2), (0, 3), (3, 0), (0, 4), (4, 0), (4, 4), (4, -4), (0, 8), (8, 0),
 )  # fmt: skip
-# RGB to luma and two chroma planes.
-COLOURS = [[0.299, -0.169, 0.5], [0.587, -0.331, -0.419], [0.114, 0.5, -0.081]]
 
 
 def luma_and_colours(x):
     """Pixels [b, h, w, 3] as luma and two chroma planes, in units of 16 levels."""
-    return tf.einsum("bhwc,cd->bhwd", x, tf.constant(COLOURS)) / 16
+    matrix = tf.constant(metrics.YCBCR.T, tf.float32)
+    return tf.einsum("bhwc,cd->bhwd", x, matrix) / 16
 
 
 def deviations(x):
