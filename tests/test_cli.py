@@ -259,7 +259,25 @@ def test_a_full_disk_leaves_nothing(image, capsys, monkeypatch, argv):
 
 @pytest.mark.parametrize("quality", [-1, 100.5, "nan", "inf"])
 def test_quality_out_of_range(image, capsys, quality):
-    assert "0 to 100" in fails(capsys, "compress", "in.png", f"--quality={quality}")
+    assert "0 to 100" in wrong(capsys, "compress", "in.png", f"--quality={quality}")
+    option = f"--alpha_quality={quality}"
+    assert "0 to 100" in wrong(capsys, "compress", "in.png", option)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--max_bytes=0", "above 0"),
+        ("--target_bpp=nan", "above 0"),
+        ("--target_psnr=-3", "above 0"),
+        ("--target_msssim=1", "above 0 and below 1"),
+        ("--target_ssimulacra2=100", "above 0 and below 100"),
+        ("--effort=-1", "0 to 9"),
+        ("--effort=1.5", "invalid int"),
+    ],
+)
+def test_numbers_out_of_range_are_wrong_usage(capsys, option, words):
+    assert words in wrong(capsys, "compress", "in.png", option)
 
 
 def test_unknown_models(image, capsys):
@@ -796,7 +814,6 @@ def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):
     monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
     assert call("compress", "in.png", "b.tfc", "--effort", 3) == 0
     assert "of 4 steps" in capsys.readouterr().err
-    assert "0 to 9" in fails(capsys, "compress", "in.png", "c.tfc", "--effort", 10)
 
 
 @pytest.mark.parametrize("terminal", [True, False])

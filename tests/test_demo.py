@@ -143,7 +143,7 @@ def test_bad_requests_are_answered_in_words(port, at):
         ({"quality": "high"}, "a number"),
         ({"quality": 101}, "0 to 100"),
         ({"quality": float("nan")}, "0 to 100"),
-        ({"max_bytes": -1}, "out of range"),
+        ({"max_bytes": -1}, "above 0"),
         ({"max_bytes": 9}, "no quality gives 9 bytes; the nearest"),
     ):
         assert words in refused(port, f"{at}/tfcodec", body, 400)

@@ -480,7 +480,11 @@ print("still there")
 
 def test_a_signal_may_be_noted_once_and_the_next_is_obeyed():
     done = subprocess.run(
-        [sys.executable, "-c", DEFERRED], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", DEFERRED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
     )
     assert done.stdout == "saved\n", done.stderr
     assert done.returncode == -signal.SIGTERM

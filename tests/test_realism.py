@@ -355,7 +355,7 @@ def test_a_model_without_it_says_so(base, grainy):
         tfcodec.decompress(data, base), tfcodec.decompress(data, base, realism=0)
     )
     for value in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="realism must be 0 to 1"):
+        with pytest.raises(ValueError, match="realism must be from 0 to 1"):
             tfcodec.decompress(data, grainy, realism=value)
 
 

@@ -16,6 +16,7 @@ from tfcodec.options import (
     add_rate,
     add_realism,
     add_strip,
+    count,
     folder,
     numbers,
     positive,
@@ -377,7 +378,7 @@ def add_eval(commands) -> None:
     command.add_argument(
         "--pictures",
         metavar="N",
-        type=int,
+        type=count,
         default=3,
         help="images to show in the report, the first N (default: %(default)s)",
     )

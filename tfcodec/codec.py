@@ -197,15 +197,12 @@ def target_of(
     if len(given) > 1:
         raise ValueError(f"one target at a time, not {' and '.join(given)}")
     for name, value in given.items():
-        end = {"target_msssim": 1, "target_ssimulacra2": 100}.get(name, float("inf"))
-        if not 0 < value < end:
-            raise ValueError(
-                f"{name} out of range: it is above 0 and below {end:g}, not {value}"
-            )
+        quality.check_target(name, value)
         if name == "max_bytes":
             return quality.Target("bytes", int(value))
         if name == "target_bpp":
-            return quality.Target("bytes", int(value * shape[0] * shape[1] / 8) or 1)
+            pixels = shape[0] * shape[1]
+            return quality.Target("bytes", int(value * pixels / 8) or 1, pixels)
         if name == "target_psnr":
             return quality.Target("psnr", value)
         if name == "target_ssimulacra2":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 
 from tfcodec import bitstream, quality, registry
@@ -46,6 +47,38 @@ def count(text: str) -> int:
     return number
 
 
+def checked(check, kind=float):
+    """Returns a reader of numbers for argparse that refuses those that `check` does.
+
+    Args:
+        check: function that raises a ValueError, whose message is shown.
+        kind: `float` or `int`.
+    """
+
+    def read(text):
+        number = kind(text)
+        try:
+            check(number)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return number
+
+    read.__name__ = kind.__name__  # for argparse's own message
+    return read
+
+
+def target(name: str, kind=float):
+    """Returns a reader of the value of a target of `codec.compress`, for argparse."""
+    return checked(functools.partial(quality.check_target, name), kind)
+
+
+def check_effort(number: int) -> None:
+    """Raises a ValueError for an effort that `codec.compress` does not have."""
+    from tfcodec import compression  # which imports NumPy: not for `--help`
+
+    compression.steps_of(number)
+
+
 def add_max_pixels(command, what: str) -> None:
     """Adds the limit on the pixels of inputs; `what` is a plural noun for these."""
     command.add_argument(
@@ -82,35 +115,38 @@ def add_rate(command) -> None:
     rate.add_argument(
         "-q",
         "--quality",
-        type=float,
+        type=checked(quality.check),
         default=quality.DEFAULT,
         metavar="0..100",
         help="smallest file to best image, fractions allowed (default: %(default)s)",
     )
     rate.add_argument(
-        "--max_bytes", type=int, metavar="N", help="the best image of at most N bytes"
+        "--max_bytes",
+        type=target("max_bytes", int),
+        metavar="N",
+        help="the best image of at most N bytes",
     )
     rate.add_argument(
         "--target_bpp",
-        type=float,
+        type=target("target_bpp"),
         metavar="X",
         help="the best image of at most X bits per pixel",
     )
     rate.add_argument(
         "--target_psnr",
-        type=float,
+        type=target("target_psnr"),
         metavar="X",
         help="the smallest file with a PSNR of X dB or more",
     )
     rate.add_argument(
         "--target_msssim",
-        type=float,
+        type=target("target_msssim"),
         metavar="X",
         help="the smallest file with an MS-SSIM of X or more, such as 0.97",
     )
     rate.add_argument(
         "--target_ssimulacra2",
-        type=float,
+        type=target("target_ssimulacra2"),
         metavar="X",
         help="the smallest file with an SSIMULACRA2 of X or more, such as 70",
     )
@@ -120,7 +156,7 @@ def add_coding(command) -> None:
     """Adds the options of compression other than quality: model, effort and so on."""
     command.add_argument(
         "--alpha_quality",
-        type=float,
+        type=checked(quality.check),
         metavar="0..100",
         help="code alpha with loss, at this quality (default: without loss)",
     )
@@ -132,7 +168,7 @@ def add_coding(command) -> None:
     )
     command.add_argument(
         "--effort",
-        type=int,
+        type=checked(check_effort, int),
         default=0,
         metavar="0..9",
         help="optimise the file step by step, which takes longer; decompression does "
@@ -149,7 +185,7 @@ def add_realism(command) -> None:
     """Adds how much texture is synthesised."""
     command.add_argument(
         "--realism",
-        type=float,
+        type=checked(quality.check_realism),
         metavar="0..1",
         help="how much texture of hair, skin or grass, which the file does not store, "
         "is synthesised as it is likely to have been; 0 is nearest to the original in "

@@ -36,6 +36,7 @@ class Target:
     Args:
         figure: "bytes", "psnr" or "ms_ssim" (both in dB), or "ssimulacra2".
         value: of the figure, above 0.
+        pixels: of the image, if messages shall tell bits per pixel, too.
 
     Raises:
         ValueError: the value is not above 0, or not finite.
@@ -43,6 +44,7 @@ class Target:
 
     figure: str
     value: float
+    pixels: int | None = None
 
     def __post_init__(self):
         if not (math.isfinite(self.value) and self.value > 0):
@@ -59,7 +61,8 @@ class Target:
     def says(self, value: float) -> str:
         """Returns a value of the figure with its unit."""
         if self.figure == "bytes":
-            return f"{value:.0f} bytes"
+            rate = f" ({8 * value / self.pixels:.4g} bpp)" if self.pixels else ""
+            return f"{value:.0f} byte{'s' * (round(value) != 1)}{rate}"
         unit = {"psnr": "dB PSNR", "ms_ssim": "dB MS-SSIM"}
         return f"{value:.2f} {unit.get(self.figure, 'SSIMULACRA2')}"
 
@@ -162,8 +165,21 @@ def check_realism(realism: float) -> float:
         ValueError: not a number from 0 to 1.
     """
     if not 0 <= realism <= 1:
-        raise ValueError(f"realism must be 0 to 1, not {realism}")
+        raise ValueError(f"realism must be from 0 to 1, not {realism}")
     return float(realism)
+
+
+def check_target(name: str, value: float) -> float:
+    """Returns the value of a target, such as `max_bytes` of `codec.compress`.
+
+    Raises:
+        ValueError: no image can have such a figure.
+    """
+    end = {"target_msssim": 1, "target_ssimulacra2": 100}.get(name, math.inf)
+    if not 0 < value < end:
+        below = "" if end == math.inf else f" and below {end:g}"
+        raise ValueError(f"{name} must be above 0{below}, not {value}")
+    return value
 
 
 def fraction(quality: float) -> float:
