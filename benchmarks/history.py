@@ -6,7 +6,7 @@ rate and quality have become on pictures held out. `docs/history.md` says what e
 
     python -m benchmarks.history PHOTOGRAPHS --steps=2000 --plot=history.svg
     python -m benchmarks.history PHOTOGRAPHS --only=sparse --sparsity=0,0.05,0.2 \
-        --sparsity-plot=sparsity.svg
+        --sparsity_plot=sparsity.svg
 
 With `--programs=FOLDER` it trains nothing, and writes the training steps for
 `tfcodec.accelerate`, to train them on a GPU; `docs/history.md` has the commands.
@@ -408,7 +408,7 @@ def middle_of(path: str) -> np.ndarray:
 
 
 def draw(cards: dict[str, dict], given, runs: pathlib.Path):
-    """Writes the files that `--plot`, `--sparsity-plot` and `--sheet` ask for."""
+    """Writes the files that `--plot`, `--sparsity_plot` and `--sheet` ask for."""
     from tfcodec import contestants
 
     if given.sparsity_plot:
@@ -442,17 +442,17 @@ def parse(argv):
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--patch", type=int, default=64, help="side in pixels")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--average", type=float, default=0.95)
-    parser.add_argument("--lmbda-max", type=float, default=0.128)
-    parser.add_argument("--held-out", type=int, default=8, help="pictures held out")
+    parser.add_argument("--lmbda_max", type=float, default=0.128)
+    parser.add_argument("--held_out", type=int, default=8, help="pictures held out")
     parser.add_argument("--full", action="store_true", help="widths of the papers")
     parser.add_argument("--run", help="folder for the models, which are then kept")
     parser.add_argument(
         "--programs", help="folder for the training steps, to train on an accelerator"
     )
     parser.add_argument("--plot", help="file for curves: PSNR, SSIMULACRA2")
-    parser.add_argument("--sparsity-plot", help="file for zeros over lambda")
+    parser.add_argument("--sparsity_plot", help="file for zeros over lambda")
     parser.add_argument(
         "--picture", help="a photograph to time, and for the sheet; its middle 256x256"
     )

@@ -71,7 +71,7 @@ def test_a_page_gets_the_files_that_litert_reads(models):
 
 
 def test_a_page_that_only_decodes_gets_no_more(tmp_path):
-    web_files.main([str(GOLDEN / "model"), str(tmp_path), "--decode-only"])
+    web_files.main([str(GOLDEN / "model"), str(tmp_path), "--decode_only"])
     card = json.loads((of_page(tmp_path) / web_files.CARD).read_text())
     assert sorted(card["files"]) == ["coder", "synthesis"]
     listed = json.loads((tmp_path / web_files.LIST).read_text())

@@ -1,6 +1,6 @@
 """Writes the files of a model for a web page: see docs/web.md.
 
-    python -m tfcodec.web_files MODEL DIR [--decode-only] [--no-realism]
+    python -m tfcodec.web_files MODEL DIR [--decode_only] [--no_realism]
         [--encoder MODEL8]
 
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
@@ -134,10 +134,10 @@ def main(argv=None):
     parser = console.tool("web_files", __doc__)
     parser.add_argument("directory", help="beside the page: web/beside/models")
     parser.add_argument(
-        "--decode-only", action="store_true", help="leave out what only encoding needs"
+        "--decode_only", action="store_true", help="leave out what only encoding needs"
     )
     parser.add_argument(
-        "--no-realism", action="store_true", help="leave out the second synthesis"
+        "--no_realism", action="store_true", help="leave out the second synthesis"
     )
     parser.add_argument(
         "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
