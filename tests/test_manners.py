@@ -462,6 +462,17 @@ def test_a_jpeg_without_end_marker_is_read_if_all_its_pixels_are_there(image):
             assert images.read(io.BytesIO(data + more), "a.jpg").notes == []
 
 
+def test_a_png_without_its_last_chunk_is_read_with_a_note(image):
+    data = pathlib.Path("in.png").read_bytes()
+    assert images.read(io.BytesIO(data), "in.png").notes == []
+    for cut in (9, 12):  # of the 12 bytes of the last chunk
+        read = images.read(io.BytesIO(data[:-cut]), "in.png")
+        assert np.array_equal(read.pixels, image)
+        assert [note for note in read.notes if "no end chunk" in note]
+    with pytest.raises(ValueError, match="truncated"):
+        images.read(io.BytesIO(data[:-60]), "in.png")
+
+
 DEFERRED = """
 import os, signal, time
 from tfcodec import signals

@@ -319,6 +319,7 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, whole):
     exported = run / "model"
     assert json.loads((run / "config.json").read_text()) == vars(config)
     card = registry.Model.at(exported).card
+    assert card["name"] == run.name
     assert card["training"]["steps"] == 16
     assert [row["quality"] for row in card["training"]["figures"]] == [
         10, 30, 50, 70, 90

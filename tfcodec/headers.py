@@ -139,7 +139,7 @@ def _png_chunks(file):
 
 def _png(file, found):
     kept: dict[str, bytes] = {}
-    others = {}
+    others, name = {}, ""
     for name, size in _png_chunks(file):
         if name in ("IHDR", "tRNS", "gAMA", "cHRM", "sRGB", "cICP", "iCCP", "pHYs"):
             kept.setdefault(name, file.read(min(size, 64)))
@@ -150,6 +150,8 @@ def _png(file, found):
         elif name in NAMED_CHUNKS or (name[:2].islower() and name not in ANIMATION):
             # Two small letters first: ancillary and private. A dict keeps the order.
             others[name] = None
+    if name != "IEND":
+        found.damage.append("no end chunk in the PNG file, which may have been cut")
     _after(file, found)
     head = kept.get("IHDR", b"")
     if len(head) < 13:

@@ -107,7 +107,7 @@ class TrainConfig:
     licence: str = setting(
         "", "SPDX identifier of the model's licence, such as CC-BY-4.0, for its card."
     )
-    name: str = setting("", "Name of the model; by default that of the architecture.")
+    name: str = setting("", "Name of the model; by default that of the run directory.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(0, "Seed of initial weights, data order and noise.")
     log_steps: int = setting(100, "Steps between entries in the log and TensorBoard.")
@@ -437,8 +437,10 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
         record["accelerator"] = accelerated
     options = config.builder_options()
     logging.info("exporting")
+    # By default a name of its own: `tfcodec` would be that of a shipped model, too.
+    name = config.name or directory.absolute().name
     return export.export(
-        whole, directory / "model", config.arch, options, record, config.name,
+        whole, directory / "model", config.arch, options, record, name,
         licence=config.licence,
     )  # fmt: skip
 
