@@ -280,6 +280,16 @@ def test_numbers_out_of_range_are_wrong_usage(capsys, option, words):
     assert words in wrong(capsys, "compress", "in.png", option)
 
 
+def test_a_last_name_with_a_separator_is_a_folder_to_make(image):
+    assert call("compress", "in.png", "new/") == 0
+    assert call("decompress", "new/in.tfc", "newer/") == 0
+    assert os.listdir("new") == ["in.tfc"]
+    assert os.listdir("newer") == ["in.png"]
+    shutil.copy("in.png", "other.png")
+    assert call("compress", "in.png", "other.png", "both/") == 0
+    assert sorted(os.listdir("both")) == ["in.tfc", "other.tfc"]
+
+
 def test_unknown_models(image, capsys):
     for argv in (("compress", "in.png"), ("decompress", "in.png")):
         err = fails(capsys, *argv, "--model", "nosuch")
@@ -559,7 +569,7 @@ def test_what_is_passed_over_in_a_folder_is_told(image, capsys):
     out, err = capsys.readouterr()
     rows = [json.loads(line)["input"] for line in out.splitlines()]
     assert rows == ["album/a.JFIF", "album/b.jpe"]
-    assert err.startswith("note: album: 2 other files passed over (.mov, .txt)")
+    assert err.startswith("note: album: 2 other files ignored (.mov, .txt)")
     assert call("compress", "-r", "album", "-f") == 0  # beside its own output
     assert "2 other files" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ import pytest
 from tfcodec import constants
 
 SOURCE = pathlib.Path(__file__).parents[1] / "web" / "src"
-CODER = ("actions.js", "rans.js", "walk.js")
+CODER = ("actions.js", "decoder.js", "rans.js", "walk.js")
 CALLED = {"CONTEXT_MAX": "ACTIVATION_MAX"}  # names in JavaScript that differ
 
 

@@ -299,6 +299,15 @@ def test_a_training_that_fails_ends(tmp_path):
     assert done.stderr.endswith("RuntimeError: for some reason\n")
 
 
+def test_some_images_are_left_to_train_on_though_all_names_are_held_out():
+    held_out = [
+        p for k in range(999) if files.is_held_out(p := pathlib.Path(f"{k}.png"))
+    ]
+    kept, held = files.hold_out(held_out[:2])
+    assert sorted(kept + held) == sorted(held_out[:2])
+    assert len(kept) == 1
+
+
 def test_a_name_that_is_no_text_is_held_out_or_not_like_any_other():
     names = [pathlib.Path(os.fsdecode(b"caf\xe9%d.png" % k)) for k in range(200)]
     kept, held = files.hold_out(names)

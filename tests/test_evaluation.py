@@ -1,9 +1,11 @@
 """The comparison of codecs: rows, means, cache, command."""
 
+import importlib
 import json
 import math
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -226,8 +228,21 @@ def test_a_metric_of_ones_own(images, capsys):
     assert rows[0]["metrics"] == {name: (image // 2 * 2).min()}
     assert call("eval", ".", "--codecs", "jpeg:q=20", "--metric", name) == 0
     assert name in capsys.readouterr().out
-    for bad in ("nothing", "no.such:thing", "math:nothing"):
+    for bad in ("nothing", "no.such:thing", "math:nothing", "math:pi", ".x:y"):
         assert "no metric" in fails(capsys, "eval", ".", "--metric", bad)
+
+
+def test_a_changed_metric_is_computed_again(images, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for value in (1.0, 2.0):
+        text = f"def figure(image, decoded):\n    return {value}\n"
+        (tmp_path / "changing_metric.py").write_text(text)
+        sys.modules.pop("changing_metric", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        name = "changing_metric:figure"
+        rows = rows_of(images, Steps(), cache=tmp_path / "cache", extra=[name])
+        assert rows[0]["metrics"] == {name: value}
 
 
 def fussy(image, decoded):

@@ -35,7 +35,7 @@ def test_what_is_passed_over_is_counted_and_told(tmp_path):
     touch(tmp_path, "a.png", "b.txt", "deep/c.mov", "deep/Makefile", ".hidden", "d.tfc")
     found, (told,) = names_in(tmp_path)
     assert found == ["a.png"]
-    assert "3 other files passed over (.mov, .txt, no suffix)" in told
+    assert "3 other files ignored (.mov, .txt, no suffix)" in told
     # Images beside what they were compressed to are not missed.
     found, (told,) = names_in(tmp_path, {".tfc"})
     assert found == ["d.tfc"]
@@ -60,13 +60,13 @@ def test_a_link_upwards_is_passed_over_and_told(tmp_path):
     os.symlink(tmp_path, tmp_path / "album" / "up")
     found, told = names_in(tmp_path / "album")
     assert found == ["a.png"]
-    assert "1 other file passed over" in told[0]
+    assert "1 other file ignored" in told[0]
 
 
 def test_a_broken_link_is_told(tmp_path):
     os.symlink(tmp_path / "nowhere.png", tmp_path / "a.raw")
     touch(tmp_path, "b.png")
-    assert "1 other file passed over (.raw)" in names_in(tmp_path)[1][0]
+    assert "1 other file ignored (.raw)" in names_in(tmp_path)[1][0]
 
 
 def test_a_name_with_a_comma_is_one_of_a_list(tmp_path, monkeypatch):
@@ -77,6 +77,14 @@ def test_a_name_with_a_comma_is_one_of_a_list(tmp_path, monkeypatch):
         ("a,c", ["a", "c"]), ("a", ["a"]), ("x*,y*", ["x*", "y*"]),
     ):  # fmt: skip
         assert files.patterns_of(text) == wanted
+
+
+def test_a_file_that_has_several_names_is_found_once(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "b.png")
+    monkeypatch.chdir(tmp_path)
+    names = ["a.png", tmp_path, f"../{tmp_path.name}/b.png", "*.png"]
+    found = files.find_images(names)
+    assert sorted(path.name for path in found) == ["a.png", "b.png"]
 
 
 def test_find_images_tells_of_folders_alone(tmp_path):

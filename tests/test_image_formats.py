@@ -34,7 +34,7 @@ def test_a_format_holds_what_its_table_says_and_names_the_rest(form, channels):
         whole[..., -1] |= 1  # of a colour that no one sees, nothing is said
     notes, back = written(form, Picture(whole))
     grey, alpha = channels < 3, channels in (2, 4)
-    lost = "not kept: alpha; what was seen is over white"
+    lost = "not kept: alpha; blended with white"
     assert notes in ([], [lost] if alpha else [])
     if not notes:
         colours = back.pixels[..., :3] if back.pixels.ndim == 3 else back.pixels

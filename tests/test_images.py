@@ -405,3 +405,10 @@ def test_arrays_of_data_sets_have_their_range():
     for kind in (np.float32, np.int32, np.float16):
         with pytest.raises(images.Unfit):
             pixels.rgb_of(np.zeros((2, 2, 3), kind))
+
+
+def test_the_size_of_a_large_image_is_told_within_the_limit_given(tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match="max_pixels"):
+        images.size_of(tmp_path / "large.png")
+    assert images.size_of(tmp_path / "large.png", 0) == (20_000, 10_000)

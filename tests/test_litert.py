@@ -328,6 +328,19 @@ def test_damaged_litert_files_are_a_value_error(both, tmp_path, name, content):
         engine.LiteRTEngine(registry.Model.at(tmp_path / "model")).network("synthesis")
 
 
+def test_a_damaged_byte_of_a_litert_file_is_nothing_or_a_value_error(both, tmp_path):
+    shutil.copytree(both[1].model.path, tmp_path / "model")
+    path, rng = tmp_path / "model" / "litert" / "rest.npz", np.random.default_rng(0)
+    whole, refused = path.read_bytes(), 0
+    for at in rng.integers(0, len(whole), 100):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            engine.LiteRTEngine(registry.Model.at(tmp_path / "model"))
+        except ValueError:
+            refused += 1
+    assert refused > 50
+
+
 def test_litert_files_of_another_model_are_refused(both, tmp_path):
     source = both[1].model
     shutil.copytree(source.path, tmp_path / "model")

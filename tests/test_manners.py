@@ -162,6 +162,13 @@ def test_a_full_stdout_is_said_once_and_files_are_written(image):
             assert b"stdout: No space left" in done.stderr
 
 
+def test_it_ends_though_stderr_is_closed_and_no_log_level_is_set(image):
+    env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = command("compress", "in.png", "a.tfc", closed=[2], env=env, timeout=60)
+    assert done.returncode == 0
+    assert np.array_equal(codec.decompress(pathlib.Path("a.tfc").read_bytes()), image)
+
+
 # Runs train.py until it first imports what only training needs. There it begins a file,
 # writes to the descriptor 3 which of 0, 1 and 2 are open, and waits for a signal.
 TRAINING = """

@@ -307,6 +307,10 @@ def test_a_server_draws_the_same_grain(grainy):
     for r in (-0.1, 1.1, float("nan")):
         result = served.decompress_pixels_realism(data, r)
         assert result["error"] == b"realism is not 0 to 1"
+    for log in serving.warm_up(served, "grain"):
+        request = log.predict_log.request
+        assert request.model_spec.name == "grain"
+    assert request.model_spec.signature_name == "decompress_pixels_realism"
     # Unless asked, what the card says: 1 at quality 20, and 0 at 80.
     for quality, expected in ((10, 1.0), (20, 1.0), (35, 0.75), (80, 0.0), (90, 0.0)):
         assert served.default_realism(tf.constant(quality, tf.float32)) == expected
@@ -396,13 +400,23 @@ def test_a_comparison_takes_a_model_at_a_realism(grainy, base):
         ({"patch": 100}, "multiple of 64"),
         ({"steps": -1}, "--steps"),
         ({"precision": "mixed_float16"}, "mixed_bfloat16"),
-        ({"init": "arrays.npz"}, "export --init first"),
+        ({"init": "arrays.npz"}, "export it first"),
+        ({"validation_images": 0}, "--validation_images must be at least 1"),
     ],
 )
 def test_bad_settings_are_named(base, settings, words):
     config = {"init": str(base), "images": "x", **settings}
     with pytest.raises(ValueError, match=words):
         realism.RealismConfig(**config).check()
+
+
+def test_a_model_with_other_latents_than_for_16_pixels_is_refused(base, tmp_path):
+    shutil.copytree(base, tmp_path / "model")
+    path = tmp_path / "model" / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "latent_stride": 4}))
+    config = realism.RealismConfig(init=str(tmp_path / "model"), images="x")
+    with pytest.raises(ValueError, match="a latent for 16x16 pixels.*for 4x4"):
+        config.check()
 
 
 def test_a_damaged_run_directory_is_not_gone_on_with(base, images, run):

@@ -334,7 +334,7 @@ def test_a_batch_is_to_have_a_part_for_each_replica():
         num_replicas_in_sync = 3
 
     strategies.check_batch(Three, 9)
-    with pytest.raises(ValueError, match="--batch=8 has no 3 equal parts"):
+    with pytest.raises(ValueError, match="--batch=8 is not a multiple of 3 replicas"):
         strategies.check_batch(Three, 8)
 
 

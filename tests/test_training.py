@@ -350,6 +350,9 @@ def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp
     with pytest.raises(ValueError, match="distortion='mse', not 'ms-ssim'"):
         training.prepare_directory(config_of(images, distortion="ms-ssim"), tmp_path)
     training.prepare_directory(config, tmp_path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="damaged: it is not a JSON object"):
+        training.prepare_directory(config, tmp_path)
 
 
 def test_tensorboard_gets_scalars_and_images(whole):
@@ -445,6 +448,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"extrapolate": 1.0}, "--extrapolate"),
         ({"options": "n=3"}, "JSON object"),
         ({"steps": 0}, "--steps"),
+        ({"validation_images": 0}, "--validation_images must be at least 1"),
         ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),
         ({"images": "/no/such/folder"}, "no images there"),
         ({"replicas": 99}, "99"),

@@ -1,4 +1,4 @@
-"""Trains a program that `train.py --xla_program` wrote, with JAX, on an accelerator.
+"""Trains with a step that `train.py --xla_program` wrote, by JAX, on an accelerator.
 
     python -m tfcodec.accelerate build/step --images photos/ --run runs/mine
 
@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from tfcodec import console, programs, tiles
+from tfcodec import console, helpers, programs, tiles
 
 # Steps that may be under way on the device before the next is asked for.
 AHEAD = 10
@@ -38,25 +38,31 @@ def parser() -> argparse.ArgumentParser:
     add("--images", nargs="+", required=True, metavar="PATH", help="folders and globs")
     add("--run", required=True, metavar="DIR", help="run directory")
     add("--steps", type=int, help="optimizer steps in all, by default the program's")
-    add("--minutes", type=float, help="or: train for so long, whatever the steps")
+    add("--minutes", type=float, help="minutes to train, in place of --steps")
     add(
         "--deadline", default="", metavar="FILE",
-        help="a file that may hold the time at which to end instead, in seconds since "
-        "1970; it may come late, and change",
+        help="a file with the time to end at instead, in seconds since 1970; it may be "
+        "made or changed while the training runs",
     )  # fmt: skip
     add(
         "--from", type=float, dest="first", metavar="PART",
-        help="with --minutes: part of the schedule to begin at, by default where the "
-        "state stopped",
+        help="with --minutes or --deadline: part of the schedule to begin at, by "
+        "default where the state stopped",
     )  # fmt: skip
     add(
         "--to", type=float, default=1.0, dest="last", metavar="PART",
-        help="with --minutes: part of the schedule to end at",
+        help="with --minutes or --deadline: part of the schedule to end at",
     )  # fmt: skip
     add("--learning_rate", type=float, help="peak, by default the program's")
     add("--tile", type=int, help="side of a tile in pixels, by default 1.375 patches")
-    add("--scales", type=float, nargs="+", default=tiles.SCALES, help="sizes of images")
-    add("--jobs", type=int, default=os.cpu_count() or 1, help="processes that decode")
+    add(
+        "--scales",
+        type=float,
+        nargs="+",
+        default=tiles.SCALES,
+        help="factors by which images are reduced",
+    )
+    add("--jobs", type=int, default=helpers.cores(), help="processes that decode")
     add("--gigabytes", type=float, default=8.0, help="of tiles on the device, at most")
     add("--rescan", type=float, default=20.0, help="seconds between looks for images")
     add("--log_steps", type=int, default=100, help="steps between lines of the log")
@@ -68,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
         help=f"write when the device did what in {AHEAD} steps, the first {2 * AHEAD} "
         "left out: for TensorBoard's profiler, and benchmarks.operations",
     )  # fmt: skip
-    add("--tf32", action="store_true", help="products in the device's own precision")
+    add(
+        "--tf32",
+        action="store_true",
+        help="let products use TF32, or bfloat16 on a TPU",
+    )
     return result
 
 
@@ -88,8 +98,8 @@ class Run:
         self.record = programs.record_of(self.run) or {}
         if not self.record and (self.run / "checkpoints").exists():
             raise ValueError(
-                f"{self.run} has checkpoints of train.py, from which no program goes "
-                "on: give another --run, and --init to train.py --xla_program"
+                f"{self.run} has checkpoints of train.py, which a program cannot "
+                "continue: give another --run, and --init to train.py --xla_program"
             )
         old = self.run / programs.STATE if self.record else None
         host = program.state(old)

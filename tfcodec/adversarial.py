@@ -67,7 +67,7 @@ class Adversarial(tf.keras.Model):
     `fit` takes dicts of `image` uint8 [b, s, s, 3], `latents` [b, s / 16, s / 16, c]
     after the inverse gain, `error` float32 [b] and `moments` float32 [b, 4] (mean
     squared error and `moment_distances` of the faithful picture), `weight` uint8
-    [b, s, s] (of each pixel's squared error, in sixteenths) and `seed` int32 [2].
+    [b, s, s] and `seed` int32 [2]. A pixel's squared error counts 1 + `weight` / 16.
 
     Args:
         synthesis: a `transforms.RealisticSynthesis`.

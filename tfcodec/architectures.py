@@ -214,7 +214,7 @@ def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionMo
         **options: arguments of the builder, such as `n=128`.
 
     Raises:
-        ValueError: unknown name or option.
+        ValueError: unknown name, or an unknown or invalid option.
     """
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -246,7 +246,7 @@ def build(
         distortion: the one that training minimises, by default squared error.
 
     Raises:
-        ValueError: unknown name or option.
+        ValueError: unknown name, or an unknown or invalid option.
     """
     model = assembled(name, lmbda, **options)
     model.distortion = distortion

@@ -98,6 +98,9 @@ def settle_output(parser, args) -> None:
         if len(args.input) > 1 and not args.recursive:
             args.out_dir = pathlib.Path(args.input.pop())
             return
+    if named.endswith(os.sep) and len(args.input) > 1 and args.output is None:
+        # A folder that is not there yet.
+        args.output = args.input.pop()
     ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
     last = ends == (args.command == "compress") or args.input[-1] in ("-", os.devnull)
     last &= not (args.recursive and is_folder)
@@ -334,11 +337,11 @@ def add_eval_extras(command) -> None:
     )
     command.add_argument(
         "--metric",
-        metavar="MODULE:FUNCTION",
+        metavar="METRIC",
         action="append",
         default=[],
-        help="a further metric, which may be given several times: module:function of "
-        "two uint8 arrays [height, width, 3]",
+        help="a further metric, may be repeated: wasserstein, or module:function of "
+        "two uint8 arrays [height, width, 3], from a module that Python can import",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -358,11 +361,11 @@ def add_eval(commands) -> None:
         default=CODECS,
         metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
         help="codecs, with commas between: a shipped model or a model directory "
-        "(option: effort=0..9), jpeg, jpeg-444, jpeg2000 (q is its compression ratio), "
-        "webp, avif and avif-444 (speed=0..10, by default 6, and "
-        "tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by default 7), heic, png, "
-        "webp-lossless, dictionary (or dictionary:ATOMS.npy; with scikit-learn); and "
-        "the qualities to try (default: %(default)s, each over a "
+        "(effort=0..9, realism=0..1, by default 0, engine=NAME), jpeg, jpeg-444, "
+        "jpeg2000 (q is its compression ratio), webp, avif and avif-444 (speed=0..10, "
+        "by default 6, and tune=iq|ssimulacra2|ssim|psnr), jxl (effort=1..10, by "
+        "default 7), heic, png, webp-lossless, dictionary (or dictionary:ATOMS.npy; "
+        "with scikit-learn); and qualities to try (default: %(default)s, each over a "
         "sweep of its own). Rivals at their best: avif:speed=0:tune=ssimulacra2, "
         "jxl:effort=9",
     )

@@ -186,7 +186,7 @@ def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> st
 
     Args:
         source: the file, "-" for stdin.
-        base: with `--out_dir`, the folder whose place that takes: subfolders are kept.
+        base: with `--out_dir`, the folder that it replaces; subfolders are kept.
         suffix: of output files whose names are not given.
         args: arguments of the command.
     """

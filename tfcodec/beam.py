@@ -49,7 +49,7 @@ def failure(key, error: Exception):
     """Returns an element (key, why) for the output `failed`, and counts it."""
     count("failed")
     words = describe(error).removeprefix(f"{name_of(key)}: ")
-    words = words.removesuffix(" (--debug shows where)")  # No: this process has none.
+    words = words.removesuffix(" (--debug shows where)")  # Workers have no --debug.
     return beam.pvalue.TaggedOutput("failed", (key, words))
 
 
@@ -287,7 +287,7 @@ class _Chosen(beam.DoFn):
             count("skipped")
         else:
             words = (
-                f"{shown(target)}: exists; -f overwrites, --skip_existing passes over"
+                f"{shown(target)}: exists; -f overwrites it, --skip_existing skips it"
             )
             yield failure((first, target), ValueError(words))
 
@@ -299,7 +299,7 @@ class _Files(beam.DoFn):
         (found,) = FileSystems.match([f"{folder}/**"])
         for each in found.metadata_list:
             with contextlib.suppress(UnicodeEncodeError):
-                each.path.encode()  # A name that is no text is none of ours.
+                each.path.encode()  # Names of our outputs are valid UTF-8.
                 yield each.path, True
 
 

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tfcodec import codec, engine, evaluation, images, quality, registry
+from tfcodec import codec, engine, evaluation, forks, images, quality, registry
 from tfcodec import pixels as pixels_
 from tfcodec.litert_engine import LiteRTEngine
 
@@ -178,6 +178,8 @@ class Models:
         if (path, identity) not in self.found:
             model = registry.Model.at(path)
             kind = engine.ENGINES[engine.chosen(model, self.wanted, self.effort)]
+            if kind is not LiteRTEngine:
+                forks.check()
             if kind is LiteRTEngine:
                 kind = functools.partial(LiteRTEngine, threads=self.threads)
             self.found[path, identity] = engine.Codec(model, kind)
@@ -280,7 +282,8 @@ class Decompressing:
 
     def __call__(self, name: str, data: bytes) -> Made:
         pixels = codec.decompress(data, **self.options)
-        metadata = codec.metadata(data, max_pixels=self.options.get("max_pixels"))
+        given = {k: v for k, v in self.options.items() if k in ("limits", "max_pixels")}
+        metadata = codec.metadata(data, **given)
         picture, file = images.Picture(pixels, metadata), io.BytesIO()
         notes = images.write(file, self.form(), picture, self.strip)
         height, width = pixels.shape[:2]

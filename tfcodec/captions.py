@@ -10,7 +10,7 @@ import numpy as np
 # Additional weight, in sixteenths, of squared error where there is text;
 # `adversarial.Adversarial` adds it to 1.
 WEIGHT = 64
-SIZES = (7, 28)  # of fonts in pixels, smallest and largest
+SIZES = (7, 28)  # of fonts in pixels, from the first to below the second
 FOLDERS = ("/usr/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;!?&%()-+="
 

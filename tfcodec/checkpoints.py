@@ -25,7 +25,7 @@ class Checkpoints:
     Attributes:
         latest: path prefix of the newest intact checkpoint, or None.
         seconds: variable, the duration of the training so far.
-        sums: variable, the sums of `Progress` since its last log entry, as JSON.
+        sums: variable, sums of `progress.Progress` since its last log entry, as JSON.
     """
 
     def __init__(self, directory, model):

@@ -15,6 +15,7 @@ import io
 import numpy as np
 
 from tfcodec import plugins
+from tfcodec.quality import plain
 
 
 class Missing(ValueError):
@@ -106,11 +107,9 @@ class Pillow:
             raise ValueError(
                 f"quality of {self.name} must be from {low} to {high}, not {quality}"
             )
-        if quality == int(quality):
-            return int(quality)
-        if self.key == "quality":
+        if self.key == "quality" and quality != int(quality):
             raise ValueError(f"quality of {self.name} must be whole, not {quality}")
-        return quality
+        return plain(quality)
 
     def compress(self, image: np.ndarray, quality: float | None = None) -> bytes:
         """Compresses uint8 [height, width, 3]; returns a whole file.

@@ -20,8 +20,8 @@ from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
-# A function from path and identity of a model to its codec, which `pipelines` sets
-# to be used in place of `_loaded`.
+# A function from path and identity of a model to its codec, which `pipelines` and
+# `bulk` set to be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
 DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
@@ -51,7 +51,6 @@ def loaded(
             in which TensorFlow has run.
     """
     if load_here := loader.get():
-        forks.check()
         with _loading:
             return load_here(str(model.path), model.identity)
     name = engines.chosen(model, engine, effort)
@@ -252,8 +251,8 @@ def decompress(
     Raises:
         CorruptStream: the file is damaged.
         UnsupportedStream: its version, model or size is not supported.
-        ValueError: the crop is not within the image; the realism is out of range, or
-            the model has only one synthesis.
+        ValueError: the crop is not within the image; there is no such model or engine;
+            the realism is out of range, or above 0 and the model has one synthesis.
         RuntimeError: the process was forked, see above.
     """
     limits = limits.for_pixels(max_pixels)

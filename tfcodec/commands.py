@@ -287,7 +287,7 @@ def eval_(args: argparse.Namespace) -> None:
     for words in others:
         passed_over(words)
     for path in paths:  # first, as one that is no image would end a long run
-        images.size_of(path)
+        images.size_of(path, args.max_pixels)
     known = []
     if args.published:  # first, as it fails if the images are not of a known set
         known = evaluation.published([evaluation.digest(read(path)) for path in paths])

@@ -259,7 +259,7 @@ def without_warnings():
 def quiet_tensorflow():
     """Filters the lines in `NOISE`, which TensorFlow prints as it starts, from stderr.
 
-    Gives a stream that leads to stderr without the filter; None if stderr is closed.
+    Gives a stream that leads to stderr without the filter; None if it cannot be opened.
     Filters nothing if the user has set a log level (TF_CPP_MIN_LOG_LEVEL).
     """
     if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
@@ -280,7 +280,8 @@ def quiet_tensorflow():
             with open(stderr, "w", closefd=False) as direct:
                 yield direct
         finally:
-            sys.stderr.flush()
+            if sys.stderr is not None:  # It is None if it was closed at the start.
+                sys.stderr.flush()
             # Ends the filter, even if a process started meanwhile holds the pipe open.
             os.write(2, b"\0\n")
             os.dup2(stderr, 2)

@@ -35,6 +35,9 @@ PYRAMID = ((2, DIAGONAL), (2, CROSS), (1, DIAGONAL), (1, CROSS))
 # Taps (row, column) of a 3x3 kernel above, left, right of and below its centre.
 BESIDE = ((0, 1), (1, 0), (1, 2), (2, 1))
 
+# The second synthesis. Its noise repeats every so many pixels, in each dimension.
+NOISE_PERIOD = 256
+
 # Strings of rANS. The frequencies of a row of the tables sum to TOTAL.
 PRECISION = 12
 TOTAL = 1 << PRECISION

@@ -95,7 +95,7 @@ class Ours:
         level = scale.check(quality)
         if self.single_rate and level != self.sweep[0]:
             raise ValueError(f"{self.name} has a single rate and takes no quality")
-        return int(level) if level == int(level) else level
+        return scale.plain(level)
 
     def compress(self, image: np.ndarray, quality: float) -> bytes:
         """Compresses uint8 [height, width, 3] to a whole file."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from tfcodec import images
+from tfcodec import files, images
 from tfcodec.pixels import rgb_of
 from tfcodec.tiff import Unfit
 
@@ -37,15 +37,10 @@ def _release():
     """Frees the iterators of a training that failed, before Python shuts down.
 
     The frames of the exception refer to them. Threads of an iterator wait for our
-    Python functions to return, which these never do once the interpreter shuts down.
+    Python functions to return, and once the interpreter shuts down they never do.
     """
     sys.last_value = sys.last_traceback = None
     gc.collect()
-
-
-def _failure(path, error) -> str:
-    """Describes an error with a file; the description has the file's name once."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def usable(paths: Sequence[Path], side: int) -> list[Path]:
@@ -61,7 +56,7 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
         try:
             size = images.size_of(path)
         except Exception as error:  # Pillow may raise anything on a damaged file.
-            broken.append(_failure(path, error))
+            broken.append(files.named(path, error))
             continue
         if min(size) < side:
             small += 1
@@ -97,7 +92,7 @@ def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
 
 
 def centre_crop(image: Image.Image, multiple: int) -> np.ndarray:
-    """Returns the centre, uint8 [h, w, 3]: sides are multiples, of 256 at most."""
+    """Returns the centre, uint8 [h, w, 3]; h, w: multiples of `multiple`, up to 256."""
     width, height = (min(x, VALIDATION_SIDE) // multiple * multiple for x in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return np.asarray(image.crop((left, top, left + width, top + height)))
@@ -199,15 +194,15 @@ def training_set(
     def load(number):
         rng = np.random.default_rng((seed, 1, number))
         quality, noise = _labels(rng)
-        files = order(number // len(paths))
+        shuffled = order(number // len(paths))
         tries = min(TRIES, len(paths))
         for attempt in range(tries):
-            path = paths[files[(number + attempt) % len(paths)]]
+            path = paths[shuffled[(number + attempt) % len(paths)]]
             try:
                 image = Image.fromarray(images.read_rgb(path))
                 return random_crop(image, side, rng), quality, noise
             except Exception as error:  # Pillow may raise anything on a damaged file.
-                failure = _failure(path, error)
+                failure = files.named(path, error)
                 if path not in failed:
                     failed.add(path)
                     logging.warning("left out: %s", failure)
@@ -273,7 +268,7 @@ def open_images(paths: Sequence[Path], count: int) -> Callable:
             try:
                 whole = Image.fromarray(images.read_rgb(path))
             except Exception as error:  # Pillow may raise anything on a damaged file.
-                logging.warning("left out: %s", _failure(path, error))
+                logging.warning("left out: %s", files.named(path, error))
                 continue
             yield whole
 

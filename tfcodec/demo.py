@@ -90,8 +90,10 @@ def number_in(document: object, name: str) -> float | None:
     Raises:
         ValueError: the value is no number, or `document` is no object.
     """
-    value = document.get(name) if isinstance(document, dict) else document
-    if value is None and isinstance(document, dict):
+    if not isinstance(document, dict):
+        raise ValueError("the request is no JSON object")
+    value = document.get(name)
+    if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number")
@@ -152,7 +154,7 @@ async def one_at_a_time(lock: asyncio.Lock, function: Callable, request=None):
 
 
 class Demo:
-    """Answers the requests of the page: for itself, photographs, figures and files.
+    """Answers the page's requests: for the page, photographs, figures and files.
 
     At most one photograph is read at a time, and one compressed.
 

@@ -29,6 +29,7 @@ from tfcodec import tiling
 from tfcodec.bitstream import CorruptStream
 from tfcodec.classical import Missing
 from tfcodec.metrics import YCBCR
+from tfcodec.quality import plain
 
 NAME = "dictionary"
 SIDE = 8  # of a block, in pixels
@@ -158,7 +159,7 @@ class Dictionary:
             raise ValueError(
                 f"quality of {self.name} must be from 0 to 100, not {quality}"
             )
-        return int(quality) if quality == int(quality) else quality
+        return plain(quality)
 
     def compress(self, image: np.ndarray, quality: float) -> bytes:
         """Compresses uint8 [height, width, 3], sides up to 65535, to a whole file."""

@@ -75,7 +75,7 @@ class Engine(Protocol):
     def realistic(self, y_hat, quality: float, origin: tuple[int, int]) -> np.ndarray:
         """Returns the image with synthesised texture.
 
-        `origin` is (row, column) of the first latent in those of the whole image.
+        `origin` is (row, column) of the first latent among those of the whole image.
         """
 
 
@@ -222,7 +222,7 @@ class Codec:
         Args:
             height, width: of the tile in pixels.
             payload: its string.
-            limits: of which that of escapes counts here.
+            limits: only its limit on escapes counts here.
 
         Returns:
             (y int32 [1, h, w, c], in sixteenths; y_hat float32 of the same shape).

@@ -95,7 +95,7 @@ class Estimate:
             bits = straight_through(bits, normal_bits(others, index))
             self.bits += sum_bits(bits * coded)
         else:
-            # Trained with the encoder's rounding, latents learn to avoid it, at a loss.
+            # Plain rounding: models trained with the encoder's quantiser were worse.
             whole = rounded(residual, LATENT_MAX) * coded
             noisy = residual + uniform_noise(residual, self.seeds, 1 + k)
             self.bits += sum_bits(normal_bits(noisy, index) * where)

@@ -17,6 +17,7 @@ import math
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 import time
 
@@ -115,10 +116,21 @@ def metric(text: str):
         raise ValueError("SSIMULACRA2 is always reported; --metric takes others")
     module, _, name = text.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        reason = f"no metric {text!r} ({error}); it is module:function"
+        found = getattr(importlib.import_module(module), name)
+        if not callable(found):
+            raise TypeError("not a function")
+        return found
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        reason = f"no metric {text!r} ({error}); give module:function"
         raise ValueError(reason) from None
+
+
+def _version_of(text):
+    """Returns the name of a metric, and the hash of the module of one's own metric."""
+    module = sys.modules.get(getattr(metric(text), "__module__", None))
+    file = getattr(module, "__file__", None)
+    code = pathlib.Path(file).read_bytes() if file and ":" in text else b""
+    return [text, hashlib.sha256(code).hexdigest()] if code else text
 
 
 def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
@@ -142,7 +154,7 @@ def rows_of(image, sha256, each, cache=None, timed=True, extra=(), warm=None):
         "settings": each.codec.settings,
     }
     if extra:
-        identity["metrics"] = list(extra)
+        identity["metrics"] = [_version_of(text) for text in extra]
     rows, spent = [], 0.0
     for quality in each.qualities:
         key = {**identity, "quality": quality}
@@ -178,8 +190,8 @@ def evaluate(
         paths: of the images.
         contestants_: list of `Contestant`.
         read: function from a path to uint8 [height, width, 3].
-        cache: folder that keeps every row, by pixels, codec, version and settings;
-            rows in it are not computed again.
+        cache: folder that keeps every row, by all that affects it; rows in it are not
+            computed again, unless they lack times that are wanted now.
         progress: called with (rows done, rows in all, seconds left or None).
         jobs: 1: one file is coded at a time, so that times are reliable, and each codec
             in a process of its own; 0: the same, but all in this process; more: so

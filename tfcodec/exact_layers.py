@@ -12,8 +12,8 @@ import numpy as np
 from tfcodec import helpers
 from tfcodec.constants import ACTIVATION_MAX, WEIGHT_MAX
 
-# Multiply-adds of a convolution, from which on several threads or LiteRT compute it: it
-# takes about 0.2 ms on one thread.
+# Convolutions of at least so many multiply-adds are computed by several threads or by
+# LiteRT. So many take about 0.2 ms on one thread.
 DIVIDED_FROM = 2**23
 
 

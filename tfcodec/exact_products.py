@@ -108,7 +108,7 @@ class Products:
         try:
             found = self.run(TRIAL, without_signs(x, x.shape[-1]))
         except (RuntimeError, ValueError):
-            # This version of LiteRT has no such convolutions, or none of this version.
+            # This LiteRT has no such convolution, or not this version of it.
             return False
         return np.array_equal(found[0], layer.sums(x))
 

@@ -27,7 +27,7 @@ def collect(image, found, picture):
         data, odd = _tiff_exif(image, found)
         xmp = xmp or image.getexif().get(tiff.XMP)
         if odd:
-            notes.append(f"not kept: TIFF tags of an odd type ({odd})")
+            notes.append(f"not kept: TIFF tags that cannot be written ({odd})")
     profile = info.get("icc_profile") or found.profile
     if image.format == "JXL" and any(mark in (profile or b"") for mark in JXL_SRGB):
         profile = None  # made by libjxl, and only says that colours are sRGB

@@ -33,7 +33,8 @@ def find_images(
     """Returns the images that paths, folders (to any depth) and globs name, sorted.
 
     Args:
-        patterns: paths, folders and globs. No file is returned twice.
+        patterns: paths, folders and globs. A file that several of them find, also by
+            different names such as `a.png` and `folder/../a.png`, is returned once.
         tell: called with a sentence on the files of a folder that are ignored.
 
     Raises:
@@ -53,7 +54,10 @@ def find_images(
         if not here:
             raise ValueError(f"{pattern}: no images there")
         found.update(here)
-    return sorted(found)
+    # Of several names of one file, the first.
+    return sorted(
+        {os.path.realpath(path): path for path in sorted(found)[::-1]}.values()
+    )
 
 
 def matching(pattern: str) -> list[str]:
@@ -113,8 +117,8 @@ def inside(
         kinds = sorted({suffix or "no suffix" for suffix in others})
         more = ["..."] if len(kinds) > MOST_NAMED else []
         tell(
-            f"{folder}: {len(others)} other file{'s' * (len(others) > 1)} passed over "
-            f"({', '.join(kinds[:MOST_NAMED] + more)}); to take one, name it"
+            f"{folder}: {len(others)} other file{'s' * (len(others) > 1)} ignored "
+            f"({', '.join(kinds[:MOST_NAMED] + more)}); name a file to include it"
         )
     return sorted(found)
 
@@ -154,6 +158,8 @@ def hold_out(
 ) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Splits files into (training, validation), always alike: by a hash of the name.
 
+    Neither part is empty.
+
     Raises:
         ValueError: there is only one file, so none would be left to train on.
     """
@@ -163,9 +169,15 @@ def hold_out(
             "more images, or others to validate on (--validation)"
         )
 
-    validation = [path for path in paths if is_held_out(path)] or list(paths[:1])
+    validation = [path for path in paths if is_held_out(path)][: len(paths) - 1]
+    validation = validation or list(paths[:1])
     kept = set(validation)
     return [p for p in paths if p not in kept], validation
+
+
+def named(path: str | os.PathLike, error: Exception) -> str:
+    """Returns the message of an error, with the name of the file once in it."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def is_held_out(path: pathlib.Path) -> bool:
@@ -216,7 +228,7 @@ def _mode_of(path: str) -> int | None:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike, replace: bool = True):
-    """Opens a file that takes the place of `path` at the end; after an error, nothing.
+    """Opens a file that replaces `path` at the end, or leaves it alone after an error.
 
     It keeps the permissions of the file that it replaces: what only its owner may read
     stays so. A named pipe or a device is not replaced: it gets all bytes at the end.

@@ -122,7 +122,7 @@ def write(
         notes += _save(file, form, picture, kept)
     mode = _mode_of(picture)
     if mode.endswith("A") and not _stored(mode, about).endswith("A"):
-        notes.append("not kept: alpha; what was seen is over white")
+        notes.append("not kept: alpha; blended with white")
     if form == "GIF":
         notes += _of_palette(file, picture)
     if about.loses:
@@ -215,7 +215,7 @@ def _options(form, kept, size):
                 notes.append("not kept: exif")
             elif odd:
                 named = ", ".join(map(str, sorted(odd)))
-                notes.append(f"not kept: exif tags of an odd type ({named})")
+                notes.append(f"not kept: exif tags that cannot be written ({named})")
         if xmp:
             tags[tiff.XMP] = options.pop("xmp")
         options["exif"] = tags

@@ -34,7 +34,7 @@ TIFF_NAMES = {
 OPENJPEG = b"Created by OpenJPEG"  # start of the comment that OpenJPEG writes itself
 ANIMATION = {"acTL", "fcTL", "fdAT"}
 GAIN_MAP = "not kept: gain map, which shows the picture brighter on HDR screens"
-FEW = 16  # so few bytes after the end of a picture mean nothing, as a line feed
+FEW = 16  # up to so many bytes after a picture are ignored, such as a line feed
 # Resolutions that programs write by default; their loss is not reported.
 USUAL_DPI = {72, 96}
 
@@ -49,7 +49,7 @@ class Facts:
         transparent: PNG's one transparent colour: its samples, of `bits` bits.
         colours: a colour space other than sRGB that is given by other means than an ICC
             profile, such as PNG's cICP.
-        overruled: whether there also is an ICC profile, over which `colours` prevails.
+        overruled: whether there also is an ICC profile, which `colours` overrides.
         profile: an ICC profile that Pillow does not read.
         xmp: XMP that Pillow does not read.
         tiff: how to read a TIFF file.
@@ -79,7 +79,7 @@ def facts(file: BinaryIO) -> Facts:
     """Returns what the headers of an image file say.
 
     Raises:
-        tiff.Unfit: which values mean black and white is not known.
+        tiff.Unfit: which values are black and white is not known.
     """
     file.seek(0)
     start = file.read(16)
@@ -202,7 +202,7 @@ def _code_points(primaries, transfer, name, found):
     colours = profiles.of_code_points(primaries, transfer)
     if colours is None:
         what = profiles.NAMES.get(transfer, f"primaries {primaries}, curve {transfer}")
-        found.notes.append(f"not kept: {name} of {what}, which no ICC profile says")
+        found.notes.append(f"not kept: {name} of {what}, which ICC cannot describe")
     elif not colours.srgb:
         found.colours = colours
 

@@ -1,4 +1,4 @@
-"""Divides work among threads, as far as processor cores are idle.
+"""Divides work among threads: this one and idle helpers, at most one for each core.
 
 NumPy lets other threads run while it computes, so a large operation on parts of an
 array takes less time on two threads. Threads that wait for work here sleep: if other

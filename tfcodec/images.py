@@ -43,8 +43,8 @@ def read(
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no image, a damaged one, too large, or (`Unfit`) its values
-            for black and white are not known.
+        ValueError: it is no image, or a damaged one; (`Unfit`) it is too large, or
+            which values are black and white is not known, as of signed or float pixels.
     """
     with _opened(source, name, max_pixels) as (image, found, lower_bytes):
         return picture_of(image, found=found, low=lower_bytes(), strip=strip)
@@ -62,13 +62,17 @@ def read_rgb(path: str | os.PathLike, max_pixels: int | None = None) -> np.ndarr
     return pixels.rgb_of(read(path, max_pixels=max_pixels, strip=True).pixels)
 
 
-def size_of(path: str | os.PathLike) -> tuple[int, int]:
+def size_of(path: str | os.PathLike, max_pixels: int | None = None) -> tuple[int, int]:
     """Returns width and height as stored, without reading the pixels.
+
+    Args:
+        path: of the file.
+        max_pixels: as for `read`.
 
     Raises:
         OSError, ValueError: as `read`, except for errors that only the pixels show.
     """
-    with _opened(path, None, None) as (image, found, _):
+    with _opened(path, None, max_pixels) as (image, found, _):
         _check_mode(image)
         return image.size if not (found.tiff and found.tiff.packed) else (
             found.tiff.width, image.height

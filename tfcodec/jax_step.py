@@ -1,8 +1,8 @@
 """The step of a program as a function of JAX, and a whole step of a training around it.
 
-JAX takes the HLO that TensorFlow wrote as it is, converted to StableHLO, as one
-operation with a lowering of its own, so that it is compiled together with what draws
-the batch and with what refuses a step that is not finite.
+The HLO that TensorFlow wrote is converted to StableHLO. To JAX it is one operation with
+a lowering of its own, so it is compiled together with what draws the batch and with
+what refuses a step that is not finite.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def draw(key, tiles, extents, count, batch, patch):
         tiles: uint8 [n, side, side, 3], of which the first `count` are there.
         extents: int32 [n, 2], how much of each is picture.
         count: int32.
-        batch, patch: whole numbers.
+        batch, patch: number of patches, and their side in pixels.
     """
     which, where, flip, level = jax.random.split(key, 4)
     index = jax.random.randint(which, (batch,), 0, count, jnp.int32)
@@ -204,7 +204,7 @@ class Chunks:
     Args:
         side: of a tile, in pixels.
         most: how many arrays there may be.
-        seed: of which array a batch is drawn from.
+        seed: of the random choice of the array that a batch is drawn from.
     """
 
     def __init__(self, side: int, most: int, seed: int = 0):

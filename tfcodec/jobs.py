@@ -46,7 +46,7 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
     """
     for flag in flags:
         if not flag.startswith("--"):
-            raise ValueError(f"not an option of Beam's, --name=value: {shown(flag)}")
+            raise ValueError(f"not of the form --name=value: {shown(flag)}")
     quiet = DIRECT if runner == "DirectRunner" else []
     flags = [f"--runner={runner}", *quiet, *flags]
     said = io.StringIO()
@@ -60,8 +60,8 @@ def options_of(runner: str, flags: list[str], runners_own: list[str]):
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2]) from None
     if unknown := found - known:
         raise ValueError(
-            f"neither an option of this command nor of Beam's: --{min(unknown)}; what "
-            "only the runner knows comes after --"
+            f"neither an option of this command nor of Beam: --{min(unknown)}; "
+            "options of the runner follow after --"
         )
     return PipelineOptions(flags + runners_own)
 
@@ -115,6 +115,7 @@ def run(args, options: dict) -> bool:
     Raises:
         ValueError: an argument is invalid, or no file matches.
         Failure: the job ended before all files were done.
+        OSError: a file cannot be read or written.
     """
     out_dir, args.suffix = bulk.out_dir_of(args.out_dir), dotted(args.suffix)
     beams = options_of(args.runner, args.beam, args.runners_own)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 START, SCAN, END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
 APP1, APP2 = 0xE1, 0xE2
-# Bytes that a decoder, if pixels are missing, decodes to other pixels than no bytes.
+# Appended to a file that lacks pixels, these bytes change the decoded image.
 OTHER = b"\x5a\xa5\x3c\x96" * 16
 NOTE = "no end marker in the JPEG file, which may have been cut"
 

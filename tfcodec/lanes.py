@@ -79,8 +79,8 @@ class Writer:
 
         Args:
             rows: integers [n], the row of the tables that codes each value.
-            values: integers [n]. One more than 32767 outside the range of its row is
-                clipped to that distance.
+            values: integers [n], clipped to at most 32768 below the first or above
+                the last value of their row.
         """
         tables = self.tables
         values = values.astype(np.int64) - tables.offset[rows]

@@ -89,7 +89,7 @@ class Block(tf.keras.layers.Layer):
 
 
 class Noise(tf.keras.layers.Layer):
-    """Adds fixed noise that features let in: x + project(noise * gate(x)).
+    """Adds fixed noise, as much as features say: x + project(noise * gate(x)).
 
     Where latents are zero, a synthesis that sees them alone can only repeat a pattern.
     The noise is a constant drawn once, not at random each time, so that a file gives
@@ -295,7 +295,7 @@ class ExactConv(tf.keras.layers.Layer):
             self.weight_bits = max(bits, *(self.output_bits - self.input_bits + 1))
         self.shift = self.weight_bits + self.input_bits - self.output_bits
         if self.shift.min() < 1:
-            raise ValueError(f"{self.name}: more output bits than its weights give")
+            raise ValueError(f"{self.name}: too many output_bits")
         # What is left for the sum of |W| after the bias, and after rounding W.
         self.budget = (EXACT_LIMIT - 2**20) / self.input_max - fan_in / 2
         self.kernel = self.add_weight(

@@ -15,9 +15,8 @@ import numpy as np
 
 from tfcodec import exact_products, helpers, litert_files, registry, walk
 from tfcodec.compression import WORKERS
+from tfcodec.constants import NOISE_PERIOD
 
-# The noise of the second synthesis repeats every so many pixels of the image.
-PERIOD = 256
 DEFAULT = "serving_default"  # the signature of a file that has only one
 
 
@@ -170,7 +169,7 @@ class LiteRTEngine:
             size: (rows, columns) of the box, in latents.
             origin: (row, column) of its first latent in the image.
         """
-        scale = len(values) * self.model.latent_stride // PERIOD  # positions per latent
+        scale = len(values) * self.model.latent_stride // NOISE_PERIOD  # per latent
         rows, columns = (
             (np.arange(length * scale) + start * scale) % len(values)
             for length, start in zip(size, origin)

@@ -14,12 +14,11 @@ import contextlib
 import functools
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterable
 
 import numpy as np
 
-from tfcodec import kernels
+from tfcodec import archives, kernels
 
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
@@ -139,8 +138,7 @@ class Files:
                 f"not a whole model directory: no {error.filename}"
             ) from None
         except (
-            OSError, ValueError, KeyError, TypeError, EOFError, IndexError,
-            zipfile.BadZipFile,
+            *archives.DAMAGED, TypeError, IndexError, AttributeError, ArithmeticError
         ) as error:  # fmt: skip
             raise ValueError(f"damaged LiteRT files: {path}: {error}") from None
 

@@ -112,7 +112,7 @@ def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 
 def ssim_terms(a, b, blur):
-    """Luminance and contrast-structure terms of SSIM, the mean of their product.
+    """The two factors of SSIM, which is the mean of their product.
 
     It uses only operators, so that training uses the same formulas with TensorFlow.
 

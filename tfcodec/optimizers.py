@@ -11,7 +11,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
     """`programs.Schedule` for Keras, where a training has a known number of steps.
 
     Args:
-        peak: the constant learning rate.
+        peak: the highest learning rate.
         warmup: steps of linear warm-up.
         hold: part of `steps` after which the cosine begins.
         steps: number of steps in all.

@@ -33,17 +33,20 @@ def dotted(text: str) -> str:
 
 def positive(text: str) -> int:
     """Reads a whole number above 0, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    return _whole(text, 1)
 
 
 def count(text: str) -> int:
     """Reads a whole number, 0 or more, for argparse."""
-    number = int(text)
-    if number < 0:
-        raise ValueError
+    return _whole(text, 0)
+
+
+def _whole(text, least):
+    number = int(text) if text.lstrip("+-").isdecimal() else None
+    if number is None or number < least:
+        raise argparse.ArgumentTypeError(
+            f"not a whole number from {least} on: {text!r}"
+        )
     return number
 
 

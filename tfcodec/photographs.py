@@ -189,7 +189,7 @@ def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str
     image, notes = Image.fromarray(picture.pixels), picture.notes
     if image.mode.endswith("A"):
         image = pixels.converted(image, image.mode.removesuffix("A"))
-        notes.append("not kept here: alpha; what can be seen is over white")
+        notes.append("not kept here: alpha; blended with white")
     if "icc_profile" in picture.metadata:
         image = pixels.to_srgb(image, picture)
     largest = limits.megapixels * 1e6

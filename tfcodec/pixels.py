@@ -117,7 +117,7 @@ def rgb_of(pixels: np.ndarray) -> np.ndarray:
 
 
 def to_srgb(image, picture):
-    """Converts a Pillow image from CMYK or LAB to sRGB, by its ICC profile if possible.
+    """Converts a Pillow image of any mode to sRGB, by its ICC profile if possible.
 
     Removes the profile from `picture`, and adds a note on that.
     """

@@ -165,8 +165,8 @@ class Server:
             )
         if code == status.NOT_FOUND:
             return ValueError(
-                f"the server at {self.place} has no model {self.name!r}, which "
-                f"HOST:PORT/MODEL names: {code.name.lower()}: {details}"
+                f"the server at {self.place} has no model {self.name!r}; "
+                f"HOST:PORT/MODEL names another: {code.name.lower()}: {details}"
             )
         if code == status.UNIMPLEMENTED:
             return ConnectionError(
@@ -185,7 +185,7 @@ class Server:
         Raises:
             TypeError, ValueError: the image or quality is invalid, or the image is over
                 the server's limits.
-            OSError, RuntimeError: as `call`.
+            OSError, RuntimeError, ValueError: as `call`.
         """
         image = planes.checked_image(image)
         colours, alpha = planes.separated(image)
@@ -218,7 +218,7 @@ class Server:
 
         Raises:
             StreamError: the client or the server refuses the file.
-            ValueError: the realism is not 0 to 1.
+            ValueError: the realism is not from 0 to 1; or as `call`.
             OSError, RuntimeError: as `call`; RuntimeError also if `realism` is given
                 and the model has no second synthesis.
         """

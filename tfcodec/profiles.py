@@ -98,7 +98,7 @@ def of_gamma(gamma: float | None, chromaticities: tuple | None) -> Colours | Non
     if chromaticities is not None:
         white, *colours = zip(chromaticities[::2], chromaticities[1::2])
         primaries = (*colours, white)
-        # The triangle of primaries must have an area, and y of white not be 0.
+        # The primaries must span an area; y of white and of green must not be 0.
         (rx, ry), (gx, gy), (bx, by), (_, wy) = primaries
         area = (gx - rx) * (by - ry) - (bx - rx) * (gy - ry)
         if abs(area) < 0.001 or min(wy, gy) < 0.001:

@@ -24,11 +24,10 @@ import math
 import os
 import pathlib
 import time
-import zipfile
 
 import numpy as np
 
-from tfcodec import files
+from tfcodec import archives, files
 
 VERSION = 1
 MANIFEST, STEP, STATE, WEIGHTS = "manifest.json", "step.hlo", "state.npz", "weights.npz"
@@ -36,8 +35,8 @@ MANIFEST, STEP, STATE, WEIGHTS = "manifest.json", "step.hlo", "state.npz", "weig
 RECORD = "record"
 # A learning rate falls to this part of its peak.
 LOWEST = 0.01
-# A loss this many times the lowest mean so far has exploded; the rate then becomes
-# this much of what it was, so often at most.
+# A mean loss this many times the lowest so far has exploded. The learning rate is then
+# multiplied by SLOWER, at most MOST_RETURNS times in a training.
 EXPLODED, SLOWER, MOST_RETURNS = 2.0, 0.7, 10
 
 # Settings that may differ when a training resumes, as they do not affect the steps that
@@ -140,7 +139,7 @@ def _opened(path):
     try:
         with np.load(path, allow_pickle=False) as stored:
             yield stored
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except archives.DAMAGED as error:
         raise ValueError(f"cannot read a state from {path}: {error}") from None
 
 
@@ -173,12 +172,12 @@ def record_of(run: str | os.PathLike) -> dict | None:
 
 
 def keep_settings(settings: dict, directory: pathlib.Path, defaults: dict) -> None:
-    """Writes a training's `config.json`, or holds settings against what is there.
+    """Compares settings with the `config.json` of a run, if any, then writes it.
 
     Args:
         settings: of the training, by name.
         directory: of the run, which is made.
-        defaults: what a setting is that the file does not have.
+        defaults: values of settings that the file does not have.
 
     Raises:
         ValueError: the directory is of a training with other settings.
@@ -189,6 +188,8 @@ def keep_settings(settings: dict, directory: pathlib.Path, defaults: dict) -> No
     if path.exists():
         try:
             old = json.loads(path.read_text())
+            if not isinstance(old, dict):
+                raise ValueError("it is not a JSON object")
         except ValueError as error:
             raise ValueError(f"{path} is damaged: {error}") from None
         # What a setting was before there was a flag for it is now its default.
@@ -311,8 +312,9 @@ class Watch:
             return False
         if self.returns == MOST_RETURNS:
             raise FloatingPointError(
-                f"the loss exploded {MOST_RETURNS + 1} times, at {loss:.4g} after "
-                f"{self.best:.4g}, the last at {self.scale:.3g} of the learning rate"
+                f"the loss exploded {MOST_RETURNS + 1} times, last from "
+                f"{self.best:.4g} to {loss:.4g}, at {self.scale:.3g} times the "
+                "learning rate"
             )
         self.returns += 1
         self.scale *= SLOWER

@@ -149,10 +149,7 @@ def check(quality: float) -> float:
     Raises:
         ValueError: not a number from 0 to 100.
     """
-    try:
-        value = float(quality)
-    except (TypeError, ValueError):
-        raise ValueError(f"quality must be a number, not {quality!r}") from None
+    value = _number("quality", quality)
     if not 0 <= value <= MAXIMUM:
         raise ValueError(f"quality must be from 0 to 100, not {quality}")
     return round(value, 2)
@@ -164,9 +161,10 @@ def check_realism(realism: float) -> float:
     Raises:
         ValueError: not a number from 0 to 1.
     """
-    if not 0 <= realism <= 1:
+    value = _number("realism", realism)
+    if not 0 <= value <= 1:
         raise ValueError(f"realism must be from 0 to 1, not {realism}")
-    return float(realism)
+    return value
 
 
 def check_target(name: str, value: float) -> float:
@@ -176,17 +174,24 @@ def check_target(name: str, value: float) -> float:
         ValueError: no image can have such a figure.
     """
     end = {"target_msssim": 1, "target_ssimulacra2": 100}.get(name, math.inf)
-    if not 0 < value < end:
+    if not 0 < _number(name, value) < end:
         below = "" if end == math.inf else f" and below {end:g}"
         raise ValueError(f"{name} must be above 0{below}, not {value}")
     return value
 
 
+def _number(name, value) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+
+
+def plain(number: float) -> float:
+    """Returns a number as an int if it is whole, as messages and names show it."""
+    return int(number) if number == int(number) else number
+
+
 def fraction(quality: float) -> float:
     """Maps quality to [0, 1], the number that the networks take."""
     return check(quality) / MAXIMUM
-
-
-def lmbda_at(quality: float, lowest: float, highest: float) -> float:
-    """Returns lambda (weight of the MSE on the 0..255 scale) at `quality`."""
-    return lowest * math.exp(fraction(quality) * math.log(highest / lowest))

@@ -56,7 +56,7 @@ class RealismConfig:
         "", "Arrays to start from (.npz, .npy); by default the model's own."
     )
     images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "Or a TFDS name, e.g. clic.")
+    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
     data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
     validation: str = setting("", "Folders or globs of images to validate on.")
     validation_images: int = setting(8, "Images validated on, at five qualities each.")
@@ -75,8 +75,8 @@ class RealismConfig:
     noise: str = setting("8,8,16", "Noise channels at 1/16, 1/8 and 1/4.")
     opened: str = setting(
         "",
-        "Realism at which files open where none is named, as QUALITY:REALISM,... and "
-        "interpolated between, such as 40:1,50:0; empty for 0.",
+        "The default realism by quality, as QUALITY:REALISM,..., interpolated between "
+        "these, such as 40:1,50:0; empty for 0.",
     )
     name: str = setting("", "Name of the model; by default that of --init.")
     note: str = setting("", "For the model card: what the images are, the hardware.")
@@ -90,14 +90,24 @@ class RealismConfig:
         check_patches(self)
         if self.precision == "mixed_float16":
             raise ValueError("--realism trains in float32 or mixed_bfloat16")
-        check_counts(self, "batch", "patches", "log_steps", "validate_steps", steps=0)
+        check_counts(
+            self, "batch", "patches", "log_steps", "validate_steps",
+            "validation_images", steps=0,
+        )  # fmt: skip
         if weights.is_arrays(self.init):
             raise ValueError(
-                "--realism needs a model, not a file of arrays: export --init first"
+                "--realism needs a model, not a file of arrays: export it first, by "
+                "train.py --init with --steps=0"
             )
         self.counts()
         self.default()
-        registry.resolve(self.init)
+        stride = registry.resolve(self.init).latent_stride
+        if stride != RealisticSynthesis.STRIDE:
+            raise ValueError(
+                f"--realism needs a model with a latent for {RealisticSynthesis.STRIDE}"
+                f"x{RealisticSynthesis.STRIDE} pixels; {self.init} has one for "
+                f"{stride}x{stride}"
+            )
 
     def default(self) -> list[list[float]]:
         """Returns the (quality, realism) of `opened`, in rising order of quality."""
@@ -137,10 +147,7 @@ def networks(config: RealismConfig, source: registry.Model, precision="float32")
 
 
 def second_of(model, config: RealismConfig, source, precision="float32"):
-    """Returns the second synthesis of the model `source`, built and loaded as `model`.
-
-    As it is before training.
-    """
+    """Returns the second synthesis before training; `model` is `source`, loaded."""
     tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
     own = architectures.from_card(source.card, architectures.assembled).synthesis

@@ -76,7 +76,10 @@ def reencode(
     if quantiser:
         built.coder.quantiser = quantiser.with_error_bits(error_bits)
     elif not arrays:
-        raise ValueError(f"the latents of model {source.name} are simply rounded")
+        raise ValueError(
+            f"model {source.name} rounds latents without a quantiser that could be "
+            "fitted anew: give --weights"
+        )
     if arrays:
         weights.load_arrays(same_decoder.encoder_variables(built), arrays)
     of = (source.card[key] for key in ("architecture", "options", "training", "name"))

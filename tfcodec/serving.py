@@ -72,7 +72,7 @@ class Served(GraphCodec):
 
         Returns:
             dict of tf.functions: `analysis` images uint8 [batch, side, side, 3] -> y
-            float32 [batch, side / 16, side / 16, channels], before the gain; and
+            float32 [batch, h, w, channels], in latents, before the gain; and
             `synthesis` y_hat likewise, quality float32 [batch] from 0 to 1 -> images.
         """
         latents = [batch, *2 * [side // self.card.latent_stride], self.card.channels]
@@ -238,9 +238,9 @@ def warm_up(served: Served, name: str) -> list:
         "decompress_pixels": {"compressed_bytes": file},
     }
     if served.card.realistic:
-        for name, realism in ("decompress", [0.5]), ("decompress_pixels", 0.5):
+        for signature, realism in ("decompress", [0.5]), ("decompress_pixels", 0.5):
             more = {"realism": np.array(realism, np.float32)}
-            inputs[f"{name}_realism"] = inputs[name] | more
+            inputs[f"{signature}_realism"] = inputs[signature] | more
     logs = []
     for signature, arrays in inputs.items():
         log = predict.messages()["PredictionLog"]()

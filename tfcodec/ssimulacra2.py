@@ -31,9 +31,11 @@ import types
 
 import numpy as np
 
+from tfcodec.metrics import WINDOW
+
 SCALES = 6
 SMALLEST_SIDE = 8  # a scale with a shorter side is left out
-RADIUS, SIGMA = 5, 1.5  # of the blur, in pixels
+RADIUS = len(WINDOW) // 2  # of the blur, in pixels
 C2 = 0.0009  # keeps the structural similarity of flat areas finite
 # Height of the strips and width of the blocks, in pixels, in which an image is blurred.
 # A blur is a product with a matrix of 11 diagonals, of which only the blocks along the
@@ -217,16 +219,10 @@ def blur(x):
     import tensorflow as tf
 
     for shape in ([-1, 1, 1, 1], [1, -1, 1, 1]):
-        window = tf.reshape(tf.constant(_f32(_window())), shape)
+        window = tf.reshape(tf.constant(_f32(WINDOW)), shape)
         kernel = tf.tile(window, [1, 1, x.shape[-1], 1])
         x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "VALID")
     return x
-
-
-def _window():
-    """One dimension of the separable window of the blur, float64 [11]."""
-    window = np.exp(-0.5 * (np.arange(-RADIUS, RADIUS + 1) / SIGMA) ** 2)
-    return window / window.sum()
 
 
 def _count(shape) -> int:
@@ -318,10 +314,9 @@ def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
         (first, last, matrix [stop - start, last - first]): the product of the matrix
         with pixels `first` to `last` of the line is the blur.
     """
-    window = _window()
-    rows, columns = np.indices((stop - start, len(window)))
+    rows, columns = np.indices((stop - start, len(WINDOW)))
     columns += rows + start - RADIUS
-    values = np.broadcast_to(window, columns.shape)
+    values = np.broadcast_to(WINDOW, columns.shape)
     if mirrored:
         columns = np.where(columns < 0, -1 - columns, columns)
         columns = np.where(columns >= size, 2 * size - 1 - columns, columns)

@@ -181,7 +181,7 @@ def on_tpu(name: str) -> tf.distribute.Strategy:
         if not is_own(host):
             raise ValueError(
                 f"--tpu={name} is at {host}, another machine: images are read by "
-                "Python, and only beside the TPU; run train.py there, with --tpu=local"
+                "Python on the TPU's own machine; run train.py there, with --tpu=local"
             )
     resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu="local")
     try:
@@ -275,7 +275,7 @@ def check_batch(strategy, batch: int):
     """Raises ValueError if a batch cannot be divided equally among all replicas."""
     count = strategy.num_replicas_in_sync
     if batch % count:
-        raise ValueError(f"--batch={batch} has no {count} equal parts, one a replica")
+        raise ValueError(f"--batch={batch} is not a multiple of {count} replicas")
 
 
 def distributed(strategy, training):

@@ -14,7 +14,7 @@ from tfcodec.bitstream import CorruptStream
 
 
 def rewrite_nothing(tf, config) -> None:
-    """Switches off what `without_rewriting` does, in a ConfigProto of TensorFlow's."""
+    """Switches Grappler off in a ConfigProto of TensorFlow, unless there is a GPU."""
     if not tf.config.list_logical_devices("GPU"):
         config.graph_options.rewrite_options.disable_meta_optimizer = True
 

@@ -81,7 +81,7 @@ def tiles_of(path, side: int, patch: int, scales=SCALES):
                 pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
             parts.append(cut(pixels, side, stride_of(side, patch)))
     except Exception as error:  # Pillow may raise anything on a damaged file.
-        failure = str(error) if str(path) in str(error) else f"{path}: {error}"
+        failure = files.named(path, error)
     return tuple(np.concatenate(x) for x in zip(*parts)), failure
 
 

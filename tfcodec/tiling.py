@@ -14,9 +14,8 @@ import numpy as np
 
 from tfcodec import bitstream
 
-# Images of more pixels, padded, are coded in tiles of this side.
+# Images of more pixels, padding included, are coded in tiles of this side.
 UNTILED_PIXELS = 2**21
-
 TILE_SIDE = 1024
 
 

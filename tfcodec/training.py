@@ -46,7 +46,7 @@ class TrainConfig:
     arch: str = setting("tfcodec", "Architecture, a name in tfcodec.architectures.")
     options: str = setting("{}", 'Arguments of the architecture as JSON: {"n": 128}.')
     images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "Or a TFDS name, e.g. clic.")
+    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
     data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
     validation: str = setting(
         "",
@@ -84,8 +84,8 @@ class TrainConfig:
     )
     extrapolate: float = setting(
         0.0,
-        "Lower the rate of --init at quality 0, without training: its gains become "
-        "those of so many anchors further down.",
+        "Lower the rate of --init at quality 0 without training: extrapolate its gains "
+        "by this many anchors.",
     )
     learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
     warmup: int = setting(200, "Steps of linear warm-up.")
@@ -93,7 +93,7 @@ class TrainConfig:
     clip: float = setting(1.0, "Largest global norm of the gradient.")
     average: float = setting(0.999, "Momentum of the moving average of weights.")
     precision: str = setting(
-        "float32", "Of transforms; or mixed_bfloat16, mixed_float16."
+        "float32", "Of transforms: float32, mixed_bfloat16 or mixed_float16."
     )
     strategy: str = setting(
         "none",
@@ -128,7 +128,10 @@ class TrainConfig:
         options = self.builder_options()
         stride = architectures.assembled(self.arch, (low, high), **options).stride
         check_patches(self, stride)
-        check_counts(self, "batch", "log_steps", "validate_steps", steps=not self.init)
+        check_counts(
+            self, "batch", "log_steps", "validate_steps", "validation_images",
+            steps=not self.init,
+        )  # fmt: skip
         losses.Distortion.parse(self.distortion)
         self.began_from()
         if self.extrapolate and (not self.init or low == high or self.extrapolate < 0):
@@ -200,7 +203,7 @@ PRIVATE = {
 
 
 def prepare_directory(config, directory: pathlib.Path):
-    """Writes `config.json`, or compares `config` with the one that exists.
+    """Compares `config` with `config.json`, if there is one, then writes it.
 
     Raises:
         ValueError: the directory is that of a training with other settings.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfcodec.constants import MEAN_BITS
+from tfcodec.constants import MEAN_BITS, NOISE_PERIOD
 from tfcodec.layers import (
     GDN,
     Block,
@@ -327,16 +327,15 @@ class RealisticSynthesis(tf.keras.layers.Layer):
     """A synthesis that adds fine texture: the layers of the faithful one, and noise.
 
     Noise enters before the first layer, and after each GDN that follows a transposed
-    convolution. It repeats every 256 pixels of the image.
+    convolution. It repeats every `NOISE_PERIOD` pixels of the image.
 
     Args:
-        synthesis: the synthesis of any architecture here; its variables become the
-            first variables of this layer, in the same order.
+        synthesis: the synthesis of any architecture with a latent for 16x16 pixels; its
+            variables become the first variables of this layer, in the same order.
         counts: number of noise channels at each of these places, from the latents on;
             the last also for any further place.
     """
 
-    PERIOD = 256  # pixels
     STRIDE = 16  # pixels per latent, in each dimension
 
     def __init__(self, synthesis, counts=(8, 8, 16)):
@@ -356,7 +355,7 @@ class RealisticSynthesis(tf.keras.layers.Layer):
                 number = len(self.noise)
                 self.noise.append(
                     Noise(
-                        self.PERIOD // self.STRIDE * scale,
+                        NOISE_PERIOD // self.STRIDE * scale,
                         counts[min(number, len(counts) - 1)],
                         seed=number + 1,
                         dtype=tf.float32,
@@ -375,7 +374,7 @@ class RealisticSynthesis(tf.keras.layers.Layer):
         x = y_hat
         for layer in self.path:
             if isinstance(layer, Noise):
-                at = origin * (layer.period * self.STRIDE // self.PERIOD)
+                at = origin * (layer.period * self.STRIDE // NOISE_PERIOD)
                 x = tf.cast(layer(tf.cast(x, tf.float32), at), x.dtype)
             else:
                 x = layer(x)

@@ -37,10 +37,11 @@ class Transposed(tf.keras.layers.Conv2DTranspose):
     """Keras' transposed convolution with padding "same", computed in one of two ways.
 
     Attributes:
-        phased: compute it by `by_phases`: at first where outputs of different inputs do
-            not overlap. It is then a matrix product followed by a pixel shuffle, for
-            which TensorFlow's own takes as long with Eigen, and three times as long
-            with oneDNN. A graph for an accelerator wants it for all: see `by_phases`.
+        phased: whether to compute it by `by_phases`. At first only if the kernel is as
+            large as the stride, so that outputs of different inputs do not overlap:
+            then it is a matrix product and a pixel shuffle, where TensorFlow's own
+            operation takes as long with Eigen and three times as long with oneDNN. On
+            accelerators it is faster for all: see `by_phases`.
     """
 
     def __init__(self, filters: int, kernel: int, stride: int, **kwargs):

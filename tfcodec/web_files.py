@@ -46,10 +46,14 @@ def parts(
             are taken: their precision matters less than that of the synthesis.
 
     Raises:
-        ValueError: the model has no LiteRT files, these are damaged, or `encoder` is
-            another model.
+        ValueError: the model has no LiteRT files, these are damaged, it has no
+            hyperprior, or `encoder` is another model.
     """
     source = _source(model)
+    if "hyper_analysis" not in source:
+        raise ValueError(
+            f"model {model.name} has no hyperprior, which the JavaScript codec needs"
+        )
     realism = realism and model.realistic
     numbers = source.numbers().items()
     archive = io.BytesIO()
@@ -132,7 +136,7 @@ def _write_json(path, value):
 
 def main(argv=None):
     parser = console.tool("web_files", __doc__)
-    parser.add_argument("directory", help="beside the page: web/beside/models")
+    parser.add_argument("directory", help="folder of models, such as web/beside/models")
     parser.add_argument(
         "--decode_only", action="store_true", help="leave out what only encoding needs"
     )

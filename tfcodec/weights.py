@@ -6,7 +6,7 @@ Arrays are weights that were trained elsewhere, in the order of the
 - `.npz`: one array for each variable, in the order of the file;
 - `.npy`: one vector of all weights, variable after variable.
 
-They may be of any floating-point type.
+They may be of any of NumPy's floating-point types.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import pathlib
-import zipfile
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from tfcodec import archives
 from tfcodec.layers import Block, SecondPass
 
 ARRAYS = (".npz", ".npy")
@@ -128,7 +128,7 @@ def load_arrays(variables, path):
         if path.suffix == ".npz":
             with found:
                 found = [found[name] for name in found.files]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except archives.DAMAGED as error:
         raise ValueError(f"cannot read arrays from {path}: {error}") from None
     if path.suffix == ".npy":
         ends = np.cumsum([v.shape.num_elements() for v in variables])
@@ -141,7 +141,7 @@ def load_arrays(variables, path):
         found = [part.reshape(v.shape) for part, v in zip(parts, variables)]
     for array in found:
         if array.dtype.kind != "f" or not np.all(np.isfinite(array)):
-            raise ValueError(f"{path} holds values that are not finite numbers")
+            raise ValueError(f"{path} has arrays that are not finite floats")
     _assign(variables, found, [1.0] * len(variables), path)
 
 

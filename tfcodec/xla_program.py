@@ -1,6 +1,6 @@
 """Writes the training step as a program that needs no TensorFlow, and reads its state.
 
-TensorFlow Compression ends with TensorFlow 2.14, which runs on no accelerator of today.
+TensorFlow Compression needs TensorFlow 2.14, which recent accelerators do not support.
 The step, forward pass to moving averages, is traced here on the CPU to one module of
 XLA; `accelerate` runs it with JAX, and the training goes on here from what that wrote.
 """
@@ -130,6 +130,23 @@ def suit_accelerators(model) -> None:
             module.phased = True
 
 
+def _manifest(inputs, arguments, config):
+    return {
+        "version": programs.VERSION,
+        "inputs": [
+            {"name": name, "shape": spec.shape.as_list(), "dtype": spec.dtype.name}
+            for name, spec in inputs.items()
+        ],
+        "metrics": METRICS,
+        "arguments": arguments,
+        "schedule": {
+            "peak": config.learning_rate, "warmup": config.warmup, "hold": config.hold,
+            "steps": config.steps,
+        },
+        "config": dataclasses.asdict(config),
+    }  # fmt: skip
+
+
 def write(model, given: Given, config, directory) -> pathlib.Path:
     """Writes the program of a training to a folder, as `programs` describes it.
 
@@ -139,8 +156,12 @@ def write(model, given: Given, config, directory) -> pathlib.Path:
         config: the `TrainConfig`.
         directory: the folder, which is made.
 
+    Returns:
+        The folder.
+
     Raises:
-        OSError: it cannot be written.
+        ValueError: the step changes a variable that is no known state.
+        OSError: the folder cannot be written.
     """
     batch, patch = config.batch, config.patch
     inputs = {
@@ -167,20 +188,7 @@ def write(model, given: Given, config, directory) -> pathlib.Path:
         )  # fmt: skip
         if value.any():
             arrays[name] = value
-    manifest = {
-        "version": programs.VERSION,
-        "inputs": [
-            {"name": name, "shape": spec.shape.as_list(), "dtype": spec.dtype.name}
-            for name, spec in inputs.items()
-        ],
-        "metrics": METRICS,
-        "arguments": arguments,
-        "schedule": {
-            "peak": config.learning_rate, "warmup": config.warmup, "hold": config.hold,
-            "steps": config.steps,
-        },
-        "config": dataclasses.asdict(config),
-    }  # fmt: skip
+    manifest = _manifest(inputs, arguments, config)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with files.new_file(directory / programs.STEP) as file:
