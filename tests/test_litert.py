@@ -11,7 +11,16 @@ import pytest
 import threadpoolctl
 
 from tests import tiny
-from tfcodec import bitstream, blas, engine, exact_layers, lanes, metrics, registry
+from tfcodec import (
+    bitstream,
+    blas,
+    engine,
+    exact_layers,
+    lanes,
+    litert_files,
+    metrics,
+    registry,
+)
 from tfcodec.bitstream import CorruptStream
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -335,7 +344,8 @@ def test_a_damaged_byte_of_a_litert_file_is_nothing_or_a_value_error(both, tmp_p
     for at in rng.integers(0, len(whole), 100):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            engine.LiteRTEngine(registry.Model.at(tmp_path / "model"))
+            files = litert_files.Files(path.parent, tmp_path / "model")
+            files.numbers(), files.network("synthesis")
         except ValueError:
             refused += 1
     assert refused > 50

@@ -413,7 +413,9 @@ def test_bad_settings_are_named(base, settings, words):
 def test_a_model_with_other_latents_than_for_16_pixels_is_refused(base, tmp_path):
     shutil.copytree(base, tmp_path / "model")
     path = tmp_path / "model" / "card.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "latent_stride": 4}))
+    card = json.loads(path.read_text())
+    card["latents"]["stride"] = 4
+    path.write_text(json.dumps(card))
     config = realism.RealismConfig(init=str(tmp_path / "model"), images="x")
     with pytest.raises(ValueError, match="a latent for 16x16 pixels.*for 4x4"):
         config.check()
