@@ -290,6 +290,12 @@ def test_a_last_name_with_a_separator_is_a_folder_to_make(image):
     assert sorted(os.listdir("both")) == ["in.tfc", "other.tfc"]
 
 
+def test_a_name_after_options_gets_a_hint(image, capsys):
+    err = wrong(capsys, "compress", "in.png", "-q", "50", "out.tfc")
+    assert "unrecognized arguments: out.tfc; files come before options" in err
+    assert "come before" not in wrong(capsys, "compress", "in.png", "--nosuch")
+
+
 def test_unknown_models(image, capsys):
     for argv in (("compress", "in.png"), ("decompress", "in.png")):
         err = fails(capsys, *argv, "--model", "nosuch")

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -325,6 +328,51 @@ def test_weights_lie_in_the_model_once(both):
     assert ours < sum(sizes.values())
     parts = json.loads((model.litert / "parts.json").read_text())
     assert len(parts["synthesis"]["arrays"]) >= 5
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np, tfcodec
+image = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
+model = sys.argv[1]
+data = tfcodec.compress(image, 50, model, engine="litert")
+if "before" in sys.argv:
+    tfcodec.decompress(data, model, engine="litert")
+if not os.fork():
+    signal.alarm(50)
+    assert tfcodec.compress(image, 50, model, engine="litert") == data
+    tfcodec.decompress(data, model, engine="litert")
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_forked_process_loads_networks_of_its_own(when):
+    line = [sys.executable, "-c", FORKED, str(GOLDEN / "model"), when]
+    done = subprocess.run(
+        line, cwd=GOLDEN.parents[1], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "7\n", done.stderr
+
+
+def test_nothing_but_a_model_is_replaced_by_an_export(tmp_path):
+    pytest.importorskip("tensorflow_compression")
+    from tfcodec import litert_export, reencode
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "diary.txt").write_text("dear")
+    (tmp_path / "file").write_text("dear")
+    for name in ("folder", "file"):
+        for make in (litert_export.export, reencode.reencode):
+            with pytest.raises(ValueError, match="exists, and is no model"):
+                make(GOLDEN / "model", tmp_path / name)
+    assert (tmp_path / "folder" / "diary.txt").read_text() == "dear"
+    assert (tmp_path / "file").read_text() == "dear"
+    (tmp_path / "empty").mkdir()
+    registry.check_replaceable(tmp_path / "empty")
+    registry.check_replaceable(GOLDEN / "model")
 
 
 @pytest.mark.parametrize("name", ["parts.json", "rest.npz"])

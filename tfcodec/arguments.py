@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that can print any file name on any terminal."""
 
     def error(self, message):
+        if message.startswith("unrecognized arguments") and " -" not in message:
+            message += "; files come before options, and OUT right after IN or by -o"
         say(self.format_usage(), sys.stderr, end="")
         say(shown(f"{self.prog}: error: {message}"), sys.stderr)
         sys.exit(2)

@@ -249,6 +249,7 @@ def decompress(
         [height, width, 2] greyscale and alpha, [height, width, 4] RGB and alpha.
 
     Raises:
+        TypeError: `data` is not bytes.
         CorruptStream: the file is damaged.
         UnsupportedStream: its version, model or size is not supported.
         ValueError: the crop is not within the image; there is no such model or engine;
@@ -256,7 +257,7 @@ def decompress(
         RuntimeError: the process was forked, see above.
     """
     limits = limits.for_pixels(max_pixels)
-    header, chunks = bitstream.unpack(bytes(data), limits)
+    header, chunks = bitstream.unpack(_bytes(data), limits)
     region = region_of(header, crop)
     extra = None if model is None else registry.resolve(model)
     found = registry.find(header.fingerprint, extra)
@@ -282,6 +283,15 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
     return box
 
 
+def _bytes(data) -> bytes:
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise TypeError(
+            f"the bytes of a file are wanted, not {type(data).__name__}"
+        ) from None
+
+
 def metadata(
     data: bytes,
     limits: Limits = Limits(),  # noqa: B008
@@ -299,7 +309,7 @@ def metadata(
         StreamError: as `decompress`.
     """
     limits = limits.for_pixels(max_pixels)
-    return bitstream.metadata(bitstream.unpack(bytes(data), limits)[1], limits)
+    return bitstream.metadata(bitstream.unpack(_bytes(data), limits)[1], limits)
 
 
 def compress_batch(images: Iterable[np.ndarray], *args, **settings) -> list[bytes]:
@@ -363,7 +373,7 @@ def info(
     Raises:
         StreamError: as `decompress`.
     """
-    data = bytes(data)
+    data = _bytes(data)
     header, chunks = bitstream.unpack(data, limits.for_pixels(max_pixels))
     try:
         model = registry.find(header.fingerprint)

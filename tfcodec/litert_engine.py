@@ -18,6 +18,8 @@ from tfcodec.compression import WORKERS
 from tfcodec.constants import NOISE_PERIOD
 
 DEFAULT = "serving_default"  # the signature of a file that has only one
+# Networks that a parent process loaded before this one was forked from it.
+_of_parents: list[dict] = []
 
 
 def installed() -> bool:
@@ -122,6 +124,8 @@ class LiteRTEngine:
         """
         with self.loading:
             if self.process != os.getpid():
+                # To free an interpreter whose threads are gone would crash.
+                _of_parents.append(self.loaded)
                 self.process, self.loaded = os.getpid(), {}
             if name not in self.loaded:
                 self.loaded[name] = Network(self.files.network(name), self.threads)

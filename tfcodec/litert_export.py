@@ -68,12 +68,15 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
 
     Raises:
         Unsuited: the coder has networks that are not exact.
-        ValueError: there is no such model, or `int8` and no `target`.
+        ValueError: there is no such model, or `int8` and no `target`; or `target`
+            exists, and is no model.
         OSError: the directory could not be written.
     """
     source = registry.resolve(directory)
     if int8 and not target:
         raise ValueError("weights of 8 bits need a directory to write them to")
+    if target:
+        registry.check_replaceable(pathlib.Path(target))
     model = architectures.from_card(source.card)
     weights.load_model(model, source.path)
     if getattr(model.coder, "residual_nets", None):
@@ -96,6 +99,11 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             litert_files.write_whole(part / registry.LITERT, made, numbers)
             (part / "card.json").write_text(json.dumps(source.card, indent=1) + "\n")
         return target
+    return _added(source, made, numbers)
+
+
+def _added(source, made, numbers) -> pathlib.Path:
+    """Adds `litert` to the directory of a model; returns its path."""
     compact = litert_files.Compact(source.path, stored_arrays(source))
     coder = walk.coder_of(numbers)
     for name, data in made.items():

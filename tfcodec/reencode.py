@@ -71,6 +71,7 @@ def reencode(
         raise ValueError(f"error_bits must be above 0, not {error_bits}")
     if directory.resolve() == source.path.resolve():
         raise ValueError(f"{directory} is the model itself: name another directory")
+    registry.check_replaceable(directory)
     built = same_decoder.rebuilt(source)
     quantiser = built.coder.quantiser
     if quantiser:

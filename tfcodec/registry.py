@@ -74,7 +74,9 @@ class Model:
         """
         path = pathlib.Path(path)
         if not (path / "card.json").is_file():
-            raise ValueError(f"not a model directory: {path} has no card.json")
+            inside = path / "model"  # of a run directory of `train.py`
+            hint = f"; {inside} is one" if (inside / "card.json").is_file() else ""
+            raise ValueError(f"not a model directory: {path} has no card.json{hint}")
         if not (path / "saved_model.pb").is_file() and not (path / LITERT).is_dir():
             raise ValueError(f"not a model directory: {path} has no saved_model.pb")
         try:
@@ -205,6 +207,17 @@ def models() -> list[Model]:
     return [Model.at(path) for path in paths if (path / "card.json").is_file()]
 
 
+def check_replaceable(directory: pathlib.Path) -> None:
+    """Raises ValueError if a directory to make exists and is neither empty nor a model.
+
+    Tools replace a model by a new one of the same name, but nothing else.
+    """
+    if (directory / "card.json").is_file() or not os.path.lexists(directory):
+        return
+    if not directory.is_dir() or any(directory.iterdir()):
+        raise ValueError(f"{directory} exists, and is no model: give another name")
+
+
 def resolve(name_or_dir: str | os.PathLike) -> Model:
     """Returns a shipped model by name, or the model in a directory.
 
@@ -212,7 +225,8 @@ def resolve(name_or_dir: str | os.PathLike) -> Model:
     same name.
 
     Raises:
-        ValueError: there is neither; the message lists the shipped models.
+        ValueError: there is neither; the message lists the shipped models. Or it is a
+            model for TensorFlow Serving alone.
     """
     shipped = {model.name: model for model in models()}
     if name_or_dir in shipped:
@@ -220,7 +234,13 @@ def resolve(name_or_dir: str | os.PathLike) -> Model:
     if name_or_dir not in {entry.name for entry in ENTRIES}:
         path = pathlib.Path(name_or_dir)
         if path.is_dir():
-            return Model.at(path)
+            model = Model.at(path)
+            if "limits" in model.card:  # as `serving.export` writes it
+                raise ValueError(
+                    f"{path} is a model for TensorFlow Serving alone: give the one "
+                    "that it was exported from"
+                )
+            return model
     raise ValueError(
         f"no model {str(name_or_dir)!r}: not a directory, and the shipped models are: "
         f"{', '.join(shipped) or 'none in this installation'}"

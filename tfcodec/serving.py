@@ -191,8 +191,11 @@ def export(
         The directory of the new version.
 
     Raises:
+        ValueError: the model has no SavedModel.
         OSError: the version could not be written; nothing of it is left.
     """
+    if not (model.path / "saved_model.pb").is_file():
+        raise ValueError(f"{model.path} has files for LiteRT alone, and no SavedModel")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     numbers = [int(x.name) for x in directory.iterdir() if x.name.isdigit()]
