@@ -78,7 +78,7 @@ def test_colours_that_no_profile_can_say_are_named(transfer, name):
     chunk = b"cICP", bytes([9, transfer, 0, 1])
     found = read(made.png(SMALL, 8, 2, chunk))
     assert found.metadata == {}
-    assert found.notes == [f"not kept: cICP of {name}, which no ICC profile says"]
+    assert found.notes == [f"not kept: cICP of {name}, which ICC cannot describe"]
 
 
 def test_code_points_of_a_png_count_more_than_its_profile_and_that_more_than_gamma():
@@ -119,7 +119,7 @@ def test_code_points_of_an_avif_become_an_icc_profile():
     wanted = profiles.profile(profiles.of_code_points(12, 13))
     assert found.metadata == {"icc_profile": wanted}
     hdr = read(data[:at] + struct.pack(">HH", 9, 16) + data[at + 4 :])
-    assert hdr.notes == ["not kept: nclx of PQ, which no ICC profile says"]
+    assert hdr.notes == ["not kept: nclx of PQ, which ICC cannot describe"]
 
 
 # What is not kept ------------------------------------------------------------------

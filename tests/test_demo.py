@@ -137,7 +137,7 @@ def test_bad_requests_are_answered_in_words(port, at):
     assert "0.5 MB" in refused(port, new, bytes(500_001), 413)
     for body, words in (
         (b"{", "Expecting"),
-        (b"[]", "a number"),
+        (b"[]", "no JSON object"),
         ({}, "wanted"),
         ({"quality": 5, "max_bytes": 5}, "wanted"),
         ({"quality": "high"}, "a number"),
