@@ -13,10 +13,8 @@ import numpy as np
 
 from tfcodec import classical, codec, files, images, quality
 
-SIDE, STEP = (
-    112,
-    8,
-)  # of the square, and between the places where it is tried, in pixels
+SIDE = 112  # of the square, in pixels
+STEP = 8  # pixels between the places where it is tried
 REDDER = 60  # levels by which a pixel's red sample exceeds the others if it is red
 LEAST = 8000  # sum of differences below which an image has no red detail
 

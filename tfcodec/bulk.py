@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tfcodec import codec, engine, evaluation, forks, images, quality, registry
+from tfcodec import codec, engine, evaluation, images, quality, registry
 from tfcodec import pixels as pixels_
 from tfcodec.litert_engine import LiteRTEngine
 
@@ -178,8 +178,6 @@ class Models:
         if (path, identity) not in self.found:
             model = registry.Model.at(path)
             kind = engine.ENGINES[engine.chosen(model, self.wanted, self.effort)]
-            if kind is not LiteRTEngine:
-                forks.check()
             if kind is LiteRTEngine:
                 kind = functools.partial(LiteRTEngine, threads=self.threads)
             self.found[path, identity] = engine.Codec(model, kind)

@@ -285,7 +285,7 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
 
 def _bytes(data) -> bytes:
     try:
-        return bytes(memoryview(data))
+        return data if type(data) is bytes else bytes(memoryview(data))
     except TypeError:
         raise TypeError(
             f"the bytes of a file are wanted, not {type(data).__name__}"

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from tfcodec import codec, engine, forks, planes, registry
+from tfcodec import codec, engine, planes, registry
 from tfcodec.tensorflow_engine import TensorFlowEngine, rewrite_nothing
 
 
@@ -52,11 +52,6 @@ def _loaded(path: str, identity: str) -> engine.Codec:
     return engine.Codec(registry.Model.at(path), PipelineEngine)
 
 
-def _load(path, identity):
-    forks.check()
-    return _loaded(path, identity)
-
-
 def _tensorflow():
     """Returns the module; raises ImportError, which says what to install."""
     try:
@@ -71,7 +66,7 @@ def _tensorflow():
 @contextlib.contextmanager
 def _called_by_tensorflow():
     """Makes the functions of `codec` use a `PipelineEngine`, within this context."""
-    token = codec.loader.set(_load)
+    token = codec.loader.set(_loaded)
     try:
         yield
     finally:

@@ -60,6 +60,7 @@ class TensorFlowEngine:
     def __init__(self, model: registry.Model):
         import tensorflow as tf
 
+        self.check()
         memory.keep_freed()
         self.model, self.tf = model, tf
         self.parts = self._parts(str(model.path))
