@@ -102,6 +102,18 @@ def test_there_and_back(image, capsys):
     assert sorted(os.listdir()) == ["back.png", "in.png", "in.tfc"]
 
 
+def test_a_format_that_has_no_such_side_is_told_before_decoding(capsys, monkeypatch):
+    Image.new("L", (300, 1)).save("wide.png")
+    call("compress", "wide.png")
+    os.remove("wide.png")
+    with monkeypatch.context() as here:
+        here.setattr(codec, "decompress", lambda *_, **__: pytest.fail("decoded"))
+        assert "300x1: ICO has at most 256 pixels" in fails(
+            capsys, "decompress", "wide.tfc", "wide.ico"
+        )
+    assert call("decompress", "wide.tfc", "part.ico", "--crop", "9,0,256,1") == 0
+
+
 def test_output_names_follow_the_input(image, folder):
     os.rename("in.png", "a.b.jpeg")
     assert call("compress", folder / "a.b.jpeg") == 0

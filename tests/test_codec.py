@@ -243,6 +243,13 @@ def test_bad_settings_are_value_errors(model, settings):
         tfcodec.compress(layouts()["RGBA"], model=model, **settings)
 
 
+def test_exif_is_stored_from_its_tiff_header_on(model):
+    data = b"II*\0\x08\0\0\0\0\0\0\0\0\0"
+    for given in (data, b"Exif\0\0" + data, bytearray(data), memoryview(data)):
+        file = tfcodec.compress(IMAGE[:8, :8], model=model, exif=given)
+        assert tfcodec.metadata(file) == {"exif": data}
+
+
 @pytest.mark.parametrize(
     ("image", "error", "words"),
     [

@@ -61,6 +61,20 @@ def test_an_icon_is_whole_or_refused():
         written("ICO", large)
 
 
+@pytest.mark.parametrize("form", [k for k, v in formats.FORMS.items() if v.side])
+def test_a_side_that_a_format_has_not_is_refused_and_one_less_is_read(form):
+    most = formats.FORMS[form].side
+    for height, width in ((1, most + 1), (most + 1, 1)):
+        with pytest.raises(ValueError, match=f"{width}x{height}: {form} has at most"):
+            formats.write(
+                io.BytesIO(), form, Picture(np.zeros((height, width), np.uint8))
+            )
+    if form in EXACT and form in _writable():
+        for shape in ((1, most, 3), (most, 1, 3)):
+            picture = Picture(RNG.integers(0, 256, shape, np.uint8))
+            assert np.array_equal(written(form, picture)[1].pixels, picture.pixels)
+
+
 def test_what_a_gif_loses_is_said():
     noise = RNG.integers(0, 256, (40, 40, 3), np.uint8)
     assert written("GIF", Picture(noise))[0] == [

@@ -40,6 +40,7 @@ arbitrary bytes.
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import struct
 import zlib
 from collections.abc import Sequence
@@ -112,8 +113,8 @@ class Limits:
         """
         if pixels is None:
             return self
-        if pixels < 0:
-            raise ValueError(f"max_pixels must be 0 (no limit) or more, not {pixels}")
+        if not (isinstance(pixels, numbers.Real) and pixels >= 0):
+            raise ValueError(f"max_pixels must be 0 (no limit) or more, not {pixels!r}")
         most = pixels and self.decoded_bytes and max(self.decoded_bytes, 4 * pixels)
         tiles = pixels and self.tiles
         return dataclasses.replace(self, pixels=pixels, decoded_bytes=most, tiles=tiles)

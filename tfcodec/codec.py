@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import functools
 import inspect
+import operator
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from tfcodec import bitstream, forks, metrics, planes, quality, registry
 from tfcodec import engine as engines
+from tfcodec import exif as exif_data
 from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
@@ -99,7 +101,8 @@ def compress(
     Args:
         image: uint8 [height, width, 3], RGB, any size from 1x1; or [height, width] or
             [height, width, 1], greyscale; 2 channels are greyscale and alpha, 4 are RGB
-            and alpha. Images over 2 megapixels are coded in tiles, in little more
+            and alpha. Or a Pillow image of mode L, LA, RGB or RGBA, whose pixels alone
+            are taken. Images over 2 megapixels are coded in tiles, in little more
             memory than one of 2 megapixels takes.
         quality: 0 (smallest) to 100 (best), in steps of a hundredth. A model trained
             for one rate ignores it.
@@ -118,7 +121,7 @@ def compress(
             memory: 50 is medium quality, 70 high, 90 visually lossless.
         alpha_quality: 0 to 100 for lossy alpha; by default alpha is lossless.
         icc_profile, exif, xmp: stored in the file unchanged; EXIF from its TIFF
-            header on.
+            header on, without the prefix "Exif" and two zeros that Pillow's has.
         verify: whether to decode what was coded, and compare.
         max_pixels: the largest width times height, 0 for any; by default that of
             `Limits`, so that every reader opens the file.
@@ -130,13 +133,14 @@ def compress(
         A whole `.tfc` file.
 
     Raises:
-        TypeError, ValueError: the image, quality, model or effort is not as above.
+        TypeError, ValueError: an argument is not as above.
         OutOfReach: (a ValueError) no quality meets the target.
         RuntimeError: `verify` found that the file does not decode to what was coded; or
             the process was forked, see above.
     """
     image = planes.checked_image(image)
     engines.check_size(image, max_pixels)
+    metadata = _metadata(icc_profile=icc_profile, exif=exif, xmp=xmp)
     steps_of(effort)  # before an engine is loaded for it
     target = target_of(
         image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
@@ -144,7 +148,7 @@ def compress(
     )  # fmt: skip
     return load(model, engine, effort).compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
-        metadata={"icc_profile": icc_profile, "exif": exif, "xmp": xmp}, verify=verify,
+        metadata=metadata, verify=verify,
     )  # fmt: skip
 
 
@@ -165,7 +169,7 @@ def check_settings(**settings) -> None:
     found = given.arguments
     quality.check(found["quality"])
     if found["alpha_quality"] is not None:
-        quality.check(found["alpha_quality"])
+        quality.check(found["alpha_quality"], "alpha_quality")
     steps_of(found["effort"])
     registry.resolve(found["model"])
     target_of((1, 1), **{name: found[name] for name in TARGETS})
@@ -273,7 +277,12 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
     """
     if crop is None:
         return None
-    x, y, width, height = (int(value) for value in crop)
+    try:
+        x, y, width, height = map(operator.index, crop)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"crop must be four whole numbers, x, y, width and height, not {crop!r}"
+        ) from None
     box = Box(y, x, y + height, x + width)
     if not box or box & Box(0, 0, header.height, header.width) != box:
         raise ValueError(
@@ -283,13 +292,23 @@ def region_of(header: Header, crop: Sequence[int] | None) -> Box | None:
     return box
 
 
-def _bytes(data) -> bytes:
+def _bytes(data, what: str = "a file") -> bytes:
     try:
         return data if type(data) is bytes else bytes(memoryview(data))
     except TypeError:
         raise TypeError(
-            f"the bytes of a file are wanted, not {type(data).__name__}"
+            f"the bytes of {what} are wanted, not {type(data).__name__}"
         ) from None
+
+
+def _metadata(**given) -> dict[str, bytes]:
+    """Returns the metadata that there is, by name, as a file stores it."""
+    found = {
+        name: _bytes(value, name) for name, value in given.items() if value is not None
+    }
+    if "exif" in found:
+        found["exif"] = found["exif"].removeprefix(exif_data.PREFIX)
+    return found
 
 
 def metadata(

@@ -158,6 +158,7 @@ def decompress(args: argparse.Namespace) -> bool:
         raise ValueError("--crop cannot be used with --server")
     server = args.server and predict.Server(args.server)
     most = {"max_pixels": args.max_pixels}
+    limits = bitstream.Limits().for_pixels(args.max_pixels)
 
     def work(data, progress):
         if server:
@@ -172,6 +173,9 @@ def decompress(args: argparse.Namespace) -> bool:
         # First, as it fails if the format cannot be written.
         path = pathlib.Path(job.target)
         form = "PNG" if job.streams and not path.suffix else images.form_of(path)
+        header, _ = bitstream.unpack(data, limits)
+        wanted = codec.region_of(header, args.crop) or header
+        images.check_side(form, wanted.height, wanted.width)
         start = time.perf_counter()
         pixels = work(data, progress)
         seconds = time.perf_counter() - start

@@ -189,6 +189,8 @@ class Codec:
         image = planes.checked_image(image)
         layout = planes.LAYOUTS[planes.channels_of(image)]
         compression.steps_of(effort)
+        if alpha_quality is not None:
+            quality.check(alpha_quality, "alpha_quality")
         height, width = image.shape[:2]
         header = Header(
             self.model.fingerprint, width, height, quality.check(quality_), layout,

@@ -22,7 +22,7 @@ class Form:
         modes: Pillow's modes that it stores without conversion.
         keeps: kinds of metadata that it stores.
         options: arguments of Pillow's `save` for the least loss.
-        side: longest side, in pixels; 0: Pillow checks that.
+        side: the longest side that can be written and read, in pixels; 0 for any.
         turns: whether readers turn the picture as EXIF says, so that the orientation
             can stay in EXIF.
         loses: in words, what is lost in addition.
@@ -38,35 +38,45 @@ class Form:
 
 _PLAIN = ("L", "RGB")
 _ALL = extras.KINDS
+_CODED = 65_500  # the longest side in pixels that libjpeg and libheif write
 # Pillow's formats that can store a photograph; others are refused.
 FORMS = {
-    "AVIF": Form(keeps=_ALL, options={"quality": 95}, turns=False),
+    # Above that side libavif writes files that it does not read.
+    "AVIF": Form(keeps=_ALL, options={"quality": 95}, side=32_768, turns=False),
     "BMP": Form(_PLAIN),
     "DDS": Form(),
     "DIB": Form(_PLAIN),
     "EPS": Form(_PLAIN),
-    "GIF": Form(("L", "RGB", "RGBA")),
-    "HEIF": Form(keeps=_ALL, options={"quality": 95, "chroma": 444}, turns=False),
+    "GIF": Form(("L", "RGB", "RGBA"), side=65_535),
+    "HEIF": Form(
+        keeps=_ALL,
+        options={"quality": 95, "chroma": 444},
+        side=_CODED,
+        turns=False,
+    ),
     "ICO": Form(side=256),
     "IM": Form(),
-    "JPEG": Form(_PLAIN, _ALL, {"quality": 95, "subsampling": 0}),
+    "JPEG": Form(_PLAIN, _ALL, {"quality": 95, "subsampling": 0}, side=_CODED),
     "JPEG2000": Form(),
     "JXL": Form(
         keeps=frozenset({"exif", "xmp"}),
         options={"lossless": True, "use_container": True},
         turns=False,
     ),
-    "PCX": Form(_PLAIN),
+    "PCX": Form(_PLAIN, side=65_534),
     "PDF": Form(
-        _PLAIN, options={"quality": 95}, loses="exact pixels: a PDF holds a JPEG"
+        _PLAIN,
+        options={"quality": 95},
+        side=_CODED,
+        loses="exact pixels: a PDF holds a JPEG",
     ),
     "PNG": Form(keeps=_ALL),
     "PPM": Form(_PLAIN),
     "QOI": Form(("RGB", "RGBA")),
-    "SGI": Form(("L", "RGB", "RGBA")),
-    "TGA": Form(),
+    "SGI": Form(("L", "RGB", "RGBA"), side=65_535),
+    "TGA": Form(side=65_535),
     "TIFF": Form(keeps=_ALL),
-    "WEBP": Form(keeps=_ALL, options={"lossless": True}),
+    "WEBP": Form(keeps=_ALL, options={"lossless": True}, side=16_383),
 }
 
 
@@ -91,6 +101,20 @@ def form_of(path: pathlib.Path) -> str:
     return form
 
 
+def check_side(form: str, height: int, width: int) -> None:
+    """Raises ValueError if a format has no images of so many pixels.
+
+    Args:
+        form: Pillow's name of the format, a key of `FORMS`.
+        height, width: of the image in pixels.
+    """
+    most = FORMS[form].side
+    if most and max(height, width) > most:
+        raise ValueError(
+            f"{width}x{height}: {form} has at most {most} pixels a side; try .png"
+        )
+
+
 def write(
     file: BinaryIO, form: str, picture: Picture, strip: bool = False
 ) -> list[str]:
@@ -107,9 +131,7 @@ def write(
         OSError, ValueError: the format cannot store it, or the disk is full.
     """
     about, notes = FORMS[form], []
-    longest = max(picture.pixels.shape[:2])
-    if about.side and longest > about.side:
-        raise ValueError(f"{form} has at most {about.side} pixels a side; try .png")
+    check_side(form, *picture.pixels.shape[:2])
     kept = {} if strip else dict(picture.metadata)
     for name, value in list(kept.items()):
         # In a JPEG, EXIF and XMP must each fit in one segment.

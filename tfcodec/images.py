@@ -15,13 +15,13 @@ from typing import BinaryIO
 import numpy as np
 
 from tfcodec import bitstream, exif, extras, headers, jpegs, pixels, plugins, tiff
-from tfcodec.formats import form_of, write
+from tfcodec.formats import check_side, form_of, write
 from tfcodec.pixels import Picture
 from tfcodec.tiff import Unfit
 
 __all__ = [
-    "EXIF_PREFIX", "Picture", "Unfit", "form_of", "picture_of", "read", "read_rgb",
-    "size_of", "write",
+    "EXIF_PREFIX", "Picture", "Unfit", "check_side", "form_of", "picture_of", "read",
+    "read_rgb", "size_of", "write",
 ]  # fmt: skip
 EXIF_PREFIX = exif.PREFIX
 

@@ -12,6 +12,10 @@ from tfcodec.bitstream import GREY, GREY_ALPHA, RGB, RGBA, CorruptStream
 # Channels of an array -> layout; None is a greyscale image without an axis of channels.
 LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
 
+# Modes of Pillow whose arrays have these channels. Arrays of others look alike: palette
+# indexes like greyscale, CMYK like RGB and alpha.
+MODES = ("L", "LA", "RGB", "RGBA")
+
 # Lossy alpha of up to this becomes 0, and of 255 minus up to this becomes 255.
 ALPHA_SNAP = 8
 
@@ -19,13 +23,23 @@ ALPHA_SNAP = 8
 def checked_image(image) -> np.ndarray:
     """Returns `image` as an array, after checking its type and shape.
 
+    Args:
+        image: an array, or what NumPy makes one of, such as a Pillow image.
+
     Raises:
-        TypeError: it is not uint8.
+        TypeError: it is not uint8, or a Pillow image of a mode other than `MODES`.
         ValueError: it has no pixels, or is not [h, w] or [h, w, 1 to 4 channels].
     """
-    image = np.asarray(image)
+    mode = getattr(image, "mode", None)
+    if hasattr(image, "getbands") and mode not in MODES:
+        raise TypeError(
+            f"a Pillow image must be of mode {', '.join(MODES[:-1])} or {MODES[-1]}, "
+            f"not {mode}: convert it by image.convert"
+        )
+    given, image = image, np.asarray(image)
     if image.dtype != np.uint8:
-        raise TypeError(f"an image must be uint8, not {image.dtype}")
+        kind = type(given).__name__ if image.dtype.kind in "OSU" else image.dtype
+        raise TypeError(f"an image must be uint8, not {kind}")
     shape = image.shape
     if len(shape) not in (2, 3) or 0 in shape or channels_of(image) not in LAYOUTS:
         raise ValueError(

@@ -143,15 +143,15 @@ def _out_of_reach(target, measured):
     )
 
 
-def check(quality: float) -> float:
+def check(quality: float, name: str = "quality") -> float:
     """Returns `quality` as a float in hundredths, as a file stores it.
 
     Raises:
-        ValueError: not a number from 0 to 100.
+        ValueError: not a number from 0 to 100; the message has the name.
     """
-    value = _number("quality", quality)
+    value = _number(name, quality)
     if not 0 <= value <= MAXIMUM:
-        raise ValueError(f"quality must be from 0 to 100, not {quality}")
+        raise ValueError(f"{name} must be from 0 to 100, not {quality}")
     return round(value, 2)
 
 
