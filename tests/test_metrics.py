@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -73,6 +74,34 @@ def test_too_small_for_ms_ssim():
     for size in ((160, 500), (500, 160), (1, 1)):
         with pytest.raises(ValueError, match="161"):
             metrics.ms_ssim(photo(*size), photo(*size))
+
+
+@pytest.mark.parametrize(
+    ("metric", "most"),
+    [
+        (metrics.mse, 1), (metrics.psnr, 1), (metrics.psnr_ycbcr, 1),
+        (metrics.ms_ssim, 12),
+    ],
+)  # fmt: skip
+def test_an_image_is_compared_without_floats_for_all_of_it(metric, most):
+    a = RANDOM.integers(0, 256, (2000, 900, 3), np.uint8)
+    b = RANDOM.integers(0, 256, (2000, 900, 3), np.uint8)
+    tracemalloc.start()
+    metric(a, b)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < most * a.size
+
+
+@pytest.mark.parametrize("height", [1, 32, 33, 64, 170])
+def test_strips_of_rows_make_no_difference(height):
+    a, b = photo(height, 200), photo(height, 200, 20)
+    change = a.astype(float) - b
+    assert metrics.mse(a, b) == pytest.approx(np.mean(change**2), rel=1e-12)
+    errors = np.mean((change @ metrics.YCBCR.T) ** 2, (0, 1))
+    decibels = 10 * np.log10(255**2 / errors)
+    expected = decibels @ [0.75, 0.125, 0.125]
+    assert metrics.psnr_ycbcr(a, b) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("metric", [metrics.mse, metrics.psnr, metrics.ms_ssim])

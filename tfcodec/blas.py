@@ -1,9 +1,9 @@
 """Keeps NumPy's matrix products on the thread that calls them.
 
-The coder computes some hundred small products per tile. If BLAS divides each among
-threads, they wait for each other at every product. When other programs used the
-processor too, or a container had fewer cores than it could see, that took ten times as
-long as a single thread. Tiles are coded in parallel anyway.
+The coder computes some hundred small products per tile, and metrics thousands per
+image. If BLAS divides each among threads, they wait for each other at every product.
+When other programs used the processor too, or a container had fewer cores than it could
+see, that took ten times as long as a single thread. Tiles are coded in parallel anyway.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PSNR, SSIM, MS-SSIM, bits per pixel, BD-rate and BD-PSNR (NumPy only).
+"""PSNR, SSIM, MS-SSIM, bits per pixel, BD-rate and BD-PSNR, by NumPy.
 
 Images are [height, width, channels] or [height, width], with values of 0 to 255 in any
 type.
@@ -7,6 +7,8 @@ type.
 from __future__ import annotations
 
 import numpy as np
+
+from tfcodec import blas
 
 PEAK = 255.0
 
@@ -19,6 +21,7 @@ WINDOW /= WINDOW.sum()
 # column i on.
 BAND = np.stack([np.pad(WINDOW, (i, 31 - i)) for i in range(32)])
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+STRIP = len(BAND)  # rows of an image that are compared at a time
 # The smallest side, in pixels, for which one window fits into the last scale.
 SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 
@@ -39,7 +42,7 @@ def mse(a: np.ndarray, b: np.ndarray) -> float:
         ValueError: the shapes differ, or there are no pixels.
     """
     a, b = _pair(a, b)
-    return float(np.mean(np.square(a - b)))
+    return sum(np.sum(np.square(x - y)) for x, y in _strips(a, b)) / a.size
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -69,7 +72,8 @@ def psnr_ycbcr(a: np.ndarray, b: np.ndarray) -> float:
         ValueError: as `mse`.
     """
     a, b = _pair(a, b)
-    errors = np.mean(np.square((a - b) @ YCBCR.T), (0, 1))
+    sums = (np.square((x - y) @ YCBCR.T).sum((0, 1)) for x, y in _strips(a, b))
+    errors = sum(sums) / (a.shape[0] * a.shape[1])
     rest = errors > 1e-9  # equal planes have less, by rounding
     if not rest.any():
         return float("inf")
@@ -85,7 +89,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     Raises:
         ValueError: as `mse`, or a side is under 11 pixels, too small for one window.
     """
-    return _ssim(next(_scales(a, b, 1)))
+    return float(next(_scales(a, b, 1))[0].mean())
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -107,8 +111,8 @@ def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     Raises:
         ValueError: as `ms_ssim`.
     """
-    terms = list(_scales(a, b, len(SCALE_WEIGHTS)))
-    return _ssim(terms[0]), _ms_ssim(terms)
+    means = list(_scales(a, b, len(SCALE_WEIGHTS)))
+    return float(means[0][0].mean()), _ms_ssim(means)
 
 
 def ssim_terms(a, b, blur):
@@ -200,7 +204,7 @@ def bd_psnr(rates_a, psnr_a, rates_b, psnr_b) -> float:
 
 
 def _pair(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {list(a.shape)} and {list(b.shape)}")
     if not a.size:
@@ -208,25 +212,35 @@ def _pair(a, b):
     return a, b
 
 
-def _blur(image):
-    """Weighted mean under each whole window: [h, w, c] to [h - 10, w - 10, c]."""
+def _strips(a, b, margin: int = 0):
+    """Yields rows of two images as float64, `STRIP` of them and `margin` more.
+
+    The margin is the beginning of the next strip. Strips fit into the processor's
+    cache, and a whole image in float64 may not fit into memory.
+    """
+    for top in range(0, len(a) - margin, STRIP):
+        rows = slice(top, top + STRIP + margin)
+        yield np.asarray(a[rows], np.float64), np.asarray(b[rows], np.float64)
+
+
+def _blur(planes):
+    """Weighted mean under each whole window: [c, h, w] to [c, h - 10, w - 10].
+
+    There are at most `STRIP` + 10 rows.
+    """
     margin, block = len(WINDOW) - 1, len(BAND)
-    for _ in range(2):  # rows, turn, columns, turn back
-        image = np.ascontiguousarray(image)
-        flat = image.reshape(len(image), -1)
-        rows = len(image) - margin
-        means = np.empty((rows, flat.shape[1]))
-        for i in range(0, rows, block):  # matrix products are the fastest way
-            n = min(block, rows - i)
-            np.matmul(
-                BAND[:n, : n + margin], flat[i : i + n + margin], out=means[i : i + n]
-            )
-        image = means.reshape(rows, *image.shape[1:]).swapaxes(0, 1)
-    return image
+    _, height, width = planes.shape
+    lines = BAND[: height - margin, :height] @ planes
+    blocks = []
+    for left in range(0, width - margin, block):  # matrix products are the fastest way
+        right = min(left + block + margin, width)
+        across = BAND[: right - left - margin, : right - left]
+        blocks.append(lines[..., left:right] @ across.T)
+    return np.concatenate(blocks, -1)
 
 
 def _scales(a, b, count):
-    """Yields luminance and contrast-structure terms of each scale, [h, w, c]."""
+    """Yields the means of `_means` of each scale."""
     a, b = _pair(a, b)
     if a.ndim == 2:
         a, b = a[..., None], b[..., None]
@@ -238,28 +252,34 @@ def _scales(a, b, count):
     for scale in range(count):
         if scale:
             a, b = _halve(a), _halve(b)
-        yield ssim_terms(a, b, _blur)
+        yield _means(a, b)
 
 
-def _ssim(terms):
-    luminance, contrast = terms
-    return float(np.mean(luminance * contrast))
+@blas.one_thread
+def _means(a, b):
+    """Means of SSIM and of its contrast-structure term by channel, [2, channels]."""
+    margin = len(WINDOW) - 1
+    sums = np.zeros([2, a.shape[2]])
+    for x, y in _strips(a, b, margin):
+        planes = (np.ascontiguousarray(each.transpose(2, 0, 1)) for each in (x, y))
+        luminance, contrast = ssim_terms(*planes, _blur)
+        sums += (luminance * contrast).sum((1, 2)), contrast.sum((1, 2))
+    return sums / ((a.shape[0] - margin) * (a.shape[1] - margin))
 
 
 def _ms_ssim(scales):
-    result = 1.0
-    for scale, (luminance, contrast) in enumerate(scales):
-        last = scale == len(SCALE_WEIGHTS) - 1
-        term = luminance * contrast if last else contrast
-        result *= np.maximum(term.mean((0, 1)), 0) ** SCALE_WEIGHTS[scale]
-    return float(np.mean(result))
+    """Returns MS-SSIM of what `_means` returns for each scale."""
+    terms = np.stack([contrast for _, contrast in scales[:-1]] + [scales[-1][0]])
+    weights = np.array(SCALE_WEIGHTS)[:, None]
+    return float(np.mean(np.prod(np.maximum(terms, 0) ** weights, 0)))
 
 
 def _halve(image):
+    """Means of 2x2 pixels, as float64; an odd last row or column is repeated."""
     height, width = image.shape[:2]
     image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    top, bottom = image[::2], image[1::2]
-    return (top[:, ::2] + top[:, 1::2] + bottom[:, ::2] + bottom[:, 1::2]) / 4
+    rows = np.add(image[::2], image[1::2], dtype=np.float64)
+    return (rows[:, ::2] + rows[:, 1::2]) / 4
 
 
 def _curve(rates, qualities):

@@ -31,6 +31,7 @@ import types
 
 import numpy as np
 
+from tfcodec import blas
 from tfcodec.metrics import WINDOW
 
 SCALES = 6
@@ -122,6 +123,7 @@ POLYNOMIAL = (
 POWER = 0.6276336467831387
 
 
+@blas.one_thread
 def score(image: np.ndarray, decoded: np.ndarray) -> float:
     """SSIMULACRA2 of two images: 100 is equal, and it may be negative.
 
