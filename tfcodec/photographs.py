@@ -24,6 +24,7 @@ from tfcodec import (
     quality,
     registry,
     report,
+    ssimulacra2,
 )
 
 OURS = "tfcodec"
@@ -167,13 +168,13 @@ class Photograph:
             self.results.popitem(last=False)
         psnr = metrics.psnr(self.pixels, decoded)
         try:
-            similarity = metrics.ms_ssim(self.pixels, decoded)
+            score = ssimulacra2.score(self.pixels, decoded)
         except ValueError:  # The picture is too small.
-            similarity = None
+            score = None
         return {
             "codec": name, "quality": level, "bytes": len(data),
             "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
-            "psnr": psnr if math.isfinite(psnr) else None, "ms_ssim": similarity,
+            "psnr": psnr if math.isfinite(psnr) else None, "ssimulacra2": score,
             "file": file, "png": png,
         }  # fmt: skip
 
