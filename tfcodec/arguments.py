@@ -49,7 +49,9 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments in `argv`; `command` is the name of the command to run."""
+    name = os.path.basename(argv[0])
     parser = Parser(
+        prog="python -m tfcodec" if name == "__main__.py" else name,
         description="A learned image codec that runs wherever a picture is opened.",
         allow_abbrev=False,
     )
