@@ -368,7 +368,9 @@ def add_eval_extras(command) -> None:
         action="append",
         default=[],
         help="a further metric, may be repeated: wasserstein, or module:function of "
-        "two uint8 arrays [height, width, 3], from a module that Python can import",
+        "two uint8 arrays [height, width, 3], from a module that Python can import or "
+        "that lies in the current folder; it raises ValueError for an image that it "
+        "cannot judge",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -381,7 +383,7 @@ def add_eval(commands) -> None:
         commands, "eval", "compare codecs on images: size, quality, time, BD-rate"
     )
     command.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="files, folders and globs"
+        "images", metavar="IMAGES", nargs="+", type=file, help="files, folders, globs"
     )
     command.add_argument(
         "--codecs",
@@ -397,13 +399,16 @@ def add_eval(commands) -> None:
         "jxl:effort=9",
     )
     command.add_argument(
-        "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
+        "--json",
+        metavar="OUT",
+        type=file,
+        help="write all rows as JSON; - for stdout, and the tables go to stderr",
     )
     command.add_argument(
         "--report",
         metavar="OUT.html",
-        type=pathlib.Path,
-        help="write a page of plots, tables and images side by side",
+        type=file,
+        help="write a page of plots, tables and images side by side; - for stdout",
     )
     command.add_argument(
         "--pictures",
