@@ -1,6 +1,6 @@
 """`python compress.py --help`: the command line, run from a checkout."""
 
-from tfcodec import cli
+from tfcodec.__main__ import run
 
 if __name__ == "__main__":
-    cli.run()
+    run()

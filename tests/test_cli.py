@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -627,7 +628,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(image, capsys):
     assert [row["input"] for row in rows] == names
     assert [bool(row.get("error")) for row in rows] == [True, False, True, True, False]
     assert err.count("\n") == 3
-    assert "exists; -f overwrites it" in rows[3]["error"]
+    assert "another input is written there: in.png" in rows[3]["error"]
     assert sorted(glob.glob("*.tfc")) == ["also.tfc", "in.tfc"]
     assert call("compress", "in.png", "in.bmp", "-f") == 1
     assert "another input is written there" in capsys.readouterr().err
@@ -834,6 +835,41 @@ def test_compress_py():
     assert (missing.returncode, missing.stdout) == (1, "")
     assert missing.stderr == "tfcodec: missing.tfc: No such file or directory\n"
     assert shim().returncode == 2
+
+
+# Runs what `tfcodec` and compress.py run, with Ctrl-C while a module is imported.
+INTERRUPTED = """
+import os, signal, sys
+sys.argv[:] = ["tfcodec", "models"]
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tfcodec.commands":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from tfcodec.__main__ import run
+run()
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_while_modules_are_imported_is_quiet(ignored):
+    handler = signal.SIG_IGN if ignored else signal.SIG_DFL
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == (0 if ignored else -signal.SIGINT)
+
+
+def test_the_package_is_a_program(capsys):
+    done = subprocess.run(
+        [sys.executable, "-m", "tfcodec", "compress"],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: python -m tfcodec compress [-h]")
 
 
 def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):

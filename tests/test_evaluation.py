@@ -17,6 +17,7 @@ from PIL import Image
 from tests.test_cli import call, fails, folder, make_model  # noqa: F401
 from tests.test_metrics import photo
 from tfcodec import (
+    averages,
     classical,
     console,
     contestants,
@@ -89,7 +90,7 @@ def test_equal_images_have_no_finite_psnr(images):
 def test_means_are_of_values_per_image(images):
     rows = rows_of(images, Steps())
     coarse = [row for row in rows if row["quality"] == 2]
-    (mean,) = (m for m in evaluation.means(rows) if m["quality"] == 2)
+    (mean,) = (m for m in averages.means(rows) if m["quality"] == 2)
     assert mean["images"] == 2
     for figure in ("bpp", "psnr", "ratio", "ssim"):
         assert mean[figure] == pytest.approx(np.mean([row[figure] for row in coarse]))
@@ -253,7 +254,38 @@ def test_an_image_that_a_metric_of_ones_own_cannot_judge_has_none(images):
     name = f"{__name__}:fussy"
     rows = rows_of(images, Steps(), extra=[name])
     assert [row["metrics"] for row in rows] == [{name: None}] * len(rows)
+    assert rows[0]["lacking"][name] == "this image is too small"
     assert all(row["psnr"] for row in rows[::2])
+
+
+def broken(image, decoded):
+    return decoded.nothing
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_a_metric_that_fails_is_named_with_the_image_and_the_error(images, jobs):
+    name = f"{__name__}:broken"
+    said = rf"^0\.png: metric {name}: AttributeError: .*nothing"
+    with pytest.raises(console.Failure, match=said):
+        rows_of(images, Steps(), extra=[name], jobs=jobs)
+
+
+def test_a_metric_may_lie_in_the_current_folder(images, monkeypatch):
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    text = "def figure(image, decoded):\n    return 4.25\n"
+    pathlib.Path("metric_of_this_folder.py").write_text(text)
+    pathlib.Path("metric_with_a_slip.py").write_text("1 / 0\n")
+    name = "metric_of_this_folder:figure"
+    root = str(pathlib.Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, f"{root}/compress.py", "eval", "0.png", "--codecs", "jpeg:q=5",
+         "--metric", name],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "4.2500" in done.stdout, done.stderr
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match="no metric .*ZeroDivisionError"):
+        evaluation.metric("metric_with_a_slip:figure")
 
 
 def test_ssimulacra2_is_always_reported(images, capsys):
@@ -261,7 +293,7 @@ def test_ssimulacra2_is_always_reported(images, capsys):
     image = read_rgb(images[0])
     assert rows[0]["ssimulacra2"] == ssimulacra2.score(image, image // 2 * 2)
     assert rows[1]["ssimulacra2"] == 100
-    assert evaluation.means(rows)[0]["ssimulacra2"] == pytest.approx(
+    assert averages.means(rows)[0]["ssimulacra2"] == pytest.approx(
         np.mean([row["ssimulacra2"] for row in rows[::2]])
     )
     said = fails(capsys, "eval", ".", "--metric", "ssimulacra2")
@@ -272,8 +304,54 @@ def test_an_image_too_small_for_ssimulacra2_has_none(images):
     Image.fromarray(photo(40, 50)[:7]).save("0.png")
     rows = rows_of(images, Steps())
     assert rows[0]["ssimulacra2"] is None
-    (coarse,) = (m for m in evaluation.means(rows) if m["quality"] == 2)
-    assert coarse["ssimulacra2"] is None
+    (coarse,) = (m for m in averages.means(rows) if m["quality"] == 2)
+    assert coarse["ssimulacra2"] == rows[2]["ssimulacra2"]
+    assert coarse["lacking"] == {
+        "ssim": 1, "ms_ssim": 2, "ms_ssim_db": 2, "ssimulacra2": 1
+    }  # fmt: skip
+    assert coarse["ms_ssim"] is None
+
+
+def test_what_an_image_lacks_is_compared_on_the_others_for_all_codecs(images, capsys):
+    Image.fromarray(photo(170, 180)).save("1.png")
+    line = ["eval", ".", "--codecs", "jpeg:q=20:50:90,webp:q=20:50:90,png"]
+    assert call(*line, "--json", "all.json") == 0
+    note = "MS-SSIM is the mean of 1 of 2 images; left out: 1, first 0.png (MS-SSIM "
+    assert f"note: {note}" in capsys.readouterr().out
+    line[1] = "1.png"
+    assert call(*line, "--json", "one.json") == 0
+    assert "note: " not in capsys.readouterr().out
+    both, one = (
+        json.loads(pathlib.Path(name).read_text()) for name in ("all.json", "one.json")
+    )
+    assert both["notes"][0].startswith(note)
+    assert one["notes"] == []
+    for mean, alone in zip(both["means"], one["means"]):
+        assert (mean["images"], mean["lacking"]["ms_ssim"]) == (2, 1)
+        assert mean["rates"]["ms_ssim"] == alone["bpp"] != mean["bpp"]
+        for figure in ("ms_ssim", "ms_ssim_db"):  # None of PNG: infinite
+            assert mean[figure] == alone[figure]
+    for figure, same in (("ms_ssim_db", True), ("psnr", False)):
+        found = [
+            [pair["bd_rate"] for pair in each["bd"] if pair["figure"] == figure]
+            for each in (both, one)
+        ]
+        assert len(found[0]) == 2
+        assert (found[0] == found[1]) == same
+
+
+def test_an_infinite_figure_is_not_one_that_an_image_lacks(images):
+    Image.new("RGB", (50, 40)).save("0.png")  # which every codec reproduces
+    rows = rows_of(images, Steps(), extra=[f"{__name__}:reciprocal"])
+    (coarse,) = (m for m in averages.means(rows) if m["quality"] == 2)
+    assert coarse["psnr"] is None
+    assert coarse["metrics"] == {f"{__name__}:reciprocal": None}
+    assert coarse["lacking"].keys() == {"ms_ssim", "ms_ssim_db"}
+
+
+def reciprocal(image, decoded):
+    error = metrics.mse(image, decoded)
+    return 1 / error if error else math.inf
 
 
 def test_progress_counts_rows_and_seconds(images):
@@ -346,27 +424,27 @@ def test_every_pair_of_lossy_codecs_is_compared():
         for i in range(4)
     ] + [mean("png", 14.0, None)]
     known = [{"name": "k", "bpp": [1.0, 2], "psnr": [80.0, 90], "ms_ssim": None}]
-    curves = evaluation.curves(means, known)
+    curves = averages.curves(means, known)
     found = {
         (pair["codec"], pair["against"]): (pair["bd_rate"], pair["bd_quality"])
-        for pair in evaluation.pairs(curves)
+        for pair in averages.pairs(curves)
     }
     assert len(found) == 6
     assert found["b", "a"][0] == pytest.approx(-10)
     assert found["b", "a"][1] == pytest.approx(-3 * math.log2(0.9))
     assert found["a", "b"][0] == pytest.approx(100 / 9)
     assert found["k", "a"][0] is None  # no quality in common
-    assert evaluation.pairs(curves, "ms_ssim_db") == []
-    by_points = evaluation.pairs(curves, "ssimulacra2")
+    assert averages.pairs(curves, "ms_ssim_db") == []
+    by_points = averages.pairs(curves, "ssimulacra2")
     assert [pair["against"] for pair in by_points] == ["a", "b"]  # not of the published
     assert by_points[0]["bd_rate"] == pytest.approx(-10)
     assert by_points[0]["bd_quality"] == pytest.approx(-15 * math.log2(0.9))
-    table = summary.pair_table(evaluation.pairs(curves))
+    table = summary.pair_table(averages.pairs(curves))
     assert table.splitlines()[2].split() == ["[2]", "b", "-10.0", ".", "-"]
 
 
 def test_published_curves_say_where_they_are_from():
-    data = json.loads(evaluation.PUBLISHED.read_text("utf-8"))
+    data = json.loads(averages.PUBLISHED.read_text("utf-8"))
     names = [curve["name"] for curve in data["curves"]]
     assert len(set(names)) == len(names)
     for curve in data["curves"]:
@@ -374,15 +452,15 @@ def test_published_curves_say_where_they_are_from():
         assert curve["averaging"]
         assert len(curve["bpp"]) == len(curve["psnr"]) > 1
         assert curve["bpp"] == sorted(curve["bpp"])
-    curves = evaluation.curves([], data["curves"])
-    pairs = evaluation.pairs(curves)
+    curves = averages.curves([], data["curves"])
+    pairs = averages.pairs(curves)
     assert len(pairs) == len(names) * (len(names) - 1)
 
 
 def test_published_curves_are_of_all_their_images_and_no_others(images, tmp_path):
     digests = [evaluation.digest(read_rgb(path)) for path in images]
     with pytest.raises(ValueError, match="all 24 images of Kodak"):
-        evaluation.published(digests)
+        averages.published(digests)
 
 
 def test_the_command(images, capsys, monkeypatch):
@@ -399,6 +477,21 @@ def test_the_command(images, capsys, monkeypatch):
     assert {row["codec"] for row in found["rows"]} == {"tfcodec", "jpeg", "webp", "png"}
     assert len(found["means"]) == 6
     assert "exists; -f overwrites" in fails(capsys, *argv, "--json", "out.json")
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_json_to_stdout_is_alone_there(images, capsys, name):
+    line = ["eval", ".", "--codecs", "jpeg:q=20:90"]
+    assert call(*line, "--json", name) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["rows"]) == 4
+    assert err.startswith("Means over 2 images")
+    assert call(*line, "--report", name) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("<!doctype html>")
+    assert err.startswith("Means over 2 images")
+    assert "name the same" in fails(capsys, *line, "--json", "-", "--report", name)
+    assert sorted(os.listdir()) == ["0.png", "1.png"]
 
 
 def test_the_command_ends_by_itself(images):

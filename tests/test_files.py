@@ -1,5 +1,6 @@
 """Finding images: folders, links, suffixes, names with commas."""
 
+import errno
 import os
 
 import pytest
@@ -12,6 +13,19 @@ def touch(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+
+def lock(monkeypatch, folder):
+    """Makes a folder unreadable, also for root, whom permissions do not stop."""
+    real = os.scandir
+
+    def scandir(path):
+        if os.path.realpath(path) == os.path.realpath(folder):
+            code = errno.EACCES
+            raise PermissionError(code, os.strerror(code), os.fspath(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def names_in(folder, suffixes=files.SUFFIXES):
@@ -52,7 +66,9 @@ def test_linked_folders_are_searched_once(tmp_path):
     os.symlink(album, away / "loop")
     found, told = names_in(album)
     assert found == ["a.png", "again/c.png", "again/more/d.png", "inner/b.png"]
-    assert told == []
+    assert told == [
+        f"{album}/again/loop: a link to a folder that contains it; not followed"
+    ]
 
 
 def test_a_link_upwards_is_passed_over_and_told(tmp_path):
@@ -60,13 +76,33 @@ def test_a_link_upwards_is_passed_over_and_told(tmp_path):
     os.symlink(tmp_path, tmp_path / "album" / "up")
     found, told = names_in(tmp_path / "album")
     assert found == ["a.png"]
-    assert "1 other file ignored" in told[0]
+    assert "not followed" in told[0]
+    os.symlink(".", tmp_path / "album" / "here")
+    assert ["not followed" in words for words in names_in(tmp_path / "album")[1]] == [
+        True,
+        True,
+    ]
 
 
-def test_a_broken_link_is_told(tmp_path):
-    os.symlink(tmp_path / "nowhere.png", tmp_path / "a.raw")
+def test_a_broken_link_is_an_image_or_told_and_a_hidden_one_is_neither(tmp_path):
+    for name in ("a.raw", "c.png", ".#b.png"):
+        os.symlink(tmp_path / "nowhere.png", tmp_path / name)
     touch(tmp_path, "b.png")
-    assert "1 other file ignored (.raw)" in names_in(tmp_path)[1][0]
+    found, (told,) = names_in(tmp_path)
+    assert found == ["b.png", "c.png"]
+    assert "1 other file ignored (.raw)" in told
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_or_skipped(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "locked/b.png", "open/c.png")
+    lock(monkeypatch, tmp_path / "locked")
+    with pytest.raises(PermissionError):
+        files.inside(tmp_path, files.SUFFIXES)
+    skipped = []
+    found = files.find_images([tmp_path, tmp_path / "locked"], None, skipped.append)
+    assert [path.name for path in found] == ["a.png", "c.png"]
+    assert [error.filename for error in skipped] == [str(tmp_path / "locked")] * 2
+    assert skipped[0].strerror == "Permission denied; this folder is skipped"
 
 
 def test_a_name_with_a_comma_is_one_of_a_list(tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ TABLE = """
     workers programs tiles jax_step accelerate
     strategies settings optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
-    dictionary contestants evaluation summary report pillow_plugin
+    dictionary contestants evaluation averages summary report pillow_plugin
     photographs demo
     options arguments batch bulk beam jobs commands cli
 """.split()
@@ -38,8 +38,8 @@ RUNNING = """
     exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    dictionary contestants wasserstein workers evaluation summary report pillow_plugin
-    photographs demo programs tiles jax_step accelerate
+    dictionary contestants wasserstein workers evaluation averages summary report
+    pillow_plugin photographs demo programs tiles jax_step accelerate
     options arguments batch bulk beam jobs commands cli
 """.split()
 

@@ -21,7 +21,16 @@ from PIL import Image
 
 import tfcodec
 from tests.standin import PROGRAM
-from tests.test_cli import ROOT, call, fails, folder, image, pixels  # noqa: F401
+from tests.test_cli import (  # noqa: F401
+    ROOT,
+    call,
+    fails,
+    folder,
+    image,
+    pixels,
+    wrong,
+)
+from tests.test_files import lock
 from tfcodec import (
     bitstream,
     codec,
@@ -426,7 +435,78 @@ def test_dev_stdin_and_dev_stdout_are_those_of_the_process(image):
 
 
 def test_an_empty_name_is_not_the_folder_one_is_in(image, capsys):
-    assert "an empty file name" in fails(capsys, "compress", "-r", "")
+    for argv in (
+        ("compress", "-r", ""), ("compress", "in.png", "-o", ""), ("info", ""),
+        ("eval", ""), ("eval", "in.png", "--json", ""),
+    ):  # fmt: skip
+        assert "an empty file name" in wrong(capsys, *argv)
+
+
+def test_a_folder_that_cannot_be_read_is_skipped_and_told(image, capsys, monkeypatch):
+    os.makedirs("album/locked")
+    for name in ("album/a.png", "album/locked/b.png"):
+        os.link("in.png", name)
+    lock(monkeypatch, "album/locked")
+    said = "tfcodec: album/locked: Permission denied; this folder is skipped\n"
+    assert call("compress", "-r", "album", "--json") == 1
+    out, err = capsys.readouterr()
+    skipped, done = map(json.loads, out.splitlines())
+    assert (skipped["input"], skipped["output"]) == ("album/locked", None)
+    assert skipped["error"] in said
+    assert (done["output"], err) == ("album/a.tfc", said)
+    assert call("eval", "album", "--codecs", "jpeg:q=50") == 1
+    out, err = capsys.readouterr()
+    assert ("Means over 1 images" in out, err) == (True, said)
+    for argv in (["compress", "-r"], ["eval"]):  # with nothing else to do
+        assert said == fails(capsys, *argv, "album/locked")
+
+
+def test_links_to_nowhere_and_upwards_are_told(image, capsys):
+    os.mkdir("album")
+    os.link("in.png", "album/a.png")
+    os.symlink("nowhere", "album/b.png")
+    os.symlink("..", "album/up")
+    assert call("compress", "-r", "album") == 1
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert err.splitlines() == [
+        "note: album/up: a link to a folder that contains it; not followed",
+        "tfcodec: album/b.png: a broken link, to nowhere",
+    ]
+
+
+def test_a_file_of_the_other_command_is_named_as_such(image, capsys):
+    assert call("compress", "in.png") == 0
+    for names in (["in.tfc"], ["in.tfc", "-o", "new"]):
+        said = fails(capsys, "compress", *names)
+        assert said.startswith("tfcodec: in.tfc: a .tfc file already; decompress")
+    for names in (["in.png"], ["in.png", "new.png"]):
+        said = fails(capsys, "decompress", *names)
+        assert said.startswith("tfcodec: in.png: not a .tfc file")
+        assert "compress takes" in said
+    os.rename("in.tfc", "odd.png")  # What is in a file counts.
+    assert call("decompress", "odd.png", "-o", "out.png") == 0
+
+
+def test_standard_input_has_no_name_to_have_in_a_folder(image, capsys):
+    os.mkdir("out")
+    for argv in (("out",), ("out/",), ("--out_dir", "new"), ("in.png", "-o", "out")):
+        assert "standard input has no name" in wrong(capsys, "compress", "-", *argv)
+
+
+def test_a_last_name_that_is_no_input_and_not_there_is_told_first(image, capsys):
+    os.mkdir("album")
+    os.link("in.png", "album/a.png")
+    for argv in (
+        ("compress", "in.png", "new"), ("compress", "in.png", "a.jpg", "new.typo"),
+        ("compress", "-r", "album", "new"), ("decompress", "a.tfc", "b.tfc", "a.png"),
+    ):  # fmt: skip
+        said = wrong(capsys, *argv)
+        assert f"{argv[-1]}: neither a folder nor an input that is there" in said
+        assert f"write {argv[-1]}/" in said
+    assert call("compress", "in.png", "missing.png") == 1  # an input that is missing
+    assert os.path.exists("in.tfc")
+    assert call("compress", "-f", "in.png", "alb*/*") == 0
 
 
 def test_a_link_to_nowhere_is_written_through_and_a_hard_link_is_not(image):

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-from tfcodec import bitstream
+from tfcodec import bitstream, files
 from tfcodec.console import Failure, output, report, say, shown
 from tfcodec.options import (
     add_coding,
@@ -17,13 +17,12 @@ from tfcodec.options import (
     add_realism,
     add_strip,
     count,
+    file,
     folder,
     numbers,
     positive,
 )
 
-# Other names of stdin and stdout, which must not be replaced by a new file.
-STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
 ONE_INPUT = "OUT can be given for one input only; --out_dir takes several"
 # Codecs that `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
@@ -49,7 +48,9 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Returns the arguments in `argv`; `command` is the name of the command to run."""
+    name = os.path.basename(argv[0])
     parser = Parser(
+        prog="python -m tfcodec" if name == "__main__.py" else name,
         description="A learned image codec that runs wherever a picture is opened.",
         allow_abbrev=False,
     )
@@ -79,6 +80,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"a command is needed: {known}")
     if "input" in args and "out_dir" in args:
         settle_output(parser, args)
+        check_names(parser, args)
     return args
 
 
@@ -89,8 +91,6 @@ def settle_output(parser, args) -> None:
     all folders are inputs. The last of two files is the output if its suffix is that of
     an output.
     """
-    args.input = [STREAMS.get(name, name) for name in args.input]
-    args.output = STREAMS.get(args.output, args.output)
     named = args.output if args.output is not None else args.input[-1]
     is_folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
     if is_folder and args.out_dir is None:
@@ -112,6 +112,29 @@ def settle_output(parser, args) -> None:
         args.out_dir, args.output = pathlib.Path(args.output), None
     if args.output and (len(args.input) > 1 or args.out_dir):
         parser.error(ONE_INPUT)
+
+
+def check_names(parser, args) -> None:
+    """Refuses inputs that cannot be meant so, before any file is read."""
+    if args.out_dir and "-" in args.input:
+        parser.error(
+            f"standard input has no name to have in {args.out_dir}; give it one, as "
+            f"-o {args.out_dir / 'NAME'}"
+        )
+    # The last of several names, if nothing is there, is often that of a folder.
+    last = args.input[-1]
+    suffixes = files.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
+    is_input = (
+        last == "-"
+        or pathlib.Path(last).suffix.lower() in suffixes
+        or os.path.lexists(last)
+        or files.WILDCARD.search(last)
+    )
+    if len(args.input) > 1 and not args.out_dir and not is_input:
+        parser.error(
+            f"{last}: neither a folder nor an input that is there; to make a folder, "
+            f"write {os.path.join(last, '')}"
+        )
 
 
 def add_command(commands, name: str, help: str):
@@ -136,8 +159,8 @@ def add_files(command, source: str, target: str) -> None:
         command: the parser.
         source, target: help on the inputs and on the output.
     """
-    command.add_argument("input", metavar="IN", nargs="+", help=source)
-    command.add_argument("-o", "--output", metavar="OUT", help=target)
+    command.add_argument("input", metavar="IN", nargs="+", type=file, help=source)
+    command.add_argument("-o", "--output", metavar="OUT", type=file, help=target)
     command.add_argument(
         "--out_dir",
         metavar="DIR",
@@ -284,7 +307,9 @@ def add_info(commands) -> None:
     command = add_command(
         commands, "info", "show what a .tfc file is, without decoding it"
     )
-    command.add_argument("input", metavar="FILE", help="a .tfc file, - for stdin")
+    command.add_argument(
+        "input", metavar="FILE", type=file, help="a .tfc file, - for stdin"
+    )
     command.add_argument("--json", action="store_true", help="write JSON")
     add_max_pixels(command, "a file")
 
@@ -343,7 +368,9 @@ def add_eval_extras(command) -> None:
         action="append",
         default=[],
         help="a further metric, may be repeated: wasserstein, or module:function of "
-        "two uint8 arrays [height, width, 3], from a module that Python can import",
+        "two uint8 arrays [height, width, 3], from a module that Python can import or "
+        "that lies in the current folder; it raises ValueError for an image that it "
+        "cannot judge",
     )
     command.add_argument(
         "-f", "--force", action="store_true", help="overwrite OUT if it exists"
@@ -356,7 +383,7 @@ def add_eval(commands) -> None:
         commands, "eval", "compare codecs on images: size, quality, time, BD-rate"
     )
     command.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="files, folders and globs"
+        "images", metavar="IMAGES", nargs="+", type=file, help="files, folders, globs"
     )
     command.add_argument(
         "--codecs",
@@ -372,13 +399,16 @@ def add_eval(commands) -> None:
         "jxl:effort=9",
     )
     command.add_argument(
-        "--json", metavar="OUT", type=pathlib.Path, help="write all rows as JSON"
+        "--json",
+        metavar="OUT",
+        type=file,
+        help="write all rows as JSON; - for stdout, and the tables go to stderr",
     )
     command.add_argument(
         "--report",
         metavar="OUT.html",
-        type=pathlib.Path,
-        help="write a page of plots, tables and images side by side",
+        type=file,
+        help="write a page of plots, tables and images side by side; - for stdout",
     )
     command.add_argument(
         "--pictures",

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import sys
 import time
 
@@ -30,7 +29,16 @@ from tfcodec.console import (
 )
 from tfcodec.files import new_file
 
-WILDCARD = re.compile(r"[*?]")
+
+@contextlib.contextmanager
+def to_stdout():
+    """Opens a file whose bytes are written to stdout in the end, all or none."""
+    file = io.BytesIO()
+    yield file
+    stdout = output("the file")
+    with naming(stdout):
+        stdout.buffer.write(file.getvalue())
+        stdout.buffer.flush()
 
 
 @dataclasses.dataclass
@@ -82,12 +90,8 @@ class Job:
     def writing(self):
         """Opens the target to write: it appears, or stdout gets it, only as a whole."""
         if self.target == "-":
-            file = io.BytesIO()
-            yield file
-            stdout = output("the file")
-            with naming(stdout):
-                stdout.buffer.write(file.getvalue())
-                stdout.buffer.flush()
+            with to_stdout() as file:
+                yield file
             return
         if self.args.out_dir:
             os.makedirs(os.path.dirname(self.target) or ".", exist_ok=True)
@@ -100,17 +104,15 @@ class Job:
         if times and not self.streams:
             os.utime(self.target, ns=times)
 
-    def check(self, taken: set[str]) -> None:
+    def check(self, taken: dict[str, str]) -> None:
         """Raises, before the work is done, if `writing` is bound to fail.
 
         Args:
-            taken: real paths of the targets of other jobs; this one is added.
+            taken: real paths of the targets of other jobs -> their sources; this job
+                is added.
         """
-        if self.source != "-" and os.path.isdir(self.source):
-            raise IsADirectoryError(
-                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes the files in it",
-                self.source,
-            )  # fmt: skip
+        if self.source != "-":
+            self._check_source()
         if self.target == "-":
             if output("the file").isatty() and not self.args.force:
                 raise ValueError(
@@ -118,13 +120,37 @@ class Job:
                     "file, or use -f"
                 )
         else:
-            check_output(pathlib.Path(self.target), self.args, self.source)
+            # First, as an output that exists may be that of another job.
             real = os.path.realpath(self.target)
             if real in taken:
                 raise ValueError(
-                    f"{shown(self.target)}: another input is written there"
+                    f"{shown(self.target)}: another input is written there: "
+                    f"{shown(taken[real])}"
                 )
-            taken.add(real)
+            taken[real] = self.source
+            check_output(pathlib.Path(self.target), self.args, self.source)
+
+    def _check_source(self):
+        if os.path.isdir(self.source):
+            raise IsADirectoryError(
+                errno.EISDIR, os.strerror(errno.EISDIR) + "; -r takes the files in it",
+                self.source,
+            )  # fmt: skip
+        if os.path.islink(self.source) and not os.path.exists(self.source):
+            to = shown(os.readlink(self.source))
+            raise FileNotFoundError(
+                errno.ENOENT, f"a broken link, to {to}", self.source
+            )
+        if os.path.isfile(self.source):  # Of a named pipe no byte may be taken here.
+            with open(self.source, "rb") as file:
+                coded = file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
+            if self.args.command == "compress" and coded:
+                raise ValueError("a .tfc file already; decompress makes an image of it")
+            named = pathlib.Path(self.source).suffix.lower() in files.SUFFIXES
+            if self.args.command == "decompress" and named and not coded:
+                raise ValueError(
+                    "not a .tfc file, but by its name an image; compress takes those"
+                )
 
     def row(self, size: int | None) -> dict:
         """Returns the first entries of a row of JSON; `size` is that of the target."""
@@ -147,8 +173,10 @@ def passed_over(words: str) -> None:
     say(f"note: {shown(words)}", sys.stderr)
 
 
-def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[Job]:
-    """Returns a job for each input file of a command.
+def jobs_of(
+    args: argparse.Namespace, suffix: str, suffixes: set[str]
+) -> tuple[list[Job], list[OSError]]:
+    """Returns (a job for each input file of a command, errors of skipped folders).
 
     Args:
         args: arguments of the command.
@@ -158,27 +186,26 @@ def jobs_of(args: argparse.Namespace, suffix: str, suffixes: set[str]) -> list[J
     Raises:
         ValueError: a folder has no such file, or one output is named for several.
     """
-    jobs = []
+    jobs, skipped = [], []
     for source in args.input:
-        if not source:  # pathlib would take it for the current folder
-            raise ValueError("an empty file name")
         path = pathlib.Path(source)
         named = [path]
-        if WILDCARD.search(source) and not os.path.lexists(source):
+        if files.WILDCARD.search(source) and not os.path.lexists(source):
             # Shells of Windows do not expand wildcards, others not those in quotes.
             named = [pathlib.Path(name) for name in files.matching(source)] or named
         for path in named:
             found, base = [path], path.parent
-            if args.recursive and source != "-" and path.is_dir():
-                found, base = files.inside(path, suffixes, passed_over), path
-                if not found:
+            if args.recursive and source != "-" and os.path.isdir(path):
+                before, base = len(skipped), path
+                found = files.inside(path, suffixes, passed_over, skipped.append)
+                if not found and len(skipped) == before:
                     kind = "images" if len(suffixes) > 1 else min(suffixes)
                     raise ValueError(f"{shown(str(path))}: no {kind} in it")
             for each in found:
                 jobs.append(Job(str(each), target_of(each, base, suffix, args), args))
     if args.output is not None and len(jobs) > 1:
         raise ValueError(ONE_INPUT)
-    return jobs
+    return jobs, skipped
 
 
 def target_of(source: pathlib.Path, base: pathlib.Path, suffix: str, args) -> str:
@@ -208,7 +235,7 @@ class Results:
         jobs: all jobs of the command.
 
     Attributes:
-        failed: whether a file failed, or a line could not be printed.
+        failed: whether a file or folder failed, or a line could not be printed.
     """
 
     def __init__(self, args: argparse.Namespace, jobs: list[Job]):
@@ -234,6 +261,15 @@ class Results:
         if self.args.json:
             self._tell(json.dumps({**job.row(None), "error": words}))
 
+    def skipped(self, error: OSError) -> None:
+        """Reports a folder that could not be read."""
+        self.failed = True
+        words = report(error, self.args)
+        if self.args.json:
+            row = dict.fromkeys(("output", "bytes_in", "bytes"))
+            row = {"input": os.fsdecode(error.filename), **row, "error": words}
+            self._tell(json.dumps(row))
+
     def _tell(self, line):
         if self.silent:
             return
@@ -256,9 +292,11 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
         function: takes a `Job` and a progress function (or None), returns (row of JSON,
             the same in words).
     """
-    jobs = jobs_of(args, suffix, suffixes)
+    jobs, skipped = jobs_of(args, suffix, suffixes)
     results = Results(args, jobs)
-    taken: set[str] = set()
+    for error in skipped:
+        results.skipped(error)
+    taken: dict[str, str] = {}
     sizes = [job.size for job in jobs]
     with quiet_tensorflow() as stderr:
         began = time.monotonic()

@@ -33,11 +33,14 @@ COMMANDS = {
 
 
 def run() -> None:
-    """Entry point of `tfcodec` and `compress.py`."""
+    """Runs the command in `sys.argv`, and ends the process: see `__main__`."""
     open_standard_streams()
     if sys.argv[1:2] != ["demo"]:  # Its server handles signals, and writes no files.
         signals.clean_up()
-    code = main(parse(sys.argv))
+    try:
+        code = main(parse(sys.argv))
+    except KeyboardInterrupt:
+        code = 130
     if code == 130:
         signals.end_by(signal.SIGINT)
     sys.exit(code)

@@ -14,11 +14,12 @@ import sys
 import time
 
 from tfcodec import __version__, bitstream, files, quality, registry
-from tfcodec.batch import Job, check_output, over_files, passed_over
+from tfcodec.batch import Job, check_output, over_files, passed_over, to_stdout
 from tfcodec.console import (
     Progress,
     output,
     quiet_tensorflow,
+    report,
     say,
     shown,
     without_warnings,
@@ -268,21 +269,17 @@ def export(args: argparse.Namespace) -> None:
     say(line, sys.stdout)
 
 
-def eval_(args: argparse.Namespace) -> None:
-    """Compares codecs on images."""
-    from tfcodec import contestants, evaluation, images, summary
+def eval_(args: argparse.Namespace) -> bool:
+    """Compares codecs on images; returns whether a folder could not be read."""
+    from tfcodec import averages, contestants, evaluation, images, summary
     from tfcodec import report as html
 
     names = [name for name in args.codecs.split(",") if name]
     codecs, missing = contestants.contestants(names)
     others: list[str] = []
-    paths = files.find_images(args.images, others.append)
-    for path in (args.json, args.report):
-        if path:
-            check_output(path, args)
-    if args.json and args.json == args.report:
-        raise ValueError(f"{shown(args.json)}: --json and --report name the same file")
-    stdout = sys.stdout if args.json or args.report else output()
+    skipped: list[OSError] = []
+    paths = files.find_images(args.images, others.append, skipped.append)
+    stdout = _stream_of_tables(args)
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
     for text in args.metric:
         evaluation.metric(text)
@@ -290,11 +287,15 @@ def eval_(args: argparse.Namespace) -> None:
         say(f"missing: {reason}", sys.stderr)
     for words in others:
         passed_over(words)
+    for error in skipped:
+        report(error, args)
+    if not paths:
+        return True
     for path in paths:  # first, as one that is no image would end a long run
         images.size_of(path, args.max_pixels)
     known = []
     if args.published:  # first, as it fails if the images are not of a known set
-        known = evaluation.published([evaluation.digest(read(path)) for path in paths])
+        known = averages.published([evaluation.digest(read(path)) for path in paths])
     with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
         rows = evaluation.evaluate(
             paths, codecs, read, args.cache, progress, args.jobs, args.metric
@@ -302,24 +303,46 @@ def eval_(args: argparse.Namespace) -> None:
         if args.report:
             chosen = paths[: max(0, args.pictures)]
             pictures = html.pictures(chosen, codecs, read)
-    means = evaluation.means(rows)
-    curves = evaluation.curves(means, known)
+    means = averages.means(rows)
+    curves = averages.curves(means, known)
     pairs = [
-        pair
-        for figure in evaluation.COMPARED
-        for pair in evaluation.pairs(curves, figure)
+        pair for figure in averages.COMPARED for pair in averages.pairs(curves, figure)
     ]
-    found = evaluation.document(rows, means, pairs, missing, known)
+    notes = summary.notes(averages.lacking(rows), len(paths))
+    found = evaluation.document(rows, means, pairs, missing, known, notes)
     if args.json:
-        with new_file(args.json) as file:
-            file.write(json.dumps(found, indent=1, allow_nan=False).encode())
+        _save(args.json, json.dumps(found, indent=1, allow_nan=False))
     if args.report:
-        with new_file(args.report) as file:
-            file.write(html.page(found, curves, pictures).encode())
-    say(f"Means over {len(paths)} images of per-image values; PSNR in dB.\n", stdout)
-    say(summary.comparison(means, pairs, evaluation.COMPARED), stdout)
+        _save(args.report, html.page(found, curves, pictures))
+    say(f"Means over {len(paths)} images of per-image values; PSNR in dB.", stdout)
+    for words in notes:
+        say(f"note: {shown(words)}", stdout)
+    say(f"\n{summary.comparison(means, pairs, averages.COMPARED)}", stdout)
     for reason in missing:
         say(f"missing: {reason}", stdout)
+    return bool(skipped)
+
+
+def _stream_of_tables(args):
+    """Returns where `eval` prints tables: stdout, or stderr if a file takes stdout.
+
+    Raises, before the work is done, if a result of `eval` cannot be written.
+    """
+    for path in (args.json, args.report):
+        if path and path != "-":
+            check_output(pathlib.Path(path), args)
+    if args.json and args.json == args.report:
+        raise ValueError(f"{shown(args.json)}: --json and --report name the same file")
+    if "-" in (args.json, args.report):
+        output("the file")
+        return sys.stderr
+    return sys.stdout if args.json or args.report else output()
+
+
+def _save(path, text):
+    """Writes text to a new file, or to stdout if it is named "-"."""
+    with to_stdout() if path == "-" else new_file(path) as file:
+        file.write(text.encode())
 
 
 def demo(args: argparse.Namespace) -> None:

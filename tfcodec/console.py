@@ -298,7 +298,8 @@ def report(error: Exception, args: argparse.Namespace, name: str = "") -> str:
     """
     if args.debug:
         with contextlib.suppress(OSError):
-            say(traceback.format_exc(), sys.stderr, end="")
+            parts = traceback.format_exception(type(error), error, error.__traceback__)
+            say("".join(parts), sys.stderr, end="")
     words = describe(error)
     if name:
         if not words.startswith(f"{name}: ") and not isinstance(error, OSError):

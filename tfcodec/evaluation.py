@@ -1,4 +1,4 @@
-"""Compares codecs on images: rows, means of each setting, BD-rates.
+"""Measures codecs on images: a row of figures for each image, codec and quality.
 
 All codecs have the same two methods, `compress(image, quality)` and
 `decompress(data)`, and are treated alike, learned or not. All figures are those of a
@@ -31,17 +31,10 @@ from tfcodec import (
     wasserstein,
     workers,
 )
+from tfcodec.console import Failure
 
 SCHEMA = 3  # version of the entries of a row; part of the key of a cache entry
-PUBLISHED = pathlib.Path(__file__).parent / "published.json"
 FIGURES = "bpp ratio psnr psnr_ycbcr ssim ms_ssim ms_ssim_db ssimulacra2".split()
-# Figures by which codecs are compared -> (usual name, unit).
-COMPARED = {
-    "psnr": ("PSNR", "dB"),
-    "ms_ssim_db": ("MS-SSIM", "dB"),
-    "ssimulacra2": ("SSIMULACRA2", "points"),
-    "wasserstein": ("Wasserstein distortion", "dB"),
-}
 # Figures that depend on the machine and its load.
 COSTS = ("encode_seconds", "decode_seconds", "peak_mebibytes")
 
@@ -55,8 +48,9 @@ def digest(image: np.ndarray) -> str:
 def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> dict:
     """Compresses an image to a file, decompresses it, and returns figures by name.
 
-    A figure is None if it is infinite (equal images), if the image is too small for it,
-    or if the system does not tell it.
+    A figure is None if it is infinite (equal images), if the image lacks it, or if the
+    system does not tell it. `lacking` says why an image lacks a figure, for instance
+    that it is too small.
 
     Args:
         codec: with the two methods, see above.
@@ -64,6 +58,9 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         image: uint8 [height, width, 3].
         timed: whether to measure `COSTS`; else they are None.
         extra: names of more metrics, as `metric` takes them.
+
+    Raises:
+        Failure: a metric of `extra` raised another error than ValueError.
     """
     height, width = image.shape[:2]
     workers.reset_peak()
@@ -79,10 +76,9 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
     decoded = codec.decompress(data)
     decode_seconds = time.perf_counter() - start
     costs = (encode_seconds, decode_seconds, workers.peak())
-    ssim, similarity = _possible(metrics.similarities, image, decoded) or (
-        _possible(metrics.ssim, image, decoded),
-        None,
-    )
+    scores = _Scores(image, decoded)
+    both = scores.by("ms_ssim", metrics.similarities)
+    ssim, similarity = both or (scores.by("ssim", metrics.ssim), None)
     decibels = None if similarity is None else metrics.decibels(similarity)
     return {
         "bytes": size,
@@ -94,10 +90,35 @@ def measure(codec, quality, image: np.ndarray, timed: bool = True, extra=()) -> 
         "ssim": ssim,
         "ms_ssim": similarity,
         "ms_ssim_db": None if np.array_equal(image, decoded) else _finite(decibels),
-        "ssimulacra2": _possible(ssimulacra2.score, image, decoded),
-        "metrics": {text: _figure(metric(text), image, decoded) for text in extra},
+        "ssimulacra2": scores.by("ssimulacra2", ssimulacra2.score),
+        "metrics": {text: scores.by_own(text) for text in extra},
+        "lacking": scores.lacking,
         **dict(zip(COSTS, costs if timed else [None] * len(COSTS))),
     }
+
+
+class _Scores:
+    """Scores a decoded image; `lacking` says by metric why it has no score."""
+
+    def __init__(self, image, decoded):
+        self.pair, self.lacking = (image, decoded), {}
+
+    def by(self, name, function):
+        """Returns what a metric returns; None if it raises a ValueError."""
+        try:
+            return function(*self.pair)
+        except ValueError as error:
+            self.lacking[name] = str(error)
+            return None
+
+    def by_own(self, text):
+        """Returns the number of a metric in `extra`; None also if it is infinite."""
+        try:
+            value = self.by(text, metric(text))
+            return None if value is None else _finite(float(value))
+        except Exception as error:
+            reason = f"metric {text}: {type(error).__name__}: {error}"
+            raise Failure(reason) from error
 
 
 def metric(text: str):
@@ -105,7 +126,8 @@ def metric(text: str):
 
     Args:
         text: `wasserstein`, or `module:function` of one's own, which gets the image and
-            the decoded image, and returns a number.
+            the decoded image, and returns a number. It raises a ValueError for an image
+            that it cannot judge. The module may also lie in the current folder.
 
     Raises:
         ValueError: there is no such function.
@@ -115,14 +137,16 @@ def metric(text: str):
     if text == "ssimulacra2":
         raise ValueError("SSIMULACRA2 is always reported; --metric takes others")
     module, _, name = text.partition(":")
+    if os.getcwd() not in sys.path:  # Last, so that it hides no installed module.
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name)
         if not callable(found):
             raise TypeError("not a function")
         return found
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        reason = f"no metric {text!r} ({error}); give module:function"
-        raise ValueError(reason) from None
+    except Exception as error:  # The module is the user's.
+        reason = f"no metric {text!r} ({type(error).__name__}: {error})"
+        raise ValueError(f"{reason}; give module:function") from error
 
 
 def _version_of(text):
@@ -200,6 +224,7 @@ def evaluate(
 
     Raises:
         ChildProcessError: a codec crashed its process.
+        Failure: a metric of `extra` failed.
     """
     if cache is not None:
         pathlib.Path(cache).mkdir(parents=True, exist_ok=True)
@@ -259,6 +284,7 @@ class _Tasks:
 
         Raises:
             ChildProcessError: the process of a task died.
+            Failure: a metric failed.
         """
         while len(self.waiting) > most:
             where, each, future = self.waiting.popleft()
@@ -268,6 +294,8 @@ class _Tasks:
                 raise ChildProcessError(
                     f"{each.name}: its process died at {where['image']}"
                 ) from None
+            except Failure as error:
+                raise Failure(f"{where['image']}: {error}") from error
             self.spent += seconds
             self.worked += len(found) if seconds else 0
             for row in found:
@@ -282,105 +310,16 @@ class _Tasks:
         return each * (self.total - len(self.rows))
 
 
-def means(rows: list[dict]) -> list[dict]:
-    """Means over images of per-image values, one dict for each codec and quality.
+def document(rows, means_, pairs_, missing, published_=(), notes=()) -> dict:
+    """Returns all results of a comparison, for JSON.
 
-    The mean of a figure that is None for some image is None.
+    Args:
+        rows: as `evaluate` returns them.
+        means_, pairs_: of these rows: see `averages`.
+        missing: sentences on the codecs that are not installed.
+        published_: the published curves that are compared.
+        notes: sentences on the images that figures leave out.
     """
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["codec"], row["quality"]), []).append(row)
-    result = []
-    for (codec, quality), group in groups.items():
-        mean = {"codec": codec, "quality": quality, "images": len(group)}
-        mean["lossless"] = all(row["lossless"] for row in group)
-        for figure in (*FIGURES, *COSTS):
-            mean[figure] = _mean([row[figure] for row in group])
-        mean["metrics"] = {
-            name: _mean([row["metrics"][name] for row in group])
-            for name in group[0]["metrics"]
-        }
-        result.append(mean)
-    order = list(dict.fromkeys(row["codec"] for row in rows))
-    return sorted(result, key=lambda m: (order.index(m["codec"]), m["bpp"]))
-
-
-def published(digests) -> list[dict]:
-    """Returns the published curves, if they are of the images with these digests.
-
-    Raises:
-        ValueError: they are of other images.
-    """
-    data = json.loads(PUBLISHED.read_text("utf-8"))
-    about = data["images"]
-    both = hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
-    if both != about["sha256"]:
-        raise ValueError(
-            f"published curves are of all {about['count']} images of {about['name']}, "
-            "each once; these are other images"
-        )
-    return data["curves"]
-
-
-def curves(means_: list[dict], published_=()) -> dict[str, dict]:
-    """Returns the curves of every lossy codec: name -> figure -> list of values.
-
-    Figures are bpp and those in `COMPARED`. A value is None if it is not known, as
-    SSIMULACRA2 of published curves.
-    """
-    result = {}
-    for mean in means_:
-        if mean["psnr"] is not None:
-            curve = result.setdefault(
-                mean["codec"], {figure: [] for figure in ("bpp", *COMPARED)}
-            )
-            for figure, values in curve.items():
-                values.append(_compared(mean, figure))
-    for curve in published_:
-        unknown = [None] * len(curve["bpp"])
-        similarity = curve["ms_ssim"] or unknown
-        result[curve["name"]] = {
-            "bpp": curve["bpp"],
-            "psnr": curve["psnr"],
-            "ms_ssim_db": [v if v is None else metrics.decibels(v) for v in similarity],
-            "ssimulacra2": unknown,
-            "wasserstein": unknown,
-        }
-    return result
-
-
-def _compared(mean, figure):
-    """Returns a figure of an entry of `means`, scaled so that higher is better."""
-    if figure != "wasserstein":
-        return mean[figure]
-    value = mean.get("metrics", {}).get("wasserstein")
-    return -10 * math.log10(value) if value else None
-
-
-def pairs(curves_: dict[str, dict], figure: str = "psnr") -> list[dict]:
-    """BD-rate (%) and BD-quality of every codec against every other, by one figure.
-
-    They are None if two curves have no range in common, or too few points.
-    """
-    result = []
-    for anchor, a in curves_.items():
-        for test, b in curves_.items():
-            if anchor != test and None not in a[figure] + b[figure]:
-                both = a["bpp"], a[figure], b["bpp"], b[figure]
-                result.append(
-                    {
-                        "codec": test,
-                        "against": anchor,
-                        "figure": figure,
-                        "bd_rate": _possible(metrics.bd_rate, *both),
-                        "bd_quality": _possible(metrics.bd_psnr, *both),
-                    }
-                )
-    return result
-
-
-def document(rows, means_, pairs_, missing, published_=()) -> dict:
-    """Returns all results of a comparison, for JSON."""
     return {
         "schema": SCHEMA,
         "made_with": {
@@ -391,6 +330,7 @@ def document(rows, means_, pairs_, missing, published_=()) -> dict:
         },
         "averaging": "mean over images of per-image values at a fixed setting",
         "missing": missing,
+        "notes": list(notes),
         "rows": rows,
         "means": means_,
         "bd": pairs_,
@@ -400,24 +340,6 @@ def document(rows, means_, pairs_, missing, published_=()) -> dict:
 
 def _finite(value):
     return value if value is not None and math.isfinite(value) else None
-
-
-def _mean(values):
-    whole = all(value is not None for value in values)
-    return math.fsum(values) / len(values) if whole else None
-
-
-def _possible(function, *args):
-    try:
-        return function(*args)
-    except ValueError:
-        return None
-
-
-def _figure(function, image, decoded):
-    """Returns a metric's number; None if it has none for this image or is infinite."""
-    value = _possible(function, image, decoded)
-    return None if value is None else _finite(float(value))
 
 
 def _entry(cache, key):

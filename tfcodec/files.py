@@ -22,13 +22,16 @@ SUFFIXES = set(
 )
 # Files that are expected beside images, which were made of them; ignored in silence.
 BESIDE = {".tfc"}
+WILDCARD = re.compile(r"[*?]")
 MOST_NAMED = 6  # suffixes that a message lists
 # One file in this many is held out if no validation set is named.
 HOLD_OUT = 50
 
 
 def find_images(
-    patterns: Sequence[str | os.PathLike], tell: Callable[[str], None] | None = None
+    patterns: Sequence[str | os.PathLike],
+    tell: Callable[[str], None] | None = None,
+    fail: Callable[[OSError], None] | None = None,
 ) -> list[pathlib.Path]:
     """Returns the images that paths, folders (to any depth) and globs name, sorted.
 
@@ -36,22 +39,30 @@ def find_images(
         patterns: paths, folders and globs. A file that several of them find, also by
             different names such as `a.png` and `folder/../a.png`, is returned once.
         tell: called with a sentence on the files of a folder that are ignored.
+        fail: as for `inside`.
 
     Raises:
-        ValueError: a pattern finds nothing.
-        OSError: a folder cannot be read.
+        ValueError: a pattern is empty, or finds nothing where all could be searched.
+        OSError: a folder cannot be read, and `fail` is not given.
     """
-    found = set()
+    found, skipped = set(), []
+
+    def skip(error):
+        skipped.append(error)
+        fail(error)
+
     for pattern in patterns:
-        path = pathlib.Path(pattern)
+        if not os.fspath(pattern):  # pathlib would take it for the current folder
+            raise ValueError("an empty file name")
+        path, before = pathlib.Path(pattern), len(skipped)
         if path.is_file():
             here = [path]
         elif path.is_dir():
-            here = inside(path, SUFFIXES, tell)
+            here = inside(path, SUFFIXES, tell, fail and skip)
         else:
             names = matching(os.fspath(pattern))
             here = [file for file in map(pathlib.Path, names) if file.is_file()]
-        if not here:
+        if not here and len(skipped) == before:
             raise ValueError(f"{pattern}: no images there")
         found.update(here)
     # Of several names of one file, the first.
@@ -91,24 +102,28 @@ def inside(
     folder: pathlib.Path,
     suffixes: Collection[str],
     tell: Callable[[str], None] | None = None,
+    fail: Callable[[OSError], None] | None = None,
 ) -> list[pathlib.Path]:
     """Returns the files of some suffixes in a folder, to any depth, sorted.
 
     Links to folders are followed, but each folder is searched only once, and a link to
-    a folder that contains `folder` is ignored.
+    a folder that contains the link is ignored. A link to a file that is not there is
+    returned, so that whoever reads it says so.
 
     Args:
         folder: where to look.
         suffixes: those to take, in lower case.
         tell: as for `find_images`; not called for hidden files, images and `.tfc`
             files.
+        fail: called with the error for each folder that cannot be read, which is then
+            skipped. By default the first such error is raised.
 
     Raises:
-        OSError: the folder or one in it cannot be read. There is no partial result.
+        OSError: the folder or one in it cannot be read, and `fail` is not given.
     """
     found, others = [], []
-    for file in _files(folder):
-        if file.suffix.lower() in suffixes and file.is_file():
+    for file in _files(folder, tell, fail):
+        if file.suffix.lower() in suffixes and _is_to_read(file):
             found.append(file)
         elif not file.name.startswith("."):
             others.append(file.suffix.lower())
@@ -123,25 +138,37 @@ def inside(
     return sorted(found)
 
 
-def _files(folder):
-    """Yields all files in a folder, links to folders last.
+def _is_to_read(path):
+    """Whether a path is a regular file, or one that to read would tell what is wrong.
 
-    A link to a folder above is yielded itself, so that it counts as ignored.
+    Some editors mark files that are open by a hidden link to nowhere, which is neither.
     """
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return not path.name.startswith(".")
 
-    def stop(error):
-        raise error
 
-    todo, seen = [folder], set()
-    above = {str(path) for path in pathlib.Path(folder).resolve().parents}
+def _files(folder, tell, fail):
+    """Yields all files in a folder, links to folders last; see `inside`."""
+
+    def failed(error):
+        if fail is None:
+            raise error
+        words = f"{error.strerror}; this folder is skipped"
+        fail(OSError(error.errno, words, error.filename))
+
+    todo, seen = [os.fspath(folder)], set()
     while todo:
-        links = []
-        for here, names, files in os.walk(todo.pop(0), onerror=stop):
+        top, links = todo.pop(0), []
+        if os.path.realpath(top) in _above(top, folder):
+            if tell:
+                tell(f"{top}: a link to a folder that contains it; not followed")
+            continue
+        for here, names, files in os.walk(top, onerror=failed):
             real = os.path.realpath(here)
-            if real in seen or real in above:
+            if real in seen:
                 names.clear()
-                if real in above:
-                    yield pathlib.Path(here)
                 continue
             seen.add(real)
             links += [
@@ -151,6 +178,15 @@ def _files(folder):
             ]
             yield from (pathlib.Path(here, name) for name in files)
         todo += links
+
+
+def _above(path, folder):
+    """Returns the real paths of all folders that contain a path in `folder`."""
+    above = {str(path) for path in pathlib.Path(folder).resolve().parents}
+    while path != os.fspath(folder):
+        path = os.path.dirname(path)
+        above.add(os.path.realpath(path))
+    return above
 
 
 def hold_out(

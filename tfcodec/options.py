@@ -8,6 +8,9 @@ import pathlib
 
 from tfcodec import bitstream, quality, registry
 
+# Other names of stdin and stdout, which must not be replaced by a new file.
+STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
+
 
 def numbers(text: str) -> tuple[int, ...]:
     """Reads X,Y,W,H, for argparse."""
@@ -17,6 +20,13 @@ def numbers(text: str) -> tuple[int, ...]:
         reason = f"not four whole numbers X,Y,W,H: {text!r}"
         raise argparse.ArgumentTypeError(reason) from None
     return x, y, width, height
+
+
+def file(text: str) -> str:
+    """Reads the name of a file, "-" for stdin or stdout, for argparse."""
+    if not text:  # pathlib would take it for the current folder
+        raise argparse.ArgumentTypeError("an empty file name")
+    return STREAMS.get(text, text)
 
 
 def folder(text: str) -> pathlib.Path:

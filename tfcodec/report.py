@@ -119,7 +119,7 @@ def page(document: dict, curves: dict, pictures_: list[dict]) -> str:
     """Returns the HTML of a report.
 
     Args:
-        document, curves: as `evaluation.document` and `evaluation.curves` return them.
+        document, curves: as `evaluation.document` and `averages.curves` return them.
         pictures_: as `pictures` returns them.
     """
     slim = {key: value for key, value in document.items() if key != "rows"}

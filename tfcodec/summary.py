@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from tfcodec import averages
+
 
 def comparison(means_: list[dict], pairs_: list[dict], compared: dict) -> str:
     """Returns the means, and by each figure every codec against every other, as text.
 
     Args:
-        means_, pairs_: as `evaluation.means` and `evaluation.pairs` return them.
+        means_, pairs_: as `averages.means` and `averages.pairs` return them.
         compared: name and unit of each figure of `pairs_`.
     """
     parts = [table(means_)]
@@ -21,6 +23,26 @@ def comparison(means_: list[dict], pairs_: list[dict], compared: dict) -> str:
                 pair_table(chosen, "bd_quality"),
             ]
     return "\n\n".join(parts)
+
+
+def notes(left_out: dict[str, dict[str, str]], count: int) -> list[str]:
+    """Returns a sentence for each figure that is not of all `count` images.
+
+    Args:
+        left_out: as `averages.lacking` returns it.
+        count: how many images there are.
+    """
+    found = []
+    for figure, images in left_out.items():
+        if figure == "ms_ssim_db":  # told with ms_ssim
+            continue
+        have, (image, why) = count - len(images), next(iter(images.items()))
+        found.append(
+            f"{averages.LACKED.get(figure, figure)} is the mean of {have} of {count} "
+            f"images; left out: {len(images)}, first {image}"
+            + (f" ({why})" if why else "")
+        )
+    return found
 
 
 def table(means_: list[dict]) -> str:

@@ -16,9 +16,12 @@ class Here:
     """An executor that calls functions in this process, at once."""
 
     def submit(self, function, *args):
-        """Calls a function; returns a future of its result, which is set already."""
+        """Calls a function; returns a future that has its result, or error, already."""
         future = concurrent.futures.Future()
-        future.set_result(function(*args))
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
         return future
 
 
