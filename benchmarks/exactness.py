@@ -240,7 +240,9 @@ def child(setting: str, reference: str):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.exactness", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("python", nargs="*", help="further Pythons")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -57,7 +57,9 @@ def figures(original, decoded):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.red", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("images", nargs="+", help="files, folders and globs")
     parser.add_argument("--bpp", type=float, nargs="+", default=[0.2, 0.4, 0.8])
     given = parser.parse_args(arguments)

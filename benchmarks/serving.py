@@ -89,7 +89,9 @@ def timed(codecs, pictures, clients: int) -> tuple[float, np.ndarray]:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("images", nargs="+", help="files, folders and globs")
     parser.add_argument("--model", default=codec.DEFAULT_MODEL)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8])

@@ -39,7 +39,9 @@ def seconds(function, *arguments, least=1.0):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("images", nargs="*", default=["tests/photograph.png"])
     parser.add_argument("--model", default="tfcodec")
     parser.add_argument("--sides", type=int, nargs="*", default=[256, 512, 1024])

@@ -73,7 +73,9 @@ def main(argv=None) -> int:
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training_faults", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=200, help="in all")
     parser.add_argument("--arch", default="bls2017", help="architecture")

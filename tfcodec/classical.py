@@ -224,7 +224,8 @@ CODECS = {
         Pillow("png", "PNG", {"optimize": True}, sweep=(None,), key=None),
         Pillow(
             "webp-lossless",
-            settings={"lossless": True, "method": 6, "quality": 100},
+            # Quality 100, the most effort, saves 0.1 % in 60 times the time.
+            settings={"lossless": True, "method": 6},
             sweep=(None,),
             key=None,
             **_WEBP,

@@ -314,7 +314,8 @@ def eval_(args: argparse.Namespace) -> bool:
         _save(args.json, json.dumps(found, indent=1, allow_nan=False))
     if args.report:
         _save(args.report, html.page(found, curves, pictures))
-    say(f"Means over {len(paths)} images of per-image values; PSNR in dB.", stdout)
+    count = f"{len(paths)} image{'s' * (len(paths) != 1)}"
+    say(f"Means over {count} of per-image values; PSNR in dB.", stdout)
     for words in notes:
         say(f"note: {shown(words)}", stdout)
     say(f"\n{summary.comparison(means, pairs, averages.COMPARED)}", stdout)
