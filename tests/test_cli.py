@@ -303,10 +303,27 @@ def test_a_last_name_with_a_separator_is_a_folder_to_make(image):
     assert sorted(os.listdir("both")) == ["in.tfc", "other.tfc"]
 
 
-def test_a_name_after_options_gets_a_hint(image, capsys):
-    err = wrong(capsys, "compress", "in.png", "-q", "50", "out.tfc")
-    assert "unrecognized arguments: out.tfc; files come before options" in err
-    assert "come before" not in wrong(capsys, "compress", "in.png", "--nosuch")
+def test_names_may_follow_options(image, capsys):
+    assert call("compress", "in.png", "-q", "50", "a.tfc") == 0
+    assert call("compress", "-f", "in.png", "--json", "b.tfc", "-v") == 0
+    assert call("compress", "in.png", "-q", "50", "in.png", "-f", "many/") == 1
+    assert sorted(os.listdir()) == ["a.tfc", "b.tfc", "in.png", "many"]
+    assert call("decompress", "a.tfc", "-f", "b.tfc", "--strip", "both/") == 0
+    assert sorted(os.listdir("both")) == ["a.png", "b.png"]
+    args = cli.parse(["tfcodec", "eval", "a.png", "--jobs", "2", "b.png", "c.png"])
+    assert args.images == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("compress", "in.png", "--nosuch"), ("compress", "in.png", "--nosuch", "5"),
+        ("info", "a.tfc", "--json", "b.tfc"), ("models", "a"),
+    ],
+)  # fmt: skip
+def test_what_no_command_takes_is_wrong_usage(image, capsys, argv):
+    assert "unrecognized arguments: " in wrong(capsys, *argv)
+    assert "an empty file name" in wrong(capsys, "compress", "in.png", "-v", "")
 
 
 def test_unknown_models(image, capsys):

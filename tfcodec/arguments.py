@@ -32,8 +32,6 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that can print any file name on any terminal."""
 
     def error(self, message):
-        if message.startswith("unrecognized arguments") and " -" not in message:
-            message += "; files come before options, and OUT right after IN or by -o"
         say(self.format_usage(), sys.stderr, end="")
         say(shown(f"{self.prog}: error: {message}"), sys.stderr)
         sys.exit(2)
@@ -72,7 +70,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.command == "bulk":  # Unknown options may be Beam's, which `jobs` checks.
         args.beam, args.runners_own = unknown, others
     elif unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        take_late_names(parser, args, unknown)
     if args.version:
         args.command = "version"
     elif not args.command:
@@ -82,6 +80,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
         settle_output(parser, args)
         check_names(parser, args)
     return args
+
+
+def take_late_names(parser, args, words: list[str]) -> None:
+    """Adds names of files that follow options to those before, as in IN -q 50 OUT.
+
+    Args:
+        parser: for errors.
+        args: what argparse has read; of names it takes one row of neighbours only.
+        words: what it did not take.
+    """
+    names = next(
+        (v for v in map(vars(args).get, ("input", "images")) if isinstance(v, list)), []
+    )
+    if not names or any(word.startswith("-") and word != "-" for word in words):
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    try:
+        names += map(file, words)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
 
 
 def settle_output(parser, args) -> None:
