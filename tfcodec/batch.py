@@ -30,6 +30,10 @@ from tfcodec.console import (
 from tfcodec.files import new_file
 
 
+# Any file takes about as long as so many bytes of a larger one, for the time left.
+OVERHEAD = 100_000
+
+
 @contextlib.contextmanager
 def to_stdout():
     """Opens a file whose bytes are written to stdout in the end, all or none."""
@@ -297,7 +301,7 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
     for error in skipped:
         results.skipped(error)
     taken: dict[str, str] = {}
-    sizes = [job.size for job in jobs]
+    sizes = [job.size + OVERHEAD for job in jobs]
     with quiet_tensorflow() as stderr:
         began = time.monotonic()
         with Progress(stderr, "files" if len(jobs) > 1 else unit) as progress:
