@@ -271,7 +271,7 @@ def datasets(config: TrainConfig, validating: bool = True):
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
-            paths, held_paths = files.hold_out(paths)
+            paths, held_paths = data.hold_out(paths, side)
         images = paths = data.usable(paths, config.patch)
         read = data.training_set
         logging.info("training on %d images", len(paths))
