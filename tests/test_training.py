@@ -20,6 +20,7 @@ from tfcodec import (
     codec,
     export,
     optimizers,
+    programs,
     registry,
     signals,
     training,
@@ -343,6 +344,7 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, whole):
 def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
     config = config_of(images, distortion="mse")
     training.prepare_directory(config, tmp_path)
+    (tmp_path / programs.STATE).touch()
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     del old["distortion"]
@@ -353,6 +355,15 @@ def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp
     path.write_text("[]")
     with pytest.raises(ValueError, match="damaged: it is not a JSON object"):
         training.prepare_directory(config, tmp_path)
+
+
+def test_a_folder_that_is_no_model_is_not_replaced_by_one(images, tmp_path):
+    file = tmp_path / "model" / "of_mine.txt"
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ValueError, match="model exists, and is no model"):
+        training.train(config_of(images), tmp_path)
+    assert [file, file.parent] == sorted(tmp_path.rglob("*"), reverse=True)
 
 
 def test_tensorboard_gets_scalars_and_images(whole):

@@ -27,6 +27,7 @@ from tfcodec import (
     files,
     losses,
     optimizers,
+    programs,
     registry,
     signals,
     textures,
@@ -348,7 +349,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     config.check()
     source = registry.resolve(config.init)
     training, crops = datasets(config)
-    prepare_directory(config, directory)
+    prepare_directory(config, directory, LATENTS)
     model, second = networks(config, source, config.precision)
     encode = Encoder(source, model)
     arrays = keep_latents(config, directory, training, encode, source.channels)
@@ -375,7 +376,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
         **history(config, player, checkpoints),
         "weights": dataclasses.asdict(player.weighting),
     }
-    return _exported(config, source, model, whole, record, directory / "model")
+    return _exported(config, source, model, whole, record, directory / programs.MODEL)
 
 
 def _player(config, second, arrays, channels):

@@ -202,15 +202,22 @@ PRIVATE = {
 }  # fmt: skip
 
 
-def prepare_directory(config, directory: pathlib.Path):
-    """Compares `config` with `config.json`, if there is one, then writes it.
+def prepare_directory(config, directory: pathlib.Path, made: str = ""):
+    """Checks that a run may use its directory, and writes `config.json` to it.
+
+    Args:
+        config: the settings, which are compared with those that are there.
+        directory: of the run.
+        made: as for `programs.keep_settings`.
 
     Raises:
-        ValueError: the directory is that of a training with other settings.
+        ValueError: the directory is that of a training with other settings, or the
+            model would replace what is none.
         OSError: it cannot be written.
     """
+    registry.check_replaceable(directory / programs.MODEL)
     defaults = dataclasses.asdict(type(config)())
-    programs.keep_settings(dataclasses.asdict(config), directory, defaults)
+    programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
@@ -443,7 +450,7 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
     # By default a name of its own: `tfcodec` would be that of a shipped model, too.
     name = config.name or directory.absolute().name
     return export.export(
-        whole, directory / "model", config.arch, options, record, name,
+        whole, directory / programs.MODEL, config.arch, options, record, name,
         licence=config.licence,
     )  # fmt: skip
 
