@@ -22,7 +22,7 @@ TABLE = """
     data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
     workers programs tiles jax_step accelerate
-    strategies settings optimizers checkpoints validation progress xla_program training
+    settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation summary report pillow_plugin
     photographs demo
@@ -50,7 +50,7 @@ QUICK = """
     memory forks planes compression lanes blas helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
-    pillow_plugin programs options arguments batch commands cli
+    pillow_plugin programs settings options arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.

@@ -362,7 +362,7 @@ def test_a_folder_that_is_no_model_is_not_replaced_by_one(images, tmp_path):
     file.parent.mkdir()
     file.touch()
     with pytest.raises(ValueError, match="model exists, and is no model"):
-        training.train(config_of(images), tmp_path)
+        training.train(config_of(images, steps=1), tmp_path)
     assert [file, file.parent] == sorted(tmp_path.rglob("*"), reverse=True)
 
 
@@ -458,6 +458,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
         ({"extrapolate": 1.0}, "--extrapolate"),
         ({"options": "n=3"}, "JSON object"),
+        ({"options": '{"n": 2.5}'}, "n must be a whole number from 1 on, not 2.5"),
         ({"steps": 0}, "--steps"),
         ({"validation_images": 0}, "--validation_images must be at least 1"),
         ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),
