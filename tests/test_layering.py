@@ -11,8 +11,9 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    console files signals constants archives bitstream tiling quality plugins classical
-    metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
+    console files signals tools constants archives bitstream tiling quality plugins
+    classical metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    formats images
     rans tracing kernels transposed shuffles layers transforms densities entropy losses
     model architectures
     registry memory forks planes compression lanes blas helpers exact_layers
@@ -31,8 +32,9 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    console files signals constants archives bitstream tiling quality plugins classical
-    metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
+    console files signals tools constants archives bitstream tiling quality plugins
+    classical metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    formats images
     rans tracing
     kernels registry memory forks planes compression lanes blas helpers
     exact_layers exact_products walk litert_files web_files
@@ -45,8 +47,9 @@ RUNNING = """
 
 # What answers before there are pixels to code.
 QUICK = """
-    console files signals constants archives bitstream tiling quality plugins metrics
-    ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images registry
+    console files signals tools constants archives bitstream tiling quality plugins
+    metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
+    registry
     memory forks planes compression lanes blas helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines

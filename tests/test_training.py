@@ -184,7 +184,7 @@ def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
 def test_a_training_goes_on_from_an_exported_model(images, whole, tmp_path):
     first = whole[1] / "model"
     still = config_of(
-        images, "bls2017", steps=1, init=str(first), learning_rate=0.0,
+        images, "bls2017", steps=1, init=str(first), learning_rate=1e-30,
         distortion="ssim", **EVERY,
     )  # fmt: skip
     second = training.train(still, tmp_path / "second")

@@ -13,10 +13,10 @@ engine opens the files of the other.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what cannot be imported without it
-    from tfcodec.console import need_training
+if __name__ == "__main__":  # before what takes long to import, or is not installed
+    from tfcodec import tools
 
-    need_training("litert_export")
+    tools.begin(tools.litert_export(__doc__))
 
 import json
 import pathlib
@@ -26,7 +26,6 @@ import tensorflow as tf
 
 from tfcodec import (
     architectures,
-    console,
     exact_products,
     files,
     kernels,
@@ -35,6 +34,7 @@ from tfcodec import (
     litert_int8,
     registry,
     same_decoder,
+    tools,
     walk,
     weights,
 )
@@ -354,15 +354,9 @@ def converted(function, inputs, int8: bool = False) -> bytes:
 
 
 def main(argv=None):
-    parser = console.tool("litert_export", __doc__)
-    parser.add_argument(
-        "directory", nargs="?", help="model directory to make, for LiteRT alone"
-    )
-    parser.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits: smaller files"
-    )
+    parser = tools.litert_export(__doc__)
     args = parser.parse_args(argv)
-    console.print_made(parser, lambda: export(args.model, args.directory, args.int8))
+    tools.print_made(parser, lambda: export(args.model, args.directory, args.int8))
 
 
 if __name__ == "__main__":

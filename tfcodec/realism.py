@@ -8,6 +8,11 @@ directory. Like any training here, it resumes where it was stopped.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import, or is not installed
+    from tfcodec import tools
+
+    tools.realism(__doc__)
+
 import dataclasses
 import json
 import os

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfcodec import console, files, litert_files, registry
+from tfcodec import files, litert_files, registry, tools
 
 CARD, LIST = "model.json", "models.json"
 DECODING = ("synthesis",)
@@ -135,17 +135,7 @@ def _write_json(path, value):
 
 
 def main(argv=None):
-    parser = console.tool("web_files", __doc__)
-    parser.add_argument("directory", help="folder of models, such as web/beside/models")
-    parser.add_argument(
-        "--decode_only", action="store_true", help="leave out what only encoding needs"
-    )
-    parser.add_argument(
-        "--no_realism", action="store_true", help="leave out the second synthesis"
-    )
-    parser.add_argument(
-        "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
-    )
+    parser = tools.web_files(__doc__)
     args = parser.parse_args(argv)
 
     def make():
@@ -155,8 +145,9 @@ def main(argv=None):
             encoder=registry.resolve(args.encoder) if args.encoder else None,
         )  # fmt: skip
 
-    console.print_made(parser, make)
+    tools.print_made(parser, make)
 
 
 if __name__ == "__main__":
+    tools.begin(tools.web_files(__doc__), training=False)
     main()
