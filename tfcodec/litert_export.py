@@ -221,21 +221,35 @@ def converted_networks(model, int8: bool = False) -> dict[str, bytes]:
 
     An analysis with residual blocks has weights of 8 bits in any case.
     """
-    parts = networks(model)
-    rounded = litert_int8.with_int8(converted(*parts["analysis"]))
-    made = {"analysis": rounded} if rounded else {}
-    for name, part in parts.items():
-        if name not in made:
-            made[name] = written(part, int8)
-    return made
+    return {
+        name: written(part, int8, of_pixels=name == "analysis")
+        for name, part in networks(model).items()
+    }
 
 
-def written(part, int8: bool) -> bytes:
-    """Returns the LiteRT file of one of `networks`; `int8` is as for `export`."""
-    half = converted(*part)
-    if not int8:
-        return half
-    return litert_int8.with_dense_int8(half) or converted(*part, int8)
+def written(part, int8: bool, of_pixels: bool = False) -> bytes:
+    """Returns the LiteRT file of one of `networks`.
+
+    Args:
+        part: the function, and the specs of its inputs.
+        int8: as for `export`.
+        of_pixels: whether it is an analysis.
+    """
+    graph = traced(part[0], input_signature=part[1]).get_concrete_function()
+    if not has_dense(graph):  # LiteRT's converter rounds such a network as a whole.
+        return from_graph(graph, int8)
+    half = from_graph(graph)
+    if of_pixels:
+        return litert_int8.with_int8(half)
+    return litert_int8.with_dense_int8(half) if int8 else half
+
+
+def has_dense(graph) -> bool:
+    """Whether a function has dense layers of pictures, as `dense` makes them."""
+    return any(
+        op.type.startswith("BatchMatMul") and op.inputs[0].shape.rank == 4
+        for op in graph.graph.get_operations()
+    )
 
 
 def realistic_network(model, second):
@@ -343,6 +357,11 @@ def transposed(layer, x):
 def converted(function, inputs, int8: bool = False) -> bytes:
     """Returns a function as a LiteRT file, its weights in half precision or int8."""
     concrete = traced(function, input_signature=inputs).get_concrete_function()
+    return from_graph(concrete, int8)
+
+
+def from_graph(concrete, int8: bool = False) -> bytes:
+    """As `converted`, of a function that was traced."""
     holder = tf.Module()  # of variables: without it the file has no signature
     holder.held = list(concrete.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)

@@ -6,7 +6,8 @@
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
 directory, named by the model's fingerprint, with `model.json` and gzip streams of the
 networks and of the coder's numbers. A page fetches those that it needs, and checks them
-by the SHA-256 in `model.json`. `models.json` in DIR lists the models: a page encodes
+by the SHA-256 in `model.json`. `models.json` in DIR lists the models, those that encode
+before those that only decode, and the one written last before others: a page encodes
 with the first. Needs only NumPy.
 """
 
@@ -124,9 +125,21 @@ def write(
 
 
 def listed(target: pathlib.Path, first: str) -> list[str]:
-    """Returns the fingerprints of the models in a directory, `first` before others."""
-    others = sorted(path.parent.name for path in target.glob(f"*/{CARD}"))
-    return [first, *(name for name in others if name != first)]
+    """Returns the fingerprints of the models in a directory, `first` before others.
+
+    But models that can encode come before those that can only decode.
+    """
+    found = {path.parent.name: _encodes(path) for path in target.glob(f"*/{CARD}")}
+    return sorted(found, key=lambda name: (not found[name], name != first, name))
+
+
+def _encodes(path):
+    """Whether the model of a card, which may be damaged, has what encoding needs."""
+    try:
+        stored = json.loads(path.read_text("utf-8"))["files"]
+        return set(ENCODING) <= set(stored)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _write_json(path, value):
