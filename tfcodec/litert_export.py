@@ -7,8 +7,9 @@ directory, or writes DIR, a model directory for LiteRT alone. Both have LiteRT
 (TensorFlow Lite) files of the floating-point networks, for images of any height and
 width, which use only operations that are built into LiteRT; and the numbers of the
 exact coder, which `walk` runs in NumPy. `litert` leaves out what the SavedModel beside
-it stores: see `litert_files`. The fingerprint is the same, as all integers are: each
-engine opens the files of the other.
+it stores: see `litert_files`; and has a network `exact` for the largest layers of the
+coder, which DIR lacks, as it would store them twice. The fingerprint is the same, as
+all integers are: each engine opens the files of the other.
 """
 
 from __future__ import annotations
