@@ -19,7 +19,6 @@ SMALLEST_PATCH = 11
 LARGEST_SEED = 2**32 - 1  # of NumPy
 # Devices to train on: see `strategies`.
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
-LATENT_STRIDE = 16  # pixels per latent of a model that can get a second synthesis
 
 
 class WrongSetting(ValueError):
@@ -391,15 +390,17 @@ class RealismConfig:
             WrongSetting: a value is invalid.
             ValueError: the model or the arrays are not there, or do not fit.
         """
+        from tfcodec.transforms import RealisticSynthesis
+
         self.check_values()
         if self.second and not os.path.isfile(self.second):
             raise ValueError(f"--second={self.second}: no such file")
         stride = registry.resolve(self.init).latent_stride
-        if stride != LATENT_STRIDE:
+        needed = RealisticSynthesis.STRIDE
+        if stride != needed:
             raise ValueError(
-                f"--realism needs a model with a latent for {LATENT_STRIDE}"
-                f"x{LATENT_STRIDE} pixels; {self.init} has one for "
-                f"{stride}x{stride}"
+                f"--realism needs a model with a latent for {needed}x{needed} pixels; "
+                f"{self.init} has one for {stride}x{stride}"
             )
 
     def default(self) -> list[list[float]]:
