@@ -75,7 +75,7 @@ FLAGS = defined()
 
 
 def parsed(argv):
-    """Reads the flags, for `app.run`; returns the other arguments."""
+    """Reads the flags; returns the other arguments."""
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
@@ -160,10 +160,14 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(console.names_are_shown)
     # Tracing graphs makes many objects that stay. By default Python collects garbage
     # after every 700 new objects, which takes a tenth of the time of tracing.
     gc.freeze()
     gc.set_threshold(50_000)
-    app.run(main, flags_parser=parsed)
+    app.define_help_flags()
+    # Not by `app.run`: if TensorFlow is first imported within it, `tf.init_scope` does
+    # not lead out of a graph that is being traced.
+    main(parsed(sys.argv))

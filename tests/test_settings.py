@@ -110,6 +110,35 @@ def test_help_needs_nothing_of_what_training_needs():
     assert "pip install -r requirements.txt" in done.stderr
 
 
+# Runs train.py with a training that only tells whether TensorFlow is as it should be.
+TELLING = """
+import runpy, sys, types
+
+def train(config, run):
+    import tensorflow as tf
+
+    def traced():
+        with tf.init_scope():
+            print(tf.executing_eagerly())
+
+    tf.function(traced)()
+
+for name in ("training", "realism", "litert_export", "serving"):
+    sys.modules[f"tfcodec.{name}"] = types.SimpleNamespace(train=train)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_training_can_compute_at_once_while_it_traces_a_graph():
+    pytest.importorskip("tensorflow_compression")
+    line = [sys.executable, "-c", TELLING, str(ROOT / "train.py"), *GOOD]
+    # TensorFlow, if another test has imported it, tells child processes by this.
+    own = {k: v for k, v in os.environ.items() if k != "TF2_BEHAVIOR"}
+    done = subprocess.run(line, cwd=ROOT, env=own, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "True\n"
+
+
 def test_a_folder_may_be_named_that_is_not_there_yet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("new", "new/deep/er", str(tmp_path), str(tmp_path / "new")):
