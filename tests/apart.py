@@ -9,7 +9,8 @@ from tfcodec import signals
 
 # Processes that import what a training needs once, and begin with it.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train", "tests.apart"])
+PRELOADED = ["train", "tfcodec.realism", "tfcodec.litert_export", "tests.apart"]
+PROCESSES.set_forkserver_preload(PRELOADED)
 # To be kept: one that is let go sets back what it has set.
 UNOPTIMISED = tiny.unoptimised()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -282,6 +283,36 @@ def test_unknown_names_and_options_are_explained():
         architectures.build("bls2018", (0.01, 0.01))
     with pytest.raises(ValueError, match="width"):
         architectures.build("bls2017", (0.01, 0.01), width=8)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "words"),
+    [
+        ("cnn", {"n": 2.5}, "n must be a whole number from 1 on, not 2.5"),
+        ("cnn", {"layers": 0}, "layers must be a whole number from 1 on, not 0"),
+        ("cnn", {"pooled": 1}, "pooled must be true or false, not 1"),
+        ("sparse", {"m": True}, "m must be a whole number from 1 on, not True"),
+        ("sparse", {"sparsity": float("inf")}, "sparsity must be a number, not inf"),
+        ("sparse", {"q": 1}, "no option 'q', only sparsity, n, m,"),
+        ("mlp", {"activation": 3}, "activation must be a text, not 3"),
+        ("ms2020", {"features": [8]}, "features must be a list of 2 whole numbers"),
+        ("ms2020", {"m": 32, "slices": 3}, "m must be a multiple of slices, 3, not 32"),
+        ("tfcodec", {"widths": [8, 12, 16.0]}, "widths must be a list of 3 whole"),
+        ("tfcodec", {"blocks": [-1, 2]}, "blocks must be a list of 2 whole numbers f"),
+        ("tfcodec", {"slices": []}, "slices must be a list of whole numbers from 1 on"),
+        ("tfcodec", {"window": 33}, "window must be a multiple of 16, not 33"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_by_its_name(arch, options, words):
+    with pytest.raises(
+        ValueError, match=f"^architecture {arch}:? .*{re.escape(words)}"
+    ):
+        architectures.assembled(arch, (0.01, 0.1), **options)
+
+
+def test_every_default_is_a_value_that_is_taken():
+    for arch in architectures.ARCHITECTURES:
+        architectures.assembled(arch, (0.01, 0.1), **architectures.defaults(arch))
 
 
 def test_lambda_falls_with_the_gains_that_are_lowered(tmp_path):

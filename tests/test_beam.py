@@ -13,7 +13,16 @@ import pytest
 from PIL import Image
 
 from tests import standin
-from tfcodec import arguments, bulk, cli, codec, engine, evaluation, registry
+from tfcodec import (
+    arguments,
+    bulk,
+    cli,
+    codec,
+    engine,
+    evaluation,
+    files,
+    registry,
+)
 
 needs_beam = pytest.mark.skipif(
     not importlib.util.find_spec("apache_beam"), reason="Apache Beam is not installed"
@@ -379,6 +388,23 @@ def test_of_two_inputs_with_one_output_the_first_by_name_is_done(folder, capsys)
         {"input": "in/a.png", "output": "out/a.tfc", "error": reason}
     ]
     assert np.array_equal(codec.decompress(made()["a.tfc"]), picture(1))
+
+
+@needs_beam
+def test_a_job_that_a_signal_ends_leaves_no_unfinished_files(folder, monkeypatch):
+    from tfcodec import jobs
+
+    def ended(job, _):
+        parts = pathlib.Path(job.parts)
+        parts.mkdir(parents=True)
+        (parts / "a.part").touch()
+        files.remove_unfinished()  # as `signals.clean_up` does
+        assert not parts.exists()
+        raise KeyboardInterrupt
+
+    pictures("in/a.png")
+    monkeypatch.setattr(jobs, "_run", ended)
+    assert bulk_command("in/*", "--out_dir", "out") == 130
 
 
 @needs_beam

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import made
 from tests.tiny import images, photograph
-from tfcodec import data, files
+from tfcodec import data, files, training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -156,6 +156,34 @@ def test_training_sees_a_picture_upright_as_compressing_does(tmp_path):
 def test_the_only_image_is_not_held_out_without_a_word(tmp_path):
     with pytest.raises(ValueError, match="only.png is the only image.*--validation"):
         files.hold_out([tmp_path / "only.png"])
+
+
+@pytest.mark.parametrize("damage", [9000, 10])  # the pixels, and the header, too
+def test_a_damaged_image_is_replaced_by_another_to_validate_on(
+    tmp_path, caplog, damage
+):
+    paths = sorted(images(tmp_path / "images").iterdir())
+    kept, held = files.hold_out(paths)
+    assert held == paths[:1]
+    assert data.hold_out(paths, 64) == (kept, held)
+    os.truncate(held[0], damage)
+    config = training.TrainConfig(images=str(tmp_path / "images"), patch=64)
+    _, validation = training.datasets(config)
+    assert len(list(validation)) == 1
+    assert data.hold_out(paths, 64) == (paths[2:], paths[1:2])
+    assert caplog.text.count(str(held[0])) == 2
+    for path in paths[1:]:
+        os.truncate(path, damage)
+    with pytest.raises(ValueError, match="7.png is the only image"):
+        data.hold_out(paths, 64)
+
+
+def test_a_damaged_image_among_those_held_out_is_replaced_by_the_next(tmp_path, caplog):
+    paths = sorted(images(tmp_path / "images").iterdir())
+    os.truncate(paths[4], 9000)
+    found = data.validation_set(data.open_images(paths, 2), 64)
+    assert len(list(found)) == 2
+    assert "4.png" in caplog.text
 
 
 @pytest.fixture

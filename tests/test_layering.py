@@ -11,10 +11,10 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    console files signals constants archives bitstream tiling quality plugins classical
-    blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats
-    images rans tracing kernels transposed shuffles layers transforms densities entropy
-    losses model architectures
+    console files signals tools constants archives bitstream tiling quality plugins
+    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    formats images rans tracing kernels transposed shuffles layers transforms densities
+    entropy losses model architectures
     registry memory forks planes compression lanes helpers exact_layers
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
@@ -22,7 +22,7 @@ TABLE = """
     data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
     workers programs tiles jax_step accelerate
-    strategies settings optimizers checkpoints validation progress xla_program training
+    settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation averages summary report pillow_plugin
     photographs demo
@@ -31,9 +31,9 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    console files signals constants archives bitstream tiling quality plugins classical
-    blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats
-    images rans tracing
+    console files signals tools constants archives bitstream tiling quality plugins
+    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    formats images rans tracing
     kernels registry memory forks planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
@@ -45,12 +45,12 @@ RUNNING = """
 
 # What answers before there are pixels to code.
 QUICK = """
-    console files signals constants archives bitstream tiling quality plugins blas
+    console files signals tools constants archives bitstream tiling quality plugins blas
     metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
     registry memory forks planes compression lanes helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
-    pillow_plugin programs options arguments batch commands cli
+    pillow_plugin programs settings options arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.

@@ -277,6 +277,24 @@ def test_a_directory_of_8_bits_draws_nearly_the_same(both, tmp_path):
             assert metrics.psnr(first, second) > 45
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_each_network_is_converted_once(int8, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_compression")
+    from tfcodec import architectures, litert_export
+
+    calls, convert = [], tf.lite.TFLiteConverter.from_concrete_functions
+    monkeypatch.setattr(
+        tf.lite.TFLiteConverter, "from_concrete_functions",
+        lambda *given: calls.append(1) or convert(*given),
+    )  # fmt: skip
+    for arch in ("cnn", "tfcodec"):  # without and with dense layers
+        model = architectures.build(arch, tiny.lmbda_of(arch), **tiny.OPTIONS[arch])
+        calls.clear()
+        made = litert_export.converted_networks(model, int8)
+        assert len(calls) == len(made)
+
+
 def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")

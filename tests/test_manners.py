@@ -212,6 +212,7 @@ def test_train_py_sees_to_signals_and_to_closed_streams_first(name, tmp_path):
             os.close(descriptor)
 
     line = [sys.executable, "-c", TRAINING, str(ROOT / "train.py")]
+    line += ["--run=run", "--images=images"]
     with subprocess.Popen(line, preexec_fn=prepare, pass_fds=[3], cwd=here) as process:
         os.close(told)
         assert os.read(heard, 3) == b"\1\1\1"

@@ -123,10 +123,35 @@ def test_what_is_no_program_or_one_of_another_version_is_refused(tmp_path):
 
 
 def test_a_run_keeps_its_settings_but_for_those_that_may_change(tmp_path):
-    settings = {"arch": "tfcodec", "steps": 10}
-    programs.keep_settings(settings, tmp_path / "run", {})
-    programs.keep_settings({**settings, "steps": 20}, tmp_path / "run", {})
-    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings, run = {"arch": "tfcodec", "steps": 10}, tmp_path / "run"
+    programs.keep_settings(settings, run, {})
+    (run / programs.STATE).touch()
+    programs.keep_settings({**settings, "steps": 20}, run, {})
+    stored = json.loads((run / "config.json").read_text())
     assert stored["steps"] == 20
     with pytest.raises(ValueError, match="arch='tfcodec', not 'bls2017'"):
-        programs.keep_settings({"arch": "bls2017"}, tmp_path / "run", {})
+        programs.keep_settings({"arch": "bls2017"}, run, {})
+
+
+def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path):
+    settings, run = {"arch": "tfcodec", "steps": 10}, tmp_path / "run"
+    corrected = {**settings, "arch": "bls2017"}
+    programs.keep_settings(settings, run, {})
+    (run / "latents").mkdir()
+    (run / "checkpoints" / "ckpt-1_temp").mkdir(parents=True)
+    programs.keep_settings(settings, run, {}, "latents")
+    assert (run / "latents").exists()
+    programs.keep_settings(corrected, run, {}, "latents")
+    assert json.loads((run / "config.json").read_text()) == corrected
+    assert not (run / "latents").exists()
+    for result in ("checkpoints/ckpt-1.index", programs.STATE, programs.MODEL):
+        (run / result).touch()
+        with pytest.raises(ValueError, match="arch='bls2017', not 'tfcodec'"):
+            programs.keep_settings(settings, run, {})
+        (run / result).unlink()
+
+
+def test_settings_of_another_program_are_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text('{"arch": "of something else"}')
+    with pytest.raises(ValueError, match="arch='of something else', not 'tfcodec'"):
+        programs.keep_settings({"arch": "tfcodec", "steps": 10}, tmp_path, {})

@@ -20,6 +20,7 @@ from tfcodec import (
     codec,
     export,
     optimizers,
+    programs,
     registry,
     signals,
     training,
@@ -183,7 +184,7 @@ def test_a_full_disk_is_told_in_a_line_and_costs_no_checkpoint(whole, tmp_path):
 def test_a_training_goes_on_from_an_exported_model(images, whole, tmp_path):
     first = whole[1] / "model"
     still = config_of(
-        images, "bls2017", steps=1, init=str(first), learning_rate=0.0,
+        images, "bls2017", steps=1, init=str(first), learning_rate=1e-30,
         distortion="ssim", **EVERY,
     )  # fmt: skip
     second = training.train(still, tmp_path / "second")
@@ -343,6 +344,7 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, whole):
 def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
     config = config_of(images, distortion="mse")
     training.prepare_directory(config, tmp_path)
+    (tmp_path / programs.STATE).touch()
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     del old["distortion"]
@@ -353,6 +355,15 @@ def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp
     path.write_text("[]")
     with pytest.raises(ValueError, match="damaged: it is not a JSON object"):
         training.prepare_directory(config, tmp_path)
+
+
+def test_a_folder_that_is_no_model_is_not_replaced_by_one(images, tmp_path):
+    file = tmp_path / "model" / "of_mine.txt"
+    file.parent.mkdir()
+    file.touch()
+    with pytest.raises(ValueError, match="model exists, and is no model"):
+        training.train(config_of(images, steps=1), tmp_path)
+    assert [file, file.parent] == sorted(tmp_path.rglob("*"), reverse=True)
 
 
 def test_tensorboard_gets_scalars_and_images(whole):
@@ -447,6 +458,7 @@ def test_schedule_warms_up_holds_and_falls():
         ({"lmbda_min": 0.1, "lmbda_max": 0.01}, "positive and ordered"),
         ({"extrapolate": 1.0}, "--extrapolate"),
         ({"options": "n=3"}, "JSON object"),
+        ({"options": '{"n": 2.5}'}, "n must be a whole number from 1 on, not 2.5"),
         ({"steps": 0}, "--steps"),
         ({"validation_images": 0}, "--validation_images must be at least 1"),
         ({"distortion": "mse:1,psnr:2"}, "no distortion 'psnr'"),

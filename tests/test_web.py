@@ -87,6 +87,20 @@ def test_the_model_written_last_is_what_a_page_encodes_with(tmp_path):
     assert listed == {"models": [made.name, "aa"]}
 
 
+def test_a_model_that_only_decodes_is_not_what_a_page_encodes_with(tmp_path):
+    model = registry.Model.at(GOLDEN / "model")
+    made = web_files.write(model, tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(model.path, other)
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps({**card, "fingerprint": "00" * 32}))
+    decoding = web_files.write(registry.Model.at(other), tmp_path, encode=False)
+    listed = json.loads((tmp_path / web_files.LIST).read_text())
+    assert listed == {"models": [made.name, decoding.name]}
+    (made / web_files.CARD).write_text("{")  # as if damaged
+    assert web_files.listed(tmp_path, decoding.name)[0] == decoding.name
+
+
 def test_what_makes_files_may_come_from_weights_of_8_bits(models, tmp_path):
     """Stood in for by a copy of the model with one byte of its analysis changed."""
     other, plain = tmp_path / "other", of_page(models / "model")

@@ -96,7 +96,7 @@ class Run:
         self.device, self.args, self.say = device, args, say
         self.program, self.run = program, pathlib.Path(args.run)
         self.record = programs.record_of(self.run) or {}
-        if not self.record and (self.run / "checkpoints").exists():
+        if not self.record and (self.run / programs.CHECKPOINTS).exists():
             raise ValueError(
                 f"{self.run} has checkpoints of train.py, which a program cannot "
                 "continue: give another --run, and --init to train.py --xla_program"

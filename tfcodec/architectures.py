@@ -8,6 +8,7 @@ file must decode on every machine.
 from __future__ import annotations
 
 import inspect
+import math
 
 from tfcodec import transforms as t
 from tfcodec.constants import PYRAMID
@@ -131,7 +132,12 @@ def ms2020(
     Unlike in the paper, one network per slice gives both index and mean. It sees the
     earlier slices without latent residual prediction, which is floating point, and
     which only the synthesis sees.
+
+    Raises:
+        ValueError: `m` is not a multiple of `slices`.
     """
+    if m % slices:
+        raise ValueError(f"m must be a multiple of slices, {slices}, not {m}")
     sizes = [m // slices] * slices
     coder = Conditional(
         t.hyper_analysis(h, n), t.hyper_synthesis((*features, m)), n, sizes,
@@ -166,11 +172,17 @@ def tfcodec(
         pyramid: channels of the networks that code the first slice.
         window: side in pixels of the linear transform's blocks, which begin every 16.
         anchors: number of qualities at which the gains are learned.
+
+    Raises:
+        ValueError: the slices do not add up to the latents, or the window is not a
+            multiple of 16.
     """
     if sum(slices) != widths[-1]:
         raise ValueError(
             f"slices add up to {sum(slices)}, and widths end with {widths[-1]}"
         )
+    if window % 16:
+        raise ValueError(f"window must be a multiple of 16, not {window}")
     means, *rest = slices
     first = t.slice_net((hidden, hidden), (3, 1, 1), means, scales=SCALES, index=0)
     coder = Conditional(
@@ -205,6 +217,11 @@ ARCHITECTURES = {
 }
 
 
+# Options of which 0 is a value, and those that are lists of any length.
+MAY_BE_0 = {"blocks", "synthesis_blocks", "support"}
+OF_ANY_LENGTH = {"slices", "hidden"}
+
+
 def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionModel:
     """Returns a model of the architecture `name`, whose layers have no variables yet.
 
@@ -219,18 +236,50 @@ def assembled(name: str, lmbda: tuple[float, float], **options) -> CompressionMo
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"no architecture {name!r}; there are {known}")
-    _, *known = inspect.signature(ARCHITECTURES[name]).parameters.values()
-    names = [each.name for each in known]
-    unknown = set(options) - set(names)
-    if unknown and not any(each.kind is each.VAR_KEYWORD for each in known):
+    known = defaults(name)
+    if unknown := set(options) - set(known):
         raise ValueError(
             f"architecture {name} has no option {min(unknown)!r}, only "
-            f"{', '.join(names)}"
+            f"{', '.join(known)}"
         )
+    for option, value in options.items():
+        if wanted := _wanted(option, value, known[option]):
+            raise ValueError(f"architecture {name}: {option} must be {wanted}")
     try:
         return ARCHITECTURES[name](lmbda, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"architecture {name}: {error}") from None
+
+
+def defaults(name: str) -> dict:
+    """Returns the options of the architecture `name`, with their defaults."""
+    _, *known = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    own = {each.name: each.default for each in known if each.default is not each.empty}
+    # The other options of `sparse` are those of `cnn`.
+    return {**own, **defaults("cnn")} if len(own) < len(known) else own
+
+
+def _wanted(option, value, default) -> str:
+    """Returns what an option of the type of `default` must be, or "" if it is that."""
+    least = 0 if option in MAY_BE_0 else 1
+
+    def counts(number):
+        return type(number) is int and number >= least
+
+    if isinstance(default, tuple):
+        size = None if option in OF_ANY_LENGTH else len(default)
+        good = isinstance(value, (list, tuple)) and all(map(counts, value))
+        good = good and (len(value) == size if size else len(value) > 0)
+        wanted = f"a list of {f'{size} ' if size else ''}whole numbers from {least} on"
+    elif type(default) is int:
+        good, wanted = counts(value), f"a whole number from {least} on"
+    elif isinstance(default, float):
+        good = type(value) in (int, float) and math.isfinite(value)
+        wanted = "a number"
+    else:
+        good = isinstance(value, type(default))
+        wanted = "true or false" if isinstance(default, bool) else "a text"
+    return "" if good else f"{wanted}, not {value!r}"
 
 
 def build(

@@ -1,4 +1,4 @@
-"""What goes wrong with damaged files of NumPy arrays."""
+"""Files of NumPy arrays: how they are told, and what goes wrong with damaged ones."""
 
 import zipfile
 import zlib
@@ -8,3 +8,8 @@ DAMAGED = (
     OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
     zlib.error,
 )  # fmt: skip
+
+
+def is_arrays(path) -> bool:
+    """Whether a path is, by its suffix, that of arrays, not of an exported model."""
+    return str(path).endswith((".npz", ".npy"))

@@ -29,7 +29,6 @@ from tfcodec.console import (
 )
 from tfcodec.files import new_file
 
-
 # Any file takes about as long as so many bytes of a larger one, for the time left.
 OVERHEAD = 100_000
 

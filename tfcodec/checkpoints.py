@@ -10,7 +10,7 @@ import shutil
 import tensorflow as tf
 from absl import logging
 
-from tfcodec import files
+from tfcodec import files, programs
 
 KEPT = 3  # checkpoints; older ones are removed
 
@@ -29,7 +29,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory, model):
-        self.directory = pathlib.Path(directory) / "checkpoints"
+        self.directory = pathlib.Path(directory) / programs.CHECKPOINTS
         self.latest, self.damaged = None, []
         self.seconds = tf.Variable(0.0, trainable=False)
         self.sums = tf.Variable("{}", trainable=False)

@@ -114,29 +114,6 @@ def say(text: str = "", file=None, end: str = "\n") -> None:
         file.flush()
 
 
-def tool(name: str, about: str) -> argparse.ArgumentParser:
-    """Returns the parser of `python -m tfcodec.NAME MODEL ...`, with MODEL defined."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m tfcodec.{name}", description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("model", help="a model directory, or the name of a shipped one")
-    return parser
-
-
-def print_made(parser: argparse.ArgumentParser, make) -> None:
-    """Prints what make() returns; exits with one line on stderr if it fails.
-
-    These errors are ValueError, of what was asked for, and OSError.
-    """
-    try:
-        made = make()
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
-    with contextlib.suppress(BrokenPipeError):
-        print(made)
-
-
 @contextlib.contextmanager
 def naming(file):
     """Adds the name of a standard stream to an OSError, which lacks it.

@@ -11,6 +11,7 @@ import atexit
 import dataclasses
 import difflib
 import gc
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,6 +75,39 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
             f"{len(paths)}{first}"
         )
     return good
+
+
+def hold_out(paths: Sequence[Path], side: int) -> tuple[list[Path], list[Path]]:
+    """Splits files as `files.hold_out`, so that one of those held out can be read.
+
+    If none can, they are left out and named in the log, and others are held out.
+
+    Args:
+        paths: the files.
+        side: in pixels, which an image to validate on must have at least.
+
+    Raises:
+        ValueError: none would be left to train on.
+    """
+    while True:
+        training, held = files.hold_out(paths)
+        reasons = itertools.takewhile(bool, (_unfit(path, side) for path in held))
+        reasons = list(reasons)
+        if len(reasons) < len(held):
+            return training, held
+        for reason in reasons:
+            logging.warning("left out: %s", reason)
+        logging.warning("another image is held out for validation instead")
+        paths = training
+
+
+def _unfit(path, side) -> str:
+    """Returns why an image cannot be validated on, with its name, or ""."""
+    try:
+        height, width, _ = images.read_rgb(path).shape
+    except Exception as error:  # Pillow may raise anything on a damaged file.
+        return files.named(path, error)
+    return "" if min(height, width) >= side else f"{path}: below {side} pixels a side"
 
 
 def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
@@ -258,19 +292,21 @@ def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
 def open_images(paths: Sequence[Path], count: int) -> Callable:
     """Returns a function that reads up to `count` of the files, evenly spread.
 
-    It yields Pillow images, RGB. A file that fails to decode is left out, and named in
-    the log.
+    It yields Pillow images, RGB. A file that fails to decode is named in the log, and
+    replaced by the next one, unless that is yielded anyway.
     """
     step = max(1, len(paths) // count)
 
     def pictures():
-        for path in list(paths[::step])[:count]:
-            try:
-                whole = Image.fromarray(images.read_rgb(path))
-            except Exception as error:  # Pillow may raise anything on a damaged file.
-                logging.warning("left out: %s", files.named(path, error))
-                continue
-            yield whole
+        for start in range(0, min(len(paths), count * step), step):
+            for path in paths[start : start + step]:
+                try:
+                    whole = Image.fromarray(images.read_rgb(path))
+                except Exception as error:  # Pillow may raise anything on damage.
+                    logging.warning("left out: %s", files.named(path, error))
+                    continue
+                yield whole
+                break
 
     return pictures
 

@@ -227,8 +227,8 @@ _unfinished: set[str] = set()
 
 
 @contextlib.contextmanager
-def _begun(part: str):
-    """Registers a path to remove if the process ends before the context does."""
+def begun(part: str):
+    """Registers a path to remove if a signal ends the process within the context."""
     _unfinished.add(part)
     try:
         yield
@@ -292,7 +292,7 @@ def new_file(path: str | os.PathLike, replace: bool = True):
         return os.open(name, flags, 0o666 if mode is None else mode & 0o700)
 
     try:
-        with _begun(part):
+        with begun(part):
             with open(part, "x+b", opener=opener) as file:
                 yield file
                 file.flush()
@@ -332,7 +332,7 @@ def new_directory(path: pathlib.Path):
     name = f".tfcodec-{secrets.token_hex(8)}"
     part, old = (path.with_name(name + suffix) for suffix in (".part", ".old"))
     try:
-        with writing(path), _begun(os.fspath(part)):
+        with writing(path), begun(os.fspath(part)):
             yield part
             if path.exists():
                 os.replace(path, old)

@@ -143,11 +143,7 @@ def run(args, options: dict) -> bool:
     paths = [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     began = time.monotonic()
-    try:
-        counts = _run(job, beams)
-    finally:
-        found = FileSystems.match([f"{job.parts}/*"])[0].metadata_list
-        _remove(*(each.path for each in found), job.parts)
+    counts = _run_tidily(job, beams)
     path = f"{out_dir}/{transforms.FAILED}"
     failed = _lines(path) if FileSystems.exists(path) else []
     row = {
@@ -157,6 +153,16 @@ def run(args, options: dict) -> bool:
         (row["mean"],) = _lines(f"{out_dir}/{transforms.MEAN}")
     _tell(row, failed, path, args.json, stdout)
     return bool(failed)
+
+
+def _run_tidily(job, options):
+    """Runs a job, and removes its unfinished files however it ends."""
+    try:
+        with files.begun(job.parts):
+            return _run(job, options)
+    finally:
+        found = FileSystems.match([f"{job.parts}/*"])[0].metadata_list
+        _remove(*(each.path for each in found), job.parts)
 
 
 def _run(job, options):

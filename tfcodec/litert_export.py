@@ -7,16 +7,17 @@ directory, or writes DIR, a model directory for LiteRT alone. Both have LiteRT
 (TensorFlow Lite) files of the floating-point networks, for images of any height and
 width, which use only operations that are built into LiteRT; and the numbers of the
 exact coder, which `walk` runs in NumPy. `litert` leaves out what the SavedModel beside
-it stores: see `litert_files`. The fingerprint is the same, as all integers are: each
-engine opens the files of the other.
+it stores: see `litert_files`; and has a network `exact` for the largest layers of the
+coder, which DIR lacks, as it would store them twice. The fingerprint is the same, as
+all integers are: each engine opens the files of the other.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what cannot be imported without it
-    from tfcodec.console import need_training
+if __name__ == "__main__":  # before what takes long to import, or is not installed
+    from tfcodec import tools
 
-    need_training("litert_export")
+    tools.begin(tools.litert_export(__doc__))
 
 import json
 import pathlib
@@ -26,7 +27,6 @@ import tensorflow as tf
 
 from tfcodec import (
     architectures,
-    console,
     exact_products,
     files,
     kernels,
@@ -35,6 +35,7 @@ from tfcodec import (
     litert_int8,
     registry,
     same_decoder,
+    tools,
     walk,
     weights,
 )
@@ -221,21 +222,35 @@ def converted_networks(model, int8: bool = False) -> dict[str, bytes]:
 
     An analysis with residual blocks has weights of 8 bits in any case.
     """
-    parts = networks(model)
-    rounded = litert_int8.with_int8(converted(*parts["analysis"]))
-    made = {"analysis": rounded} if rounded else {}
-    for name, part in parts.items():
-        if name not in made:
-            made[name] = written(part, int8)
-    return made
+    return {
+        name: written(part, int8, of_pixels=name == "analysis")
+        for name, part in networks(model).items()
+    }
 
 
-def written(part, int8: bool) -> bytes:
-    """Returns the LiteRT file of one of `networks`; `int8` is as for `export`."""
-    half = converted(*part)
-    if not int8:
-        return half
-    return litert_int8.with_dense_int8(half) or converted(*part, int8)
+def written(part, int8: bool, of_pixels: bool = False) -> bytes:
+    """Returns the LiteRT file of one of `networks`.
+
+    Args:
+        part: the function, and the specs of its inputs.
+        int8: as for `export`.
+        of_pixels: whether it is an analysis.
+    """
+    graph = traced(part[0], input_signature=part[1]).get_concrete_function()
+    if not has_dense(graph):  # LiteRT's converter rounds such a network as a whole.
+        return from_graph(graph, int8)
+    half = from_graph(graph)
+    if of_pixels:
+        return litert_int8.with_int8(half)
+    return litert_int8.with_dense_int8(half) if int8 else half
+
+
+def has_dense(graph) -> bool:
+    """Whether a function has dense layers of pictures, as `dense` makes them."""
+    return any(
+        op.type.startswith("BatchMatMul") and op.inputs[0].shape.rank == 4
+        for op in graph.graph.get_operations()
+    )
 
 
 def realistic_network(model, second):
@@ -343,6 +358,11 @@ def transposed(layer, x):
 def converted(function, inputs, int8: bool = False) -> bytes:
     """Returns a function as a LiteRT file, its weights in half precision or int8."""
     concrete = traced(function, input_signature=inputs).get_concrete_function()
+    return from_graph(concrete, int8)
+
+
+def from_graph(concrete, int8: bool = False) -> bytes:
+    """As `converted`, of a function that was traced."""
     holder = tf.Module()  # of variables: without it the file has no signature
     holder.held = list(concrete.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)
@@ -354,15 +374,9 @@ def converted(function, inputs, int8: bool = False) -> bytes:
 
 
 def main(argv=None):
-    parser = console.tool("litert_export", __doc__)
-    parser.add_argument(
-        "directory", nargs="?", help="model directory to make, for LiteRT alone"
-    )
-    parser.add_argument(
-        "--int8", action="store_true", help="weights of 8 bits: smaller files"
-    )
+    parser = tools.litert_export(__doc__)
     args = parser.parse_args(argv)
-    console.print_made(parser, lambda: export(args.model, args.directory, args.int8))
+    tools.print_made(parser, lambda: export(args.model, args.directory, args.int8))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import time
 
 import numpy as np
@@ -31,6 +32,8 @@ from tfcodec import archives, files
 
 VERSION = 1
 MANIFEST, STEP, STATE, WEIGHTS = "manifest.json", "step.hlo", "state.npz", "weights.npz"
+# What else a run directory holds: the settings, and the folders of the results.
+CONFIG, CHECKPOINTS, MODEL = "config.json", "checkpoints", "model"
 # Of a state: what is known of the run that made it, as JSON.
 RECORD = "record"
 # A learning rate falls to this part of its peak.
@@ -171,38 +174,57 @@ def record_of(run: str | os.PathLike) -> dict | None:
         return json.loads(str(stored[RECORD]))
 
 
-def keep_settings(settings: dict, directory: pathlib.Path, defaults: dict) -> None:
+def keep_settings(
+    settings: dict, directory: pathlib.Path, defaults: dict, made: str = ""
+) -> None:
     """Compares settings with the `config.json` of a run, if any, then writes it.
+
+    A run that ended before it had anything to go on from may begin anew with others.
 
     Args:
         settings: of the training, by name.
         directory: of the run, which is made.
         defaults: values of settings that the file does not have.
+        made: a folder in `directory` that depends on the settings, to be removed if
+            these change; empty for none.
 
     Raises:
         ValueError: the directory is of a training with other settings.
         OSError: it cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
+    path = directory / CONFIG
     if path.exists():
-        try:
-            old = json.loads(path.read_text())
-            if not isinstance(old, dict):
-                raise ValueError("it is not a JSON object")
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
         # What a setting was before there was a flag for it is now its default.
-        old = {**defaults, **old}
+        old = {**defaults, **_settings_of(path)}
         changed = [k for k in settings if old.get(k) != settings[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
-        if changed:
+        if changed and (began(directory) or "steps" not in old):
             raise ValueError(
                 f"{directory} is a training with other settings: "
                 + ", ".join(f"{k}={old.get(k)!r}, not {settings[k]!r}" for k in changed)
             )
+        if changed and made and (directory / made).exists():
+            shutil.rmtree(directory / made)
     with files.new_file(path) as file:
         file.write(json.dumps(settings, indent=1).encode() + b"\n")
+
+
+def _settings_of(path):
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is not a JSON object")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return found
+
+
+def began(run: pathlib.Path) -> bool:
+    """Whether a run has a checkpoint, a state of `accelerate`, or a model."""
+    # The name of a checkpoint whose writing was interrupted ends in `_temp`.
+    results = (f"{CHECKPOINTS}/ckpt-*.*", STATE, MODEL)
+    return any(next(run.glob(result), None) for result in results)
 
 
 @dataclasses.dataclass(frozen=True)

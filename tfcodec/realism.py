@@ -8,6 +8,11 @@ directory. Like any training here, it resumes where it was stopped.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes long to import, or is not installed
+    from tfcodec import tools
+
+    tools.realism(__doc__)
+
 import dataclasses
 import json
 import os
@@ -27,6 +32,7 @@ from tfcodec import (
     files,
     losses,
     optimizers,
+    programs,
     registry,
     signals,
     textures,
@@ -36,7 +42,7 @@ from tfcodec.checkpoints import Checkpoints
 from tfcodec.critics import Features
 from tfcodec.model import farthest
 from tfcodec.progress import Progress
-from tfcodec.settings import check_counts, check_patches, setting
+from tfcodec.settings import RealismConfig
 from tfcodec.tracing import traced
 from tfcodec.training import datasets, history, prepare_directory, reading
 from tfcodec.transforms import RealisticSynthesis
@@ -45,98 +51,6 @@ LATENTS = "latents"  # folder in a run directory
 # The quality of a patch is u ** QUALITY_POWER, with u uniform in 0..1. So low
 # qualities, at which most texture is missing, are more frequent.
 QUALITY_POWER = 1.3
-
-
-@dataclasses.dataclass(frozen=True)
-class RealismConfig:
-    """All settings of a training of the second synthesis: flags of `train.py`."""
-
-    init: str = setting("tfcodec", "Model to train a second synthesis for.")
-    second: str = setting(
-        "", "Arrays to start from (.npz, .npy); by default the model's own."
-    )
-    images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
-    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
-    validation: str = setting("", "Folders or globs of images to validate on.")
-    validation_images: int = setting(8, "Images validated on, at five qualities each.")
-    patches: int = setting(4000, "Patches of which latents are kept.")
-    text: float = setting(0.15, "Part of the patches that text is drawn on.")
-    steps: int = setting(6000, "Steps in all, resumed ones included; 0 only exports.")
-    batch: int = setting(6, "Patches per step.")
-    patch: int = setting(192, "Side of a patch in pixels, a multiple of 64.")
-    learning_rate: float = setting(1.5e-4, "Peak learning rate of Adam.")
-    warmup: int = setting(100, "Steps of linear warm-up.")
-    critic_warmup: int = setting(300, "Steps over which the critics' weight rises.")
-    hold: float = setting(0.6, "Part of the steps before the cosine fall begins.")
-    clip: float = setting(1.0, "Largest global norm of the gradient.")
-    average: float = setting(0.998, "Momentum of the moving average of weights.")
-    precision: str = setting("float32", "Of the synthesis; or mixed_bfloat16.")
-    noise: str = setting("8,8,16", "Noise channels at 1/16, 1/8 and 1/4.")
-    opened: str = setting(
-        "",
-        "The default realism by quality, as QUALITY:REALISM,..., interpolated between "
-        "these, such as 40:1,50:0; empty for 0.",
-    )
-    name: str = setting("", "Name of the model; by default that of --init.")
-    note: str = setting("", "For the model card: what the images are, the hardware.")
-    seed: int = setting(0, "Seed of patches, their order, and the critics.")
-    log_steps: int = setting(50, "Steps between entries in the log and TensorBoard.")
-    validate_steps: int = setting(500, "Steps between validations.")
-    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
-
-    def check(self):
-        """Raises ValueError if a setting is invalid, in words for the command line."""
-        check_patches(self)
-        if self.precision == "mixed_float16":
-            raise ValueError("--realism trains in float32 or mixed_bfloat16")
-        check_counts(
-            self, "batch", "patches", "log_steps", "validate_steps",
-            "validation_images", steps=0,
-        )  # fmt: skip
-        if weights.is_arrays(self.init):
-            raise ValueError(
-                "--realism needs a model, not a file of arrays: export it first, by "
-                "train.py --init with --steps=0"
-            )
-        self.counts()
-        self.default()
-        stride = registry.resolve(self.init).latent_stride
-        if stride != RealisticSynthesis.STRIDE:
-            raise ValueError(
-                f"--realism needs a model with a latent for {RealisticSynthesis.STRIDE}"
-                f"x{RealisticSynthesis.STRIDE} pixels; {self.init} has one for "
-                f"{stride}x{stride}"
-            )
-
-    def default(self) -> list[list[float]]:
-        """Returns the (quality, realism) of `opened`, in rising order of quality."""
-        parts = filter(None, self.opened.split(","))
-        try:
-            points = [[float(number) for number in part.split(":")] for part in parts]
-            given = [quality for quality, _ in points]
-            valid = all(0 <= q <= 100 and 0 <= realism <= 1 for q, realism in points)
-        except ValueError:
-            valid = False
-        if not valid or sorted(set(given)) != given:
-            raise ValueError(
-                f"--opened must be QUALITY:REALISM,... in rising order of quality, 0 "
-                f"to 100, with realism from 0 to 1, not {self.opened!r}"
-            )
-        return points
-
-    def counts(self) -> tuple[int, ...]:
-        """Returns the numbers of noise channels in `noise`."""
-        try:
-            counts = tuple(int(part) for part in self.noise.split(","))
-        except ValueError:
-            counts = (0,)
-        if min(counts) < 1:
-            raise ValueError(
-                f"--noise must be numbers of channels above 0, separated by commas, "
-                f"not {self.noise!r}"
-            )
-        return counts
 
 
 def networks(config: RealismConfig, source: registry.Model, precision="float32"):
@@ -348,7 +262,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     config.check()
     source = registry.resolve(config.init)
     training, crops = datasets(config)
-    prepare_directory(config, directory)
+    prepare_directory(config, directory, LATENTS)
     model, second = networks(config, source, config.precision)
     encode = Encoder(source, model)
     arrays = keep_latents(config, directory, training, encode, source.channels)
@@ -375,7 +289,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
         **history(config, player, checkpoints),
         "weights": dataclasses.asdict(player.weighting),
     }
-    return _exported(config, source, model, whole, record, directory / "model")
+    return _exported(config, source, model, whole, record, directory / programs.MODEL)
 
 
 def _player(config, second, arrays, channels):

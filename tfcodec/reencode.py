@@ -21,23 +21,23 @@ of the new one.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what cannot be imported without it
-    from tfcodec.console import need_training
+if __name__ == "__main__":  # before what takes long to import, or is not installed
+    from tfcodec import tools
 
-    need_training("reencode")
+    tools.begin(tools.reencode(__doc__))
 
 import hashlib
 import json
 import pathlib
 
 from tfcodec import (
-    console,
     export,
     files,
     litert_export,
     registry,
     rounding,
     same_decoder,
+    tools,
     weights,
 )
 from tfcodec.densities import CHOICE_BITS
@@ -120,16 +120,10 @@ def _record(source, built, arrays, note) -> dict:
 
 
 def main(argv=None):
-    parser = console.tool("reencode", __doc__)
-    parser.add_argument("directory", help="model directory to make")
-    parser.add_argument(
-        "--error_bits", type=float, default=CHOICE_BITS,
-        help=f"bits that a unit of squared error is worth; by default {CHOICE_BITS:g}",
-    )  # fmt: skip
-    parser.add_argument("--weights", help="file of the encoder's weights")
-    parser.add_argument("--note", default="", help="how these were trained")
+    parser = tools.reencode(__doc__)
+    parser.set_defaults(error_bits=CHOICE_BITS)
     args = parser.parse_args(argv)
-    console.print_made(
+    tools.print_made(
         parser,
         lambda: reencode(
             args.model, args.directory, args.error_bits, args.weights, args.note

@@ -22,9 +22,9 @@ from absl import logging
 
 from tfcodec import signals
 from tfcodec.data import Share
+from tfcodec.settings import check_strategy
 from tfcodec.tracing import traced
 
-KINDS = ("none", "mirrored", "multi_worker", "tpu")
 # Seconds to look for a TPU by its name. Outside of Google's cloud there is no metadata
 # server, which knows the names, and so no answer.
 SECONDS = 20
@@ -39,7 +39,7 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
     """Returns a strategy. Call this before any TensorFlow operation has run.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `STRATEGIES` of `settings`.
         replicas: number of devices of a mirrored strategy; 0 for all GPUs, or the CPU.
         tpu: `local`, the name of a Cloud TPU, or its address, `grpc://host:port`.
 
@@ -47,12 +47,7 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
         ValueError: there is no such strategy, device, cluster or TPU; the message is
             for the command line.
     """
-    if kind not in KINDS:
-        raise ValueError(f"--strategy={kind}: it is one of {', '.join(KINDS)}")
-    if replicas < 0 or (kind != "mirrored" and replicas > 1):
-        raise ValueError(f"--replicas={replicas} goes with --strategy=mirrored")
-    if kind != "tpu" and tpu != "local":
-        raise ValueError(f"--tpu={tpu} goes with --strategy=tpu")
+    check_strategy(kind, replicas, tpu)
     if kind == "mirrored":
         return mirrored(replicas)
     if kind == "multi_worker":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -20,6 +19,7 @@ from absl import logging
 
 from tfcodec import (
     architectures,
+    archives,
     data,
     export,
     files,
@@ -35,163 +35,8 @@ from tfcodec import (
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.optimizers import inner_optimizer, steps_taken
 from tfcodec.progress import Guard, Progress
-from tfcodec.settings import check_counts, check_patches, setting
+from tfcodec.settings import TrainConfig, WrongSetting
 from tfcodec.validation import Validation
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """All settings of a training. Each field is a flag of `train.py`."""
-
-    arch: str = setting("tfcodec", "Architecture, a name in tfcodec.architectures.")
-    options: str = setting("{}", 'Arguments of the architecture as JSON: {"n": 128}.')
-    images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
-    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
-    validation: str = setting(
-        "",
-        "Folders or globs of images to validate on; by default one file in fifty of "
-        "--images, which is then not trained on.",
-    )
-    validation_images: int = setting(24, "Images validated on, at five qualities each.")
-    distortion: str = setting(
-        "mse",
-        "What to train for: mse, ssim, ms-ssim, ssimulacra2, masked-mse, or a mixture "
-        "with weights, e.g. mse:0.3,ssimulacra2:0.7.",
-    )
-    lmbda: float = setting(0.0, "Weight of the distortion, for a model of one rate.")
-    lmbda_min: float = setting(0.001, "Lambda at quality 0, unless --lmbda is given.")
-    lmbda_max: float = setting(0.512, "Lambda at quality 100, unless --lmbda is given.")
-    steps: int = setting(
-        1_000_000,
-        "Optimizer steps in all, resumed ones included; 0 with --init only "
-        "fits tables and exports.",
-    )
-    batch: int = setting(8, "Patches per step.")
-    patch: int = setting(
-        256,
-        "Side of a patch in pixels, a multiple of the architecture's stride: 64, or 16 "
-        "without a hyperprior; for cnn 2 to the power of its number of layers.",
-    )
-    init: str = setting(
-        "",
-        "Initial weights: the name of a shipped model, a model directory, or a file of "
-        "arrays (.npz, .npy; see tfcodec/weights.py).",
-    )
-    record: str = setting(
-        "",
-        "JSON file that describes how the arrays of --init were made, for the card.",
-    )
-    extrapolate: float = setting(
-        0.0,
-        "Lower the rate of --init at quality 0 without training: extrapolate its gains "
-        "by this many anchors.",
-    )
-    learning_rate: float = setting(5e-4, "Peak learning rate of Adam.")
-    warmup: int = setting(200, "Steps of linear warm-up.")
-    hold: float = setting(0.3, "Part of the steps before the cosine fall begins.")
-    clip: float = setting(1.0, "Largest global norm of the gradient.")
-    average: float = setting(0.999, "Momentum of the moving average of weights.")
-    precision: str = setting(
-        "float32", "Of transforms: float32, mixed_bfloat16 or mixed_float16."
-    )
-    strategy: str = setting(
-        "none",
-        "Devices to train on: none for one device; mirrored for several of this "
-        "machine; multi_worker for the machines that TF_CONFIG names; or tpu.",
-    )
-    replicas: int = setting(0, "Devices of --strategy=mirrored; 0 for every GPU.")
-    tpu: str = setting(
-        "local", "TPU of --strategy=tpu: local, its name or address in Google's cloud."
-    )
-    licence: str = setting(
-        "", "SPDX identifier of the model's licence, such as CC-BY-4.0, for its card."
-    )
-    name: str = setting("", "Name of the model; by default that of the run directory.")
-    note: str = setting("", "For the model card: what the images are, the hardware.")
-    seed: int = setting(0, "Seed of initial weights, data order and noise.")
-    log_steps: int = setting(100, "Steps between entries in the log and TensorBoard.")
-    validate_steps: int = setting(1000, "Steps between validations.")
-    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.")
-
-    def lmbda_range(self) -> tuple[float, float]:
-        """Returns (lowest, highest) lambda, equal for a model of one rate."""
-        if self.lmbda:
-            return self.lmbda, self.lmbda
-        return self.lmbda_min, self.lmbda_max
-
-    def check(self):
-        """Raises ValueError if a setting is invalid, in words for the command line."""
-        low, high = self.lmbda_range()
-        if not 0 < low <= high:
-            raise ValueError(f"lambda must be positive and ordered: {low}, {high}")
-        options = self.builder_options()
-        stride = architectures.assembled(self.arch, (low, high), **options).stride
-        check_patches(self, stride)
-        check_counts(
-            self, "batch", "log_steps", "validate_steps", "validation_images",
-            steps=not self.init,
-        )  # fmt: skip
-        losses.Distortion.parse(self.distortion)
-        self.began_from()
-        if self.extrapolate and (not self.init or low == high or self.extrapolate < 0):
-            raise ValueError(
-                "--extrapolate must not be negative, and needs --init and a range of "
-                "lambda"
-            )
-        if self.record and not weights.is_arrays(self.init):
-            raise ValueError("--record needs a file of arrays as --init")
-        if weights.is_arrays(self.init) and not os.path.isfile(self.init):
-            raise ValueError(f"--init={self.init}: no such file")
-        start = self.start()
-        both = [options, start.card["options"] if start else {}]
-        # A model may have residual blocks that its initial model lacks.
-        blocks = ("blocks", "synthesis_blocks")
-        rest = [{k: v for k, v in x.items() if k not in blocks} for x in both]
-        if start and (
-            start.card["architecture"] != self.arch
-            or rest[0] != rest[1]
-            or start.single_rate != (low == high)
-        ):
-            raise ValueError(f"--init={self.init} is a model of another architecture")
-
-    def start(self) -> registry.Model | None:
-        """Returns the exported model of `init`; None if that is arrays or empty."""
-        if not self.init or weights.is_arrays(self.init):
-            return None
-        return registry.resolve(self.init)
-
-    def began_from(self) -> dict | None:
-        """Returns the card's entry on the initial weights.
-
-        Raises:
-            ValueError: the file `record` is not a JSON object.
-        """
-        start = self.start()
-        if start:
-            return {key: start.card[key] for key in ("fingerprint", "training")}
-        if not self.init:
-            return None
-        if not self.record:
-            return {"training": {}}
-        try:
-            training = json.loads(pathlib.Path(self.record).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--record={self.record}: {error}") from None
-        if not isinstance(training, dict):
-            raise ValueError(f"--record={self.record}: not a JSON object")
-        return {"training": training}
-
-    def builder_options(self) -> dict:
-        """Returns `options`, parsed."""
-        try:
-            options = json.loads(self.options)
-        except ValueError:
-            options = None
-        if not isinstance(options, dict):
-            raise ValueError(f"--options must be a JSON object: {self.options}")
-        return options
-
 
 # Number of batches to which the tables of a trained model are fitted.
 CALIBRATION_STEPS = 200
@@ -202,15 +47,22 @@ PRIVATE = {
 }  # fmt: skip
 
 
-def prepare_directory(config, directory: pathlib.Path):
-    """Compares `config` with `config.json`, if there is one, then writes it.
+def prepare_directory(config, directory: pathlib.Path, made: str = ""):
+    """Checks that a run may use its directory, and writes `config.json` to it.
+
+    Args:
+        config: the settings, which are compared with those that are there.
+        directory: of the run.
+        made: as for `programs.keep_settings`.
 
     Raises:
-        ValueError: the directory is that of a training with other settings.
+        ValueError: the directory is that of a training with other settings, or the
+            model would replace what is none.
         OSError: it cannot be written.
     """
+    registry.check_replaceable(directory / programs.MODEL)
     defaults = dataclasses.asdict(type(config)())
-    programs.keep_settings(dataclasses.asdict(config), directory, defaults)
+    programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
@@ -237,7 +89,7 @@ def build(config: TrainConfig, schedule=None) -> tf.keras.Model:
         schedule: of the learning rate, to use in place of the config's.
     """
     model = network(config, config.precision)
-    if weights.is_arrays(config.init):
+    if archives.is_arrays(config.init):
         weights.load_arrays(model.trainable_variables, config.init)
     elif config.init:
         weights.load_model(model, config.start().path)
@@ -271,7 +123,7 @@ def datasets(config: TrainConfig, validating: bool = True):
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
-            paths, held_paths = files.hold_out(paths)
+            paths, held_paths = data.hold_out(paths, side)
         images = paths = data.usable(paths, config.patch)
         read = data.training_set
         logging.info("training on %d images", len(paths))
@@ -395,6 +247,7 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
         FloatingPointError: the loss is no longer finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
+    config.check_values()
     # First, as TensorFlow cannot connect to other machines once it has started.
     strategy = strategies.make(config.strategy, config.replicas, config.tpu)
     strategies.check_batch(strategy, config.batch)
@@ -443,7 +296,7 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
     # By default a name of its own: `tfcodec` would be that of a shipped model, too.
     name = config.name or directory.absolute().name
     return export.export(
-        whole, directory / "model", config.arch, options, record, name,
+        whole, directory / programs.MODEL, config.arch, options, record, name,
         licence=config.licence,
     )  # fmt: skip
 
@@ -457,11 +310,11 @@ def write_program(config: TrainConfig, directory: str | os.PathLike) -> pathlib.
     """
     config.check()
     if config.strategy != "none":
-        raise ValueError(
+        raise WrongSetting(
             "--xla_program is the step of one device: leave out --strategy"
         )
     if config.precision == "mixed_float16":
-        raise ValueError(
+        raise WrongSetting(
             "--xla_program does not support mixed_float16: use mixed_bfloat16"
         )
     given = xla_program.Given()

@@ -6,7 +6,8 @@
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
 directory, named by the model's fingerprint, with `model.json` and gzip streams of the
 networks and of the coder's numbers. A page fetches those that it needs, and checks them
-by the SHA-256 in `model.json`. `models.json` in DIR lists the models: a page encodes
+by the SHA-256 in `model.json`. `models.json` in DIR lists the models, those that encode
+before those that only decode, and the one written last before others: a page encodes
 with the first. Needs only NumPy.
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfcodec import console, files, litert_files, registry
+from tfcodec import files, litert_files, registry, tools
 
 CARD, LIST = "model.json", "models.json"
 DECODING = ("synthesis",)
@@ -124,9 +125,21 @@ def write(
 
 
 def listed(target: pathlib.Path, first: str) -> list[str]:
-    """Returns the fingerprints of the models in a directory, `first` before others."""
-    others = sorted(path.parent.name for path in target.glob(f"*/{CARD}"))
-    return [first, *(name for name in others if name != first)]
+    """Returns the fingerprints of the models in a directory, `first` before others.
+
+    But models that can encode come before those that can only decode.
+    """
+    found = {path.parent.name: _encodes(path) for path in target.glob(f"*/{CARD}")}
+    return sorted(found, key=lambda name: (not found[name], name != first, name))
+
+
+def _encodes(path):
+    """Whether the model of a card, which may be damaged, has what encoding needs."""
+    try:
+        stored = json.loads(path.read_text("utf-8"))["files"]
+        return set(ENCODING) <= set(stored)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _write_json(path, value):
@@ -135,17 +148,7 @@ def _write_json(path, value):
 
 
 def main(argv=None):
-    parser = console.tool("web_files", __doc__)
-    parser.add_argument("directory", help="folder of models, such as web/beside/models")
-    parser.add_argument(
-        "--decode_only", action="store_true", help="leave out what only encoding needs"
-    )
-    parser.add_argument(
-        "--no_realism", action="store_true", help="leave out the second synthesis"
-    )
-    parser.add_argument(
-        "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
-    )
+    parser = tools.web_files(__doc__)
     args = parser.parse_args(argv)
 
     def make():
@@ -155,8 +158,9 @@ def main(argv=None):
             encoder=registry.resolve(args.encoder) if args.encoder else None,
         )  # fmt: skip
 
-    console.print_made(parser, make)
+    tools.print_made(parser, make)
 
 
 if __name__ == "__main__":
+    tools.begin(tools.web_files(__doc__), training=False)
     main()

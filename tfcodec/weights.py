@@ -22,13 +22,6 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tfcodec import archives
 from tfcodec.layers import Block, SecondPass
 
-ARRAYS = (".npz", ".npy")
-
-
-def is_arrays(path) -> bool:
-    """Whether a path is, by its suffix, that of arrays, not of an exported model."""
-    return str(path).endswith(ARRAYS)
-
 
 def held(directory, attribute: str) -> dict:
     """Returns the variables in a list or dictionary of a SavedModel, as arrays.
