@@ -225,15 +225,10 @@ class Run:
         self.count, self.slowest, self.outcomes = 0, (0.0, b""), collections.Counter()
 
     def __call__(self, data: bytes):
-        begin = times()
-        try:
-            outcome = self.function(data)
-        except BaseException:
-            self.keep(data)
-            raise
-        # Of several threads the processor's time adds up; and on a busy machine others
-        # add to that on the clock.
-        seconds = min(after - before for before, after in zip(begin, times()))
+        outcome, seconds = self.timed(data)
+        if seconds > SLOW[self.target] and self.count:
+            # Python itself may have paused, to collect the garbage of other tests.
+            seconds = min(seconds, self.timed(data)[1])
         self.count += 1
         if isinstance(outcome, StreamError):
             self.outcomes[type(outcome).__name__] += 1
@@ -245,6 +240,18 @@ class Run:
             if seconds > SLOW[self.target]:
                 self.keep(data)
                 raise AssertionError(f"{seconds:.1f} s")
+
+    def timed(self, data):
+        """Returns (what the target returns for a file, seconds it took)."""
+        begin = times()
+        try:
+            outcome = self.function(data)
+        except BaseException:
+            self.keep(data)
+            raise
+        # Of several threads the processor's time adds up; and on a busy machine others
+        # add to that on the clock.
+        return outcome, min(after - before for before, after in zip(begin, times()))
 
     def keep(self, data):
         BROKEN.mkdir(exist_ok=True)

@@ -146,7 +146,7 @@ def test_a_patch_that_the_stride_does_not_divide_is_refused_with_the_stride():
     config(patch=48).check()
     with pytest.raises(ValueError, match="multiple of 16"):
         config(patch=28).check()
-    with pytest.raises(ValueError, match="from 11 on"):
+    with pytest.raises(ValueError, match="at least 11"):
         config(patch=8, options='{"layers": 2}').check()
 
 

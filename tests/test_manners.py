@@ -458,7 +458,7 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_told(image, capsys, monkeyp
     assert call("eval", "album", "--codecs", "jpeg:q=50") == 1
     out, err = capsys.readouterr()
     assert ("Means over 1 image of" in out, err) == (True, said)
-    for argv in (["compress", "-r"], ["eval"]):  # with nothing else to do
+    for argv in (["compress", "-r"], ["eval", "--codecs", "jpeg"]):  # nothing to do
         assert said == fails(capsys, *argv, "album/locked")
 
 

@@ -38,7 +38,8 @@ def checked_image(image) -> np.ndarray:
         )
     given, image = image, np.asarray(image)
     if image.dtype != np.uint8:
-        kind = type(given).__name__ if image.dtype.kind in "OSU" else image.dtype
+        no_numbers = given is not image and image.dtype.kind in "OSU"
+        kind = type(given).__name__ if no_numbers else image.dtype
         raise TypeError(f"an image must be uint8, not {kind}")
     shape = image.shape
     if len(shape) not in (2, 3) or 0 in shape or channels_of(image) not in LAYOUTS:
