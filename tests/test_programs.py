@@ -153,5 +153,7 @@ def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path):
 
 def test_settings_of_another_program_are_not_replaced(tmp_path):
     (tmp_path / "config.json").write_text('{"arch": "of something else"}')
-    with pytest.raises(ValueError, match="arch='of something else', not 'tfcodec'"):
-        programs.keep_settings({"arch": "tfcodec", "steps": 10}, tmp_path, {})
+    settings = {"arch": "tfcodec", "steps": 10}
+    for defaults in ({}, {**settings, "steps": 20}):
+        with pytest.raises(ValueError, match="arch='of something else', not 'tfcodec'"):
+            programs.keep_settings(settings, tmp_path, defaults)

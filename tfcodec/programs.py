@@ -195,11 +195,13 @@ def keep_settings(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / CONFIG
     if path.exists():
+        stored = _settings_of(path)
         # What a setting was before there was a flag for it is now its default.
-        old = {**defaults, **_settings_of(path)}
+        old = {**defaults, **stored}
         changed = [k for k in settings if old.get(k) != settings[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
-        if changed and (began(directory) or "steps" not in old):
+        # A file without steps is that of another program.
+        if changed and (began(directory) or "steps" not in stored):
             raise ValueError(
                 f"{directory} is a training with other settings: "
                 + ", ".join(f"{k}={old.get(k)!r}, not {settings[k]!r}" for k in changed)
