@@ -490,7 +490,9 @@ def test_json_to_stdout_is_alone_there(images, capsys, name):
     out, err = capsys.readouterr()
     assert out.startswith("<!doctype html>")
     assert err.startswith("Means over 2 images")
-    assert "name the same" in fails(capsys, *line, "--json", "-", "--report", name)
+    for first, second in (("-", name), ("a", "./a")):
+        said = fails(capsys, *line, "--json", first, "--report", second)
+        assert "name the same" in said
     assert sorted(os.listdir()) == ["0.png", "1.png"]
 
 
