@@ -139,7 +139,7 @@ def inside(
 
 
 def _is_to_read(path):
-    """Whether a path is a regular file, or cannot be examined, which a reader will tell.
+    """Whether a path is a regular file, or cannot be examined: a reader says why.
 
     But a hidden link to nowhere, by which some editors mark open files, is ignored.
     """
