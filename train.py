@@ -10,6 +10,7 @@ The run directory holds everything; run the same command again to resume.
 """
 
 import dataclasses
+import faulthandler
 import gc
 import itertools
 import os
@@ -160,6 +161,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    if sys.stderr is not None:
+        faulthandler.enable()  # tells where Python was when TensorFlow crashes
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(console.names_are_shown)

@@ -172,10 +172,23 @@ def test_a_damaged_image_is_replaced_by_another_to_validate_on(
     assert len(list(validation)) == 1
     assert data.hold_out(paths, 64) == (paths[2:], paths[1:2])
     assert caplog.text.count(str(held[0])) == 2
-    for path in paths[1:]:
+    for path in paths[1:7]:
         os.truncate(path, damage)
     with pytest.raises(ValueError, match="7.png is the only image"):
         data.hold_out(paths, 64)
+
+
+def test_of_many_images_that_are_too_small_each_is_read_once(tmp_path, monkeypatch):
+    paths = sorted(images(tmp_path / "images").iterdir())
+    seen, read = [], data.images.read_rgb
+    monkeypatch.setattr(
+        data.images, "read_rgb", lambda path: seen.append(path) or read(path)
+    )
+    assert data.hold_out(paths, 5000) == files.hold_out(paths)
+    assert sorted(seen) == paths
+    config = training.TrainConfig(images=str(tmp_path / "images"), patch=5000)
+    with pytest.raises(ValueError, match="no readable image of at least 5000 pixels"):
+        training.datasets(config)
 
 
 def test_a_damaged_image_among_those_held_out_is_replaced_by_the_next(tmp_path, caplog):

@@ -310,6 +310,9 @@ def test_an_image_too_small_for_ssimulacra2_has_none(images):
         "ssim": 1, "ms_ssim": 2, "ms_ssim_db": 2, "ssimulacra2": 1
     }  # fmt: skip
     assert coarse["ms_ssim"] is None
+    first, second, _ = summary.notes(averages.lacking(rows), 2)
+    assert first.startswith("SSIM is the mean of 1 of 2 images; left out: 1, first ")
+    assert second.startswith("no image has MS-SSIM, for instance ")
 
 
 def test_what_an_image_lacks_is_compared_on_the_others_for_all_codecs(images, capsys):
@@ -490,7 +493,9 @@ def test_json_to_stdout_is_alone_there(images, capsys, name):
     out, err = capsys.readouterr()
     assert out.startswith("<!doctype html>")
     assert err.startswith("Means over 2 images")
-    assert "name the same" in fails(capsys, *line, "--json", "-", "--report", name)
+    for first, second in (("-", name), ("a", "./a")):
+        said = fails(capsys, *line, "--json", first, "--report", second)
+        assert "name the same" in said
     assert sorted(os.listdir()) == ["0.png", "1.png"]
 
 

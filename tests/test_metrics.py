@@ -98,6 +98,7 @@ def test_strips_of_rows_make_no_difference(height):
     a, b = photo(height, 200), photo(height, 200, 20)
     change = a.astype(float) - b
     assert metrics.mse(a, b) == pytest.approx(np.mean(change**2), rel=1e-12)
+    assert type(metrics.mse(a, b)) is float  # whose repr is a number alone
     errors = np.mean((change @ metrics.YCBCR.T) ** 2, (0, 1))
     decibels = 10 * np.log10(255**2 / errors)
     expected = decibels @ [0.75, 0.125, 0.125]

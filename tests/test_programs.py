@@ -133,7 +133,7 @@ def test_a_run_keeps_its_settings_but_for_those_that_may_change(tmp_path):
         programs.keep_settings({"arch": "bls2017"}, run, {})
 
 
-def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path):
+def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path, caplog):
     settings, run = {"arch": "tfcodec", "steps": 10}, tmp_path / "run"
     corrected = {**settings, "arch": "bls2017"}
     programs.keep_settings(settings, run, {})
@@ -141,7 +141,10 @@ def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path):
     (run / "checkpoints" / "ckpt-1_temp").mkdir(parents=True)
     programs.keep_settings(settings, run, {}, "latents")
     assert (run / "latents").exists()
+    assert not caplog.text
     programs.keep_settings(corrected, run, {}, "latents")
+    assert f"{run} had no checkpoint yet" in caplog.text
+    assert "another arch\n" in caplog.text
     assert json.loads((run / "config.json").read_text()) == corrected
     assert not (run / "latents").exists()
     for result in ("checkpoints/ckpt-1.index", programs.STATE, programs.MODEL):
@@ -153,5 +156,7 @@ def test_a_run_without_a_result_begins_anew_with_other_settings(tmp_path):
 
 def test_settings_of_another_program_are_not_replaced(tmp_path):
     (tmp_path / "config.json").write_text('{"arch": "of something else"}')
-    with pytest.raises(ValueError, match="arch='of something else', not 'tfcodec'"):
-        programs.keep_settings({"arch": "tfcodec", "steps": 10}, tmp_path, {})
+    settings = {"arch": "tfcodec", "steps": 10}
+    for defaults in ({}, {**settings, "steps": 20}):
+        with pytest.raises(ValueError, match="arch='of something else', not 'tfcodec'"):
+            programs.keep_settings(settings, tmp_path, defaults)

@@ -87,8 +87,8 @@ def take_late_names(parser, args, words: list[str]) -> None:
 
     Args:
         parser: for errors.
-        args: what argparse has read; of names it takes one row of neighbours only.
-        words: what it did not take.
+        args: what argparse has read, with names up to the next option only.
+        words: what it has not taken.
     """
     names = next(
         (v for v in map(vars(args).get, ("input", "images")) if isinstance(v, list)), []

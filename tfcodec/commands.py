@@ -329,12 +329,13 @@ def _stream_of_tables(args):
 
     Raises, before the work is done, if a result of `eval` cannot be written.
     """
-    for path in (args.json, args.report):
+    both = args.json, args.report
+    for path in both:
         if path and path != "-":
             check_output(pathlib.Path(path), args)
-    if args.json and args.json == args.report:
+    if all(both) and len(set(map(os.path.realpath, both))) == 1:
         raise ValueError(f"{shown(args.json)}: --json and --report name the same file")
-    if "-" in (args.json, args.report):
+    if "-" in both:
         output("the file")
         return sys.stderr
     return sys.stdout if args.json or args.report else output()

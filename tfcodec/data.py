@@ -80,7 +80,8 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
 def hold_out(paths: Sequence[Path], side: int) -> tuple[list[Path], list[Path]]:
     """Splits files as `files.hold_out`, so that one of those held out can be read.
 
-    If none can, they are left out and named in the log, and others are held out.
+    If none can, they are left out, and the first of the others that can is held out.
+    If no file can be read at all, the split is that of `files.hold_out`.
 
     Args:
         paths: the files.
@@ -89,16 +90,17 @@ def hold_out(paths: Sequence[Path], side: int) -> tuple[list[Path], list[Path]]:
     Raises:
         ValueError: none would be left to train on.
     """
-    while True:
-        training, held = files.hold_out(paths)
-        reasons = itertools.takewhile(bool, (_unfit(path, side) for path in held))
-        reasons = list(reasons)
-        if len(reasons) < len(held):
-            return training, held
-        for reason in reasons:
-            logging.warning("left out: %s", reason)
-        logging.warning("another image is held out for validation instead")
-        paths = training
+    training, held = files.hold_out(paths)
+    both = [*held, *training]
+    reasons = itertools.takewhile(bool, (_unfit(path, side) for path in both))
+    reasons = list(reasons)
+    if len(reasons) < len(held) or len(reasons) == len(both):
+        return training, held
+    logging.warning(
+        "left out, as they cannot be validated on: %d images (%s); another is held "
+        "out instead", len(reasons), reasons[0],
+    )  # fmt: skip
+    return files.hold_out(both[len(reasons) :])
 
 
 def _unfit(path, side) -> str:

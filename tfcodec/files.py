@@ -139,9 +139,9 @@ def inside(
 
 
 def _is_to_read(path):
-    """Whether a path is a regular file, or one that to read would tell what is wrong.
+    """Whether a path is a regular file, or cannot be examined: a reader says why.
 
-    Some editors mark files that are open by a hidden link to nowhere, which is neither.
+    But a hidden link to nowhere, by which some editors mark open files, is ignored.
     """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)

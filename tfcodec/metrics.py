@@ -42,7 +42,7 @@ def mse(a: np.ndarray, b: np.ndarray) -> float:
         ValueError: the shapes differ, or there are no pixels.
     """
     a, b = _pair(a, b)
-    return sum(np.sum(np.square(x - y)) for x, y in _strips(a, b)) / a.size
+    return float(sum(np.sum(np.square(x - y)) for x, y in _strips(a, b)) / a.size)
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -121,9 +121,9 @@ def ssim_terms(a, b, blur):
     It uses only operators, so that training uses the same formulas with TensorFlow.
 
     Args:
-        a, b: floats of 0 to 255, [..., h, w, c].
+        a, b: floats of 0 to 255, in any layout that `blur` takes.
         blur: function that returns the means, weighted by `WINDOW`, at all positions
-            where the window fits, [..., h - 10, w - 10, c].
+            where the window fits, so that h and w are 10 less.
 
     Returns:
         (luminance, contrast-structure), each of the shape that `blur` returns.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -179,7 +180,8 @@ def keep_settings(
 ) -> None:
     """Compares settings with the `config.json` of a run, if any, then writes it.
 
-    A run that ended before it had anything to go on from may begin anew with others.
+    A run that ended before it had anything to go on from may begin anew with others;
+    the log tells which.
 
     Args:
         settings: of the training, by name.
@@ -195,17 +197,24 @@ def keep_settings(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / CONFIG
     if path.exists():
+        stored = _settings_of(path)
         # What a setting was before there was a flag for it is now its default.
-        old = {**defaults, **_settings_of(path)}
+        old = {**defaults, **stored}
         changed = [k for k in settings if old.get(k) != settings[k]]
         changed = [k for k in changed if k not in MAY_CHANGE]
-        if changed and (began(directory) or "steps" not in old):
+        # A file without steps is that of another program.
+        if changed and (began(directory) or "steps" not in stored):
             raise ValueError(
                 f"{directory} is a training with other settings: "
                 + ", ".join(f"{k}={old.get(k)!r}, not {settings[k]!r}" for k in changed)
             )
-        if changed and made and (directory / made).exists():
-            shutil.rmtree(directory / made)
+        if changed:
+            logging.warning(
+                "%s had no checkpoint yet: it begins anew, with another %s",
+                directory, ", ".join(changed),
+            )  # fmt: skip
+            if made and (directory / made).exists():
+                shutil.rmtree(directory / made)
     with files.new_file(path) as file:
         file.write(json.dumps(settings, indent=1).encode() + b"\n")
 

@@ -37,11 +37,12 @@ def notes(left_out: dict[str, dict[str, str]], count: int) -> list[str]:
         if figure == "ms_ssim_db":  # told with ms_ssim
             continue
         have, (image, why) = count - len(images), next(iter(images.items()))
-        found.append(
-            f"{averages.LACKED.get(figure, figure)} is the mean of {have} of {count} "
-            f"images; left out: {len(images)}, first {image}"
-            + (f" ({why})" if why else "")
-        )
+        name = averages.LACKED.get(figure, figure)
+        words = f"no image has {name}, for instance"
+        if have:
+            words = f"{name} is the mean of {have} of {count} images; "
+            words += f"left out: {len(images)}, first"
+        found.append(f"{words} {image}" + (f" ({why})" if why else ""))
     return found
 
 
