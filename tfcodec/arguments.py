@@ -20,6 +20,7 @@ from tfcodec.options import (
     file,
     folder,
     numbers,
+    path,
     positive,
 )
 
@@ -400,7 +401,7 @@ def add_eval(commands) -> None:
         commands, "eval", "compare codecs on images: size, quality, time, BD-rate"
     )
     command.add_argument(
-        "images", metavar="IMAGES", nargs="+", type=file, help="files, folders, globs"
+        "images", metavar="IMAGES", nargs="+", type=path, help="files, folders, globs"
     )
     command.add_argument(
         "--codecs",

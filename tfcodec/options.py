@@ -22,11 +22,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return x, y, width, height
 
 
-def file(text: str) -> str:
-    """Reads the name of a file, "-" for stdin or stdout, for argparse."""
+def path(text: str) -> str:
+    """Reads the name of a file or folder, for argparse."""
     if not text:  # pathlib would take it for the current folder
         raise argparse.ArgumentTypeError("an empty file name")
-    return STREAMS.get(text, text)
+    return text
+
+
+def file(text: str) -> str:
+    """Reads the name of a file, "-" for stdin or stdout, for argparse."""
+    return STREAMS.get(text, path(text))
 
 
 def folder(text: str) -> pathlib.Path:
