@@ -11,11 +11,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    console files signals tools constants archives bitstream tiling quality plugins
+    console files signals tools constants archives bitstream tiling quality forks
+    plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
     formats images rans tracing kernels transposed shuffles layers transforms densities
     entropy losses model architectures
-    registry memory forks planes compression lanes helpers exact_layers
+    registry memory planes compression lanes helpers exact_layers
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
@@ -31,10 +32,11 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    console files signals tools constants archives bitstream tiling quality plugins
+    console files signals tools constants archives bitstream tiling quality forks
+    plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
     formats images rans tracing
-    kernels registry memory forks planes compression lanes helpers
+    kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
@@ -45,9 +47,10 @@ RUNNING = """
 
 # What answers before there are pixels to code.
 QUICK = """
-    console files signals tools constants archives bitstream tiling quality plugins blas
+    console files signals tools constants archives bitstream tiling quality forks
+    plugins blas
     metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
-    registry memory forks planes compression lanes helpers exact_layers exact_products
+    registry memory planes compression lanes helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
     pillow_plugin programs settings options arguments batch commands cli

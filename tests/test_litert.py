@@ -349,15 +349,24 @@ def test_weights_lie_in_the_model_once(both):
 
 
 FORKED = """
-import os, signal, sys
+import contextlib, os, signal, sys
 import numpy as np, tfcodec
 image = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
 model = sys.argv[1]
 data = tfcodec.compress(image, 50, model, engine="litert")
 if "before" in sys.argv:
     tfcodec.decompress(data, model, engine="litert")
+if "locked" in sys.argv:  # As by threads, which the new process does not have.
+    from tfcodec import blas, codec, plugins
+    engine = codec.load(model, "litert").engine
+    for lock in (
+        blas.one_thread.lock, codec._loading, plugins.QUIET.lock, engine.loading
+    ):
+        lock.acquire()
 if not os.fork():
-    signal.alarm(50)
+    signal.alarm(20)
+    with plugins.QUIET.up_to(1) if "locked" in sys.argv else contextlib.nullcontext():
+        pass
     assert tfcodec.compress(image, 50, model, engine="litert") == data
     tfcodec.decompress(data, model, engine="litert")
     os._exit(7)
@@ -366,7 +375,7 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "locked"])
 def test_a_forked_process_loads_networks_of_its_own(when):
     line = [sys.executable, "-c", FORKED, str(GOLDEN / "model"), when]
     done = subprocess.run(

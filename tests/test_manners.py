@@ -476,6 +476,20 @@ def test_links_to_nowhere_and_upwards_are_told(image, capsys):
     ]
 
 
+def test_an_input_in_a_folder_that_is_missing_is_named(image, capsys):
+    why = "No such file or directory"
+    for command, name in (("compress", "ablum/a.png"), ("decompress", "ablum/a.tfc")):
+        assert fails(capsys, command, name) == f"tfcodec: {name}: {why}\n"
+
+
+def test_a_missing_input_takes_no_output(image, capsys):
+    assert call("compress", "ablum/in.png", "in.png", "-o", "small/") == 1
+    out, err = capsys.readouterr()
+    assert err == "tfcodec: ablum/in.png: No such file or directory\n"
+    assert out.startswith("in.png ")
+    assert os.listdir("small") == ["in.tfc"]
+
+
 def test_a_file_of_the_other_command_is_named_as_such(image, capsys):
     assert call("compress", "in.png") == 0
     for names in (["in.tfc"], ["in.tfc", "-o", "new"]):

@@ -144,6 +144,7 @@ class Job:
             raise FileNotFoundError(
                 errno.ENOENT, f"a broken link, to {to}", self.source
             )
+        os.stat(self.source)  # The error of a missing file or folder names the input.
         if os.path.isfile(self.source):  # Of a named pipe no byte may be taken here.
             with open(self.source, "rb") as file:
                 coded = file.read(len(bitstream.MAGIC)) == bitstream.MAGIC

@@ -12,6 +12,8 @@ import contextlib
 import functools
 import threading
 
+from tfcodec import forks
+
 
 class _OneThread(contextlib.ContextDecorator):
     """Limits BLAS to one thread while any thread of the process is in the context.
@@ -22,6 +24,7 @@ class _OneThread(contextlib.ContextDecorator):
 
     def __init__(self):
         self.lock, self.inside, self.limit = threading.Lock(), 0, None
+        forks.renew(self, "lock")
 
     @functools.cached_property
     def controller(self):

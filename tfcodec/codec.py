@@ -10,6 +10,7 @@ import functools
 import inspect
 import operator
 import os
+import sys
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -28,6 +29,7 @@ loader = contextvars.ContextVar("loader", default=None)
 DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
 _loading = threading.Lock()
+forks.renew(sys.modules[__name__], "_loading")
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Finds forked processes in which TensorFlow would hang, to raise an error there.
+"""Forked processes: locks of our own for them, and an error if TensorFlow would hang.
 
 A fork copies the memory of TensorFlow, with its locks and lists of threads, but not the
 threads, for which the first operation of the new process then waits. A fork before
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import weakref
 
 _state = {"forked": False}
 
@@ -30,6 +32,22 @@ def _in_child():
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(before=_before, after_in_child=_in_child)
+
+
+def renew(owner: object, name: str) -> None:
+    """Gives a forked process a new lock in place of the attribute `name` of `owner`.
+
+    A thread may hold the lock during a fork. The new process does not have that thread,
+    so nothing would release the lock there.
+    """
+    found = weakref.ref(owner)
+
+    def in_child():
+        if (owner := found()) is not None:
+            setattr(owner, name, threading.Lock())
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=in_child)
 
 
 def check() -> None:

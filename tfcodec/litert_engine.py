@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from tfcodec import exact_products, helpers, litert_files, registry, walk
+from tfcodec import exact_products, forks, helpers, litert_files, registry, walk
 from tfcodec.compression import WORKERS
 from tfcodec.constants import NOISE_PERIOD
 
@@ -91,6 +91,7 @@ class LiteRTEngine:
         self.files = litert_files.Files(model.litert, model.path)
         self.process, self.loaded = os.getpid(), {}
         self.loading = threading.Lock()
+        forks.renew(self, "loading")
 
     def check(self) -> None:
         """Does nothing: in a forked process `network` loads new interpreters."""

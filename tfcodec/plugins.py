@@ -7,7 +7,7 @@ import importlib
 import threading
 import warnings
 
-from tfcodec import bitstream
+from tfcodec import bitstream, forks
 
 MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
 HEIC_BRANDS = {
@@ -63,6 +63,7 @@ class _Quiet:
 
     def __init__(self):
         self.lock, self.users, self.undo = threading.Lock(), [], None
+        forks.renew(self, "lock")
 
     @contextlib.contextmanager
     def up_to(self, pixels: int):
