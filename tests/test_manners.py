@@ -462,6 +462,12 @@ def test_a_folder_that_cannot_be_read_is_skipped_and_told(image, capsys, monkeyp
         assert said == fails(capsys, *argv, "album/locked")
 
 
+def test_codecs_may_have_spaces_between_them(image, capsys):
+    assert call("eval", "in.png", "--codecs", "jpeg:q=50, png,") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("png ") for line in lines)
+
+
 def test_links_to_nowhere_and_upwards_are_told(image, capsys):
     os.mkdir("album")
     os.link("in.png", "album/a.png")

@@ -274,7 +274,7 @@ def eval_(args: argparse.Namespace) -> bool:
     from tfcodec import averages, contestants, evaluation, images, summary
     from tfcodec import report as html
 
-    names = [name for name in args.codecs.split(",") if name]
+    names = [name.strip() for name in args.codecs.split(",") if name.strip()]
     codecs, missing = contestants.contestants(names)
     others: list[str] = []
     skipped: list[OSError] = []

@@ -283,10 +283,11 @@ def finish(model, config, directory, checkpoints, training, validation) -> pathl
         count = min(steps or CALIBRATION_STEPS, CALIBRATION_STEPS)
         whole.calibrate(patches.take(count))
     logging.info("validating")
-    record = {
-        **history(config, model, checkpoints),
-        "figures": Validation(whole, validation).rows(),
-    }
+    figures = Validation(whole, validation).rows()
+    for row in figures:
+        words = (f"{name} {v}" for name, v in row.items() if v is not None)
+        logging.info("measured: %s", ", ".join(words))
+    record = {**history(config, model, checkpoints), "figures": figures}
     if config.init:
         record["began_from"] = config.began_from()
     if accelerated := programs.record_of(directory):
