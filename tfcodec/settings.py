@@ -115,14 +115,25 @@ def check_strategy(kind: str, replicas: int, tpu: str):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class Common:
+    """Settings that are the same in every kind of training."""
+
+    images: str = setting("", "Folders or globs of images, separated by commas.")
+    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
+    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
+    clip: float = setting(
+        1.0, "Largest global norm of the gradient; 0 for any.", least=0
+    )
+    note: str = setting("", "For the model card: what the images are, the hardware.")
+    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Common):
     """All settings of a training. Each field is a flag of `train.py`."""
 
     arch: str = setting("tfcodec", "Architecture, a name in tfcodec.architectures.")
     options: str = setting("{}", 'Arguments of the architecture as JSON: {"n": 128}.')
-    images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
-    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
     validation: str = setting(
         "",
         "Folders or globs of images to validate on; by default one file in fifty of "
@@ -178,9 +189,6 @@ class TrainConfig:
     hold: float = setting(
         0.3, "Part of the steps before the cosine fall begins.", least=0, most=1
     )
-    clip: float = setting(
-        1.0, "Largest global norm of the gradient; 0 for any.", least=0
-    )
     average: float = setting(
         0.999, "Momentum of the moving average of weights.", least=0, most=1
     )
@@ -205,7 +213,6 @@ class TrainConfig:
         "", "SPDX identifier of the model's licence, such as CC-BY-4.0, for its card."
     )
     name: str = setting("", "Name of the model; by default that of the run directory.")
-    note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(
         0, "Seed of initial weights, data order and noise.", least=0, most=LARGEST_SEED
     )
@@ -213,7 +220,6 @@ class TrainConfig:
         100, "Steps between entries in the log and TensorBoard.", least=1
     )
     validate_steps: int = setting(1000, "Steps between validations.", least=1)
-    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.", least=0)
 
     def lmbda_range(self) -> tuple[float, float]:
         """Returns (lowest, highest) lambda, equal for a model of one rate."""
@@ -307,16 +313,13 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RealismConfig:
+class RealismConfig(Common):
     """All settings of a training of the second synthesis: flags of `train.py`."""
 
     init: str = setting("tfcodec", "Model to train a second synthesis for.")
     second: str = setting(
         "", "Arrays to start from (.npz, .npy); by default the model's own."
     )
-    images: str = setting("", "Folders or globs of images, separated by commas.")
-    dataset: str = setting("", "In place of --images: a TFDS name, e.g. clic.")
-    data_dir: str = setting("", "Where TFDS keeps its data; empty for its default.")
     validation: str = setting("", "Folders or globs of images to validate on.")
     validation_images: int = setting(
         8, "Images validated on, at five qualities each.", least=1
@@ -340,9 +343,6 @@ class RealismConfig:
     hold: float = setting(
         0.6, "Part of the steps before the cosine fall begins.", least=0, most=1
     )
-    clip: float = setting(
-        1.0, "Largest global norm of the gradient; 0 for any.", least=0
-    )
     average: float = setting(
         0.998, "Momentum of the moving average of weights.", least=0, most=1
     )
@@ -358,7 +358,6 @@ class RealismConfig:
         "these, such as 40:1,50:0; empty for 0.",
     )
     name: str = setting("", "Name of the model; by default that of --init.")
-    note: str = setting("", "For the model card: what the images are, the hardware.")
     seed: int = setting(
         0, "Seed of patches, their order, and the critics.", least=0, most=LARGEST_SEED
     )
@@ -366,7 +365,6 @@ class RealismConfig:
         50, "Steps between entries in the log and TensorBoard.", least=1
     )
     validate_steps: int = setting(500, "Steps between validations.", least=1)
-    checkpoint_minutes: float = setting(5.0, "Minutes between checkpoints.", least=0)
 
     def check_values(self):
         """Raises `WrongSetting` for what is wrong without a look at any file."""
