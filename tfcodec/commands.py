@@ -174,7 +174,7 @@ def decompress(args: argparse.Namespace) -> bool:
         # First, as it fails if the format cannot be written.
         path = pathlib.Path(job.target)
         form = "PNG" if job.streams and not path.suffix else images.form_of(path)
-        header, _ = bitstream.unpack(data, limits)
+        header = bitstream.read_header(data, limits)
         wanted = codec.region_of(header, args.crop) or header
         images.check_side(form, wanted.height, wanted.width)
         start = time.perf_counter()
