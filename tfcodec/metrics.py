@@ -17,11 +17,11 @@ PEAK = 255.0
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
 WINDOW /= WINDOW.sum()
-# A matrix that computes 32 neighbouring weighted sums: row i has the window from
+STRIP = 32  # rows of an image that are compared at a time
+# A matrix that computes `STRIP` neighbouring weighted sums: row i has the window from
 # column i on.
-BAND = np.stack([np.pad(WINDOW, (i, 31 - i)) for i in range(32)])
+BAND = np.stack([np.pad(WINDOW, (i, STRIP - 1 - i)) for i in range(STRIP)])
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
-STRIP = len(BAND)  # rows of an image that are compared at a time
 # The smallest side, in pixels, for which one window fits into the last scale.
 SMALLEST_SIDE = (len(WINDOW) - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 
@@ -228,12 +228,12 @@ def _blur(planes):
 
     There are at most `STRIP` + 10 rows.
     """
-    margin, block = len(WINDOW) - 1, len(BAND)
+    margin = len(WINDOW) - 1
     _, height, width = planes.shape
     lines = BAND[: height - margin, :height] @ planes
     blocks = []
-    for left in range(0, width - margin, block):  # matrix products are the fastest way
-        right = min(left + block + margin, width)
+    for left in range(0, width - margin, STRIP):  # matrix products are the fastest way
+        right = min(left + STRIP + margin, width)
         across = BAND[: right - left - margin, : right - left]
         blocks.append(lines[..., left:right] @ across.T)
     return np.concatenate(blocks, -1)
