@@ -70,7 +70,8 @@ def test_a_side_that_a_format_has_not_is_refused_and_one_less_is_read(form):
                 io.BytesIO(), form, Picture(np.zeros((height, width), np.uint8))
             )
     if form in EXACT and form in _writable():
-        for shape in ((1, most, 3), (most, 1, 3)):
+        # Width 2, as Pillow up to 12.2 writes PCX files of width 1 that nothing reads.
+        for shape in ((1, most, 3), (most, 2, 3)):
             picture = Picture(RNG.integers(0, 256, shape, np.uint8))
             assert np.array_equal(written(form, picture)[1].pixels, picture.pixels)
 
