@@ -78,7 +78,7 @@ class Pillow:
         if self.feature and not features.check(self.feature):
             return (
                 f"{self.name}: this Pillow was built without {self.feature}; "
-                "pip install --upgrade pillow (12 or later has it)"
+                "pip install --upgrade pillow (11.3 or later has it)"
             )
         if self.plugin:
             try:
