@@ -30,6 +30,7 @@ from tfcodec import (
     codec,
     export,
     files,
+    locks,
     losses,
     optimizers,
     programs,
@@ -262,7 +263,20 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     config.check()
     source = registry.resolve(config.init)
     training, crops = datasets(config)
-    prepare_directory(config, directory, LATENTS)
+    with locks.alone(directory):
+        prepare_directory(config, directory, LATENTS)
+        return _train(config, source, directory, training, crops)
+
+
+def _train(config, source, directory, training, crops):
+    """Does what `train` does, in a run directory that is prepared and locked.
+
+    Args:
+        config: the `RealismConfig`.
+        source: the model that the second synthesis is for.
+        directory: of the run.
+        training, crops: as `datasets` returns them.
+    """
     model, second = networks(config, source, config.precision)
     encode = Encoder(source, model)
     arrays = keep_latents(config, directory, training, encode, source.channels)

@@ -1,7 +1,7 @@
 """Training: one frozen config in, a run directory with an exported model out.
 
 A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, and in
-the end `model/`, the exported SavedModel.  Started again with the same directory, a
+the end `model/`, the exported SavedModel; `.lock` belongs to `locks`. Started again with the same directory, a
 training resumes with the same weights, optimizer state, averages, data position and
 noise: the result is as if it had not been interrupted, at whatever moment it was.
 """
@@ -23,6 +23,7 @@ from tfcodec import (
     data,
     export,
     files,
+    locks,
     losses,
     optimizers,
     programs,
@@ -242,8 +243,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
     Raises:
         ValueError: a setting is invalid, images are missing, the directory has other
             settings, or all its checkpoints are damaged.
-        OSError: something could not be read or written, or another worker is lost; the
-            last checkpoint is kept.
+        OSError: another training writes to the directory; or something could not be
+            read or written, or another worker is lost, and the last checkpoint is kept.
         FloatingPointError: the loss is no longer finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
@@ -254,18 +255,19 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
     config.check()
     chief = strategies.is_chief(strategy)
     training, validation = datasets(config, chief)
-    if chief:
-        prepare_directory(config, directory)
-    with strategies.together(strategy):
-        with strategy.scope():
-            model = build(config)
-        for part, cost in model.kmac_per_pixel().items() if chief else ():
-            logging.info("%s: %.2f kMAC per pixel", part, cost)
-        checkpoints = Checkpoints(directory, model)
-        fit(model, config, directory, checkpoints, training, validation)
-    if not chief:
-        return None
-    return finish(model, config, directory, checkpoints, training, validation)
+    with locks.alone(directory, wanted=chief):
+        if chief:
+            prepare_directory(config, directory)
+        with strategies.together(strategy):
+            with strategy.scope():
+                model = build(config)
+            for part, cost in model.kmac_per_pixel().items() if chief else ():
+                logging.info("%s: %.2f kMAC per pixel", part, cost)
+            checkpoints = Checkpoints(directory, model)
+            fit(model, config, directory, checkpoints, training, validation)
+        if not chief:
+            return None
+        return finish(model, config, directory, checkpoints, training, validation)
 
 
 def finish(model, config, directory, checkpoints, training, validation) -> pathlib.Path:
