@@ -14,8 +14,8 @@ TABLE = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
-    formats images rans tracing kernels transposed shuffles layers transforms densities
-    entropy losses model architectures
+    formats images held_out rans tracing kernels transposed shuffles layers
+    transforms densities entropy losses model architectures
     registry memory planes compression lanes helpers exact_layers
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
@@ -35,7 +35,7 @@ RUNNING = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
-    formats images rans tracing
+    formats images held_out rans tracing
     kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict

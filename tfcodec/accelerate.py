@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from tfcodec import console, helpers, locks, programs, tiles
+from tfcodec import console, held_out, helpers, locks, programs, tiles
 
 # Steps that may be under way on the device before the next is asked for.
 AHEAD = 10
@@ -298,7 +298,8 @@ def _train(program, args):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     validated = bool(program.manifest["config"]["validation"])
-    finder = tiles.Finder(args.images, hold_out=not validated)
+    side = None if validated else held_out.side_of(run.patch)
+    finder = tiles.Finder(args.images, side)
     with tiles.Reader(
         finder, run.side, run.patch, tuple(args.scales), args.jobs, args.rescan
     ) as reader:

@@ -1,9 +1,10 @@
 """Training: one frozen config in, a run directory with an exported model out.
 
-A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, and in
-the end `model/`, the exported SavedModel; `.lock` belongs to `locks`. Started again with the same directory, a
-training resumes with the same weights, optimizer state, averages, data position and
-noise: the result is as if it had not been interrupted, at whatever moment it was.
+A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, the
+file of `locks`, and in the end `model/`, the exported SavedModel.  Started again with
+the same directory, a training resumes with the same weights, optimizer state, averages,
+data position and noise: the result is as if it had not been interrupted, at whatever
+moment it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tfcodec import (
     data,
     export,
     files,
+    held_out,
     locks,
     losses,
     optimizers,
@@ -117,14 +119,14 @@ def datasets(config: TrainConfig, validating: bool = True):
         ValueError: there are no images to train or to validate on, or some are both.
     """
     count = config.validation_images
-    side = min(config.patch, data.VALIDATION_MULTIPLE)
+    side = held_out.side_of(config.patch)
     if config.dataset:
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
         read, paths = data.tfds_training_set, ()
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
-            paths, held_paths = data.hold_out(paths, side)
+            paths, held_paths = held_out.split(paths, side)
         images = paths = data.usable(paths, config.patch)
         read = data.training_set
         logging.info("training on %d images", len(paths))
