@@ -110,6 +110,19 @@ def test_help_needs_nothing_of_what_training_needs():
     assert "pip install -r requirements.txt" in done.stderr
 
 
+@pytest.mark.parametrize(("patch", "code"), [(64, 0), (72, 2)])
+def test_settings_can_be_checked_without_a_training(tmp_path, patch, code):
+    pytest.importorskip("tensorflow_compression")
+    run = tmp_path / "run"
+    flags = (f"--run={run}", "--images=x", "--only_check_args", f"--patch={patch}")
+    line = [sys.executable, str(ROOT / "train.py"), *flags]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert not run.exists()
+    assert not done.stdout
+    assert ("train.py: --patch must be a multiple of 64" in done.stderr) == bool(code)
+
+
 # Runs train.py with a training that only tells whether all is as it should be.
 TELLING = """
 import faulthandler, runpy, sys, types
