@@ -59,6 +59,17 @@ def test_a_value_that_cannot_be_is_named_with_those_that_can(kind, given, words)
         kind(**{"images": "x", **given}).check_values()
 
 
+@pytest.mark.parametrize(
+    ("patch", "stride", "least"),
+    [(11, 16, 16), (8, 8, 16), (72, 64, 64), (11, 4, 12), (0, 16, 16)],
+)
+def test_the_smallest_patch_that_is_named_is_one(patch, stride, least):
+    words = f"must be a multiple of {stride}, at least {least}, not {patch}$"
+    with pytest.raises(settings.WrongSetting, match=words):
+        settings.check_patch(patch, stride)
+    settings.check_patch(least, stride)
+
+
 def train(*flags):
     """Runs `train.py` where neither TensorFlow nor what needs it can be imported."""
     pytest.importorskip("absl")
