@@ -16,6 +16,11 @@ from tfcodec.options import (
     add_rate,
     add_realism,
     add_strip,
+    check_above_zero,
+    check_metric,
+    check_port,
+    checked,
+    codecs,
     count,
     file,
     folder,
@@ -383,6 +388,7 @@ def add_eval_extras(command) -> None:
     command.add_argument(
         "--metric",
         metavar="METRIC",
+        type=checked(check_metric, str),
         action="append",
         default=[],
         help="a further metric, may be repeated: wasserstein, or module:function of "
@@ -405,6 +411,7 @@ def add_eval(commands) -> None:
     )
     command.add_argument(
         "--codecs",
+        type=codecs,
         default=CODECS,
         metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
         help="codecs, with commas between: a shipped model or a model directory "
@@ -450,14 +457,14 @@ def add_demo(commands) -> None:
     command.add_argument(
         "--port",
         metavar="N",
-        type=int,
+        type=checked(check_port, int),
         help="serve http://127.0.0.1:N/, which only this machine reaches (default: "
         "8642, or another port that is free)",
     )
     command.add_argument(
         "--megapixels",
         metavar="X",
-        type=float,
+        type=checked(check_above_zero),
         default=4,
         help="reduce larger photographs to X megapixels (default: %(default)s)",
     )

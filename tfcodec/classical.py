@@ -69,6 +69,13 @@ class Pillow:
             found += [f"libheif {about['libheif']}", about["HEIF"]]
         return ", ".join(found)
 
+    def known(self) -> str:
+        """Returns what may follow the name, in words, with the values that it takes."""
+        known = [f"{name}={'|'.join(values)}" for name, values in self.options.items()]
+        if self.key:
+            known.append("q={}..{}".format(*self.limits))
+        return ", ".join(known) or "no options"
+
     def missing(self) -> str:
         """Returns why the codec cannot be used, and what to install; "" if it can."""
         try:
@@ -104,8 +111,9 @@ class Pillow:
             return None
         low, high = self.limits
         if quality is None or not low <= quality <= high:
+            given = quality if quality is None else f"{quality:g}"
             raise ValueError(
-                f"quality of {self.name} must be from {low} to {high}, not {quality}"
+                f"quality of {self.name} must be from {low} to {high}, not {given}"
             )
         if self.key == "quality" and quality != int(quality):
             raise ValueError(f"quality of {self.name} must be whole, not {quality}")
@@ -251,10 +259,7 @@ def find(text: str) -> Pillow:
             option, _, value = word.partition("=")
             found = codec.options.get(option, {}).get(value)
             if found is None:
-                known = [f"{k}={'|'.join(v)}" for k, v in codec.options.items()]
-                raise ValueError(
-                    f"{text!r}: {name} takes {' and '.join(known) or 'no options'}"
-                )
+                raise ValueError(f"{text!r}: {name} takes {codec.known()}")
             settings.update(found)
         codec = dataclasses.replace(codec, name=text, settings=settings)
     codec._need()

@@ -274,15 +274,12 @@ def eval_(args: argparse.Namespace) -> bool:
     from tfcodec import averages, contestants, evaluation, images, summary
     from tfcodec import report as html
 
-    names = [name.strip() for name in args.codecs.split(",") if name.strip()]
-    codecs, missing = contestants.contestants(names)
+    codecs, missing = contestants.contestants(args.codecs)
     others: list[str] = []
     skipped: list[OSError] = []
     paths = files.find_images(args.images, others.append, skipped.append)
     stdout = _stream_of_tables(args)
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
-    for text in args.metric:
-        evaluation.metric(text)
     for reason in missing:
         say(f"missing: {reason}", sys.stderr)
     for words in others:
@@ -358,8 +355,6 @@ def demo(args: argparse.Namespace) -> None:
         if not args.no_browser:
             webbrowser.open(url)
 
-    if not args.megapixels > 0:
-        raise ValueError(f"megapixels must be above 0, not {args.megapixels:g}")
     limits = server.Limits(megapixels=args.megapixels, max_pixels=args.max_pixels)
     with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
         server.serve(announce, args.image, args.port, limits)
