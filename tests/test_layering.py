@@ -27,7 +27,7 @@ TABLE = """
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation averages summary report pillow_plugin
     photographs demo
-    options arguments batch bulk beam jobs commands cli
+    options names arguments batch bulk beam jobs commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
@@ -43,7 +43,7 @@ RUNNING = """
     dictionary contestants wasserstein workers evaluation averages summary report
     pillow_plugin photographs demo programs locks tiles jax_step
     accelerate
-    options arguments batch bulk beam jobs commands cli
+    options names arguments batch bulk beam jobs commands cli
 """.split()
 
 # What answers before there are pixels to code.
@@ -54,7 +54,7 @@ QUICK = """
     registry memory planes compression lanes helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
-    pillow_plugin programs settings options arguments batch commands cli
+    pillow_plugin programs settings options names arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.
