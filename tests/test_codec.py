@@ -190,6 +190,26 @@ def test_max_bytes_is_never_exceeded_and_nearly_reached(one, tile):
         one.compress(IMAGE, tile=tile, target=quality.Target("bytes", least - 1))
 
 
+@pytest.mark.parametrize(
+    ("level", "kind", "hint"),
+    [
+        (None, bitstream.ALPHA, "fewer with alpha_quality"),
+        (50, bitstream.ALPHA_TILE, "fewer at a lower alpha_quality"),
+    ],
+)
+def test_bytes_that_no_quality_changes_are_told(one, level, kind, hint):
+    image = layouts()["RGBA"]
+    given = {"metadata": {"exif": b"EXIF" * 9}, "alpha_quality": level}
+    _, chunks = bitstream.unpack(one.compress(image, 0, **given))
+    alone = sum(len(chunk.data) for chunk in chunks if chunk.type == kind)
+    stored = sum(len(c.data) for c in chunks if c.type == bitstream.EXIF)
+    words = (
+        f"; alpha alone takes {alone} bytes, {hint}; metadata alone takes {stored} b"
+    )
+    with pytest.raises(quality.OutOfReach, match=f", at quality 0{words}"):
+        one.compress(image, target=quality.Target("bytes", 50), **given)
+
+
 def test_psnr_is_reached_by_the_smallest_file(one, model):
     for goal in (27.3, 27.5):
         one.runs.clear()
