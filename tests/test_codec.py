@@ -263,6 +263,24 @@ def test_bad_settings_are_value_errors(model, settings):
         tfcodec.compress(layouts()["RGBA"], model=model, **settings)
 
 
+@pytest.mark.parametrize("name", codec.TARGETS)
+def test_a_quality_beside_a_target_is_refused(model, name):
+    settings = {"quality": codec.DEFAULT_QUALITY, name: 1, "model": model}
+    if name == "target_msssim":
+        settings[name] = 0.5
+    words = f"a quality or one target, not quality and {name}$"
+    with pytest.raises(ValueError, match=words):
+        tfcodec.compress(IMAGE, **settings)
+    with pytest.raises(ValueError, match=words):
+        codec.check_settings(**settings)
+    codec.check_settings(**{**settings, "quality": None})
+
+
+def test_the_default_quality_is_a_number(model):
+    default = tfcodec.compress(IMAGE, model=model)
+    assert default == tfcodec.compress(IMAGE, codec.DEFAULT_QUALITY, model)
+
+
 def test_exif_is_stored_from_its_tiff_header_on(model):
     data = b"II*\0\x08\0\0\0\0\0\0\0\0\0"
     for given in (data, b"Exif\0\0" + data, bytearray(data), memoryview(data)):

@@ -38,7 +38,7 @@ def compress_options(args: argparse.Namespace) -> dict:
     names = "quality model effort alpha_quality verify max_pixels engine".split()
     options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
     codec.check_settings(**options)
-    return {**options, "quality": quality.check(args.quality)}
+    return options
 
 
 def compress(args: argparse.Namespace) -> bool:
@@ -46,7 +46,7 @@ def compress(args: argparse.Namespace) -> bool:
     from tfcodec import codec, images, predict
 
     options = compress_options(args)
-    level, model = options["quality"], registry.resolve(args.model)
+    model = registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
     if server:
         given = {
@@ -61,6 +61,7 @@ def compress(args: argparse.Namespace) -> bool:
 
     def work(picture, progress):
         if server:
+            level = quality.DEFAULT if args.quality is None else args.quality
             return server.compress(picture.pixels, level, picture.metadata)
         return codec.compress(
             picture.pixels, progress=progress, **options, **picture.metadata

@@ -171,9 +171,9 @@ def add_rate(command) -> None:
         "-q",
         "--quality",
         type=checked(quality.check),
-        default=quality.DEFAULT,
         metavar="0..100",
-        help="smallest file to best image, fractions allowed (default: %(default)s)",
+        help="smallest file to best image, fractions allowed (default: "
+        f"{quality.DEFAULT})",
     )
     rate.add_argument(
         "--max_bytes",
