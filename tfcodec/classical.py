@@ -79,20 +79,14 @@ class Pillow:
     def missing(self) -> str:
         """Returns why the codec cannot be used, and what to install; "" if it can."""
         try:
-            from PIL import features
+            import PIL  # noqa: F401
         except ImportError:
-            return f"{self.name}: Pillow is not installed; pip install pillow"
-        if self.feature and not features.check(self.feature):
-            return (
-                f"{self.name}: this Pillow was built without {self.feature}; "
-                "pip install --upgrade pillow (12 or later has it)"
-            )
-        if self.plugin:
-            try:
-                plugin = plugins.load(self.plugin)
-            except ImportError as error:
-                return f"{self.name}: {error}; pip install {self.plugin}"
-            if self.form == "HEIF" and not plugin.libheif_info().get("HEIF"):
+            return f"{self.name}: this needs Pillow: pip install pillow"
+        need = self.feature or self.plugin
+        if reason := need and plugins.missing(need):
+            return f"{self.name}: {reason}"
+        if self.form == "HEIF":
+            if not plugins.load(self.plugin).libheif_info().get("HEIF"):
                 return f"{self.name}: this {self.plugin} was built without an encoder"
         if "advanced" in self.settings:
             reason = _refusal(**self.settings["advanced"])
