@@ -342,20 +342,25 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, whole):
         training.train(other, run)
 
 
+def prepare(config, run):
+    with training.prepared(config, run):
+        pass
+
+
 def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
     config = config_of(images, distortion="mse")
-    training.prepare_directory(config, tmp_path)
+    prepare(config, tmp_path)
     (tmp_path / programs.STATE).touch()
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     del old["distortion"]
     path.write_text(json.dumps(old))
     with pytest.raises(ValueError, match="distortion='mse', not 'ms-ssim'"):
-        training.prepare_directory(config_of(images, distortion="ms-ssim"), tmp_path)
-    training.prepare_directory(config, tmp_path)
+        prepare(config_of(images, distortion="ms-ssim"), tmp_path)
+    prepare(config, tmp_path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="damaged: it is not a JSON object"):
-        training.prepare_directory(config, tmp_path)
+        prepare(config, tmp_path)
 
 
 def test_a_run_directory_that_another_training_writes_to_is_refused(images, tmp_path):

@@ -13,23 +13,16 @@ TAKEN = (errno.EACCES, errno.EAGAIN)
 
 
 @contextlib.contextmanager
-def alone(directory: str | os.PathLike, wanted: bool = True):
+def alone(directory: str | os.PathLike):
     """Holds the lock of a run directory within this context; makes the directory.
 
     The operating system releases the lock when the process ends, even if it is killed,
     so no file ever has to be deleted by hand. Where a file system has no locks, or the
     file cannot be opened, the training goes on without one.
 
-    Args:
-        directory: of the run.
-        wanted: whether to do so.
-
     Raises:
         OSError: another training has the lock, or the directory cannot be made.
     """
-    if not wanted:
-        yield
-        return
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -30,7 +30,6 @@ from tfcodec import (
     codec,
     export,
     files,
-    locks,
     losses,
     optimizers,
     programs,
@@ -45,7 +44,7 @@ from tfcodec.model import farthest
 from tfcodec.progress import Progress
 from tfcodec.settings import RealismConfig
 from tfcodec.tracing import traced
-from tfcodec.training import datasets, history, prepare_directory, reading
+from tfcodec.training import datasets, history, prepared, reading
 from tfcodec.transforms import RealisticSynthesis
 
 LATENTS = "latents"  # folder in a run directory
@@ -263,8 +262,7 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     config.check()
     source = registry.resolve(config.init)
     training, crops = datasets(config)
-    with locks.alone(directory):
-        prepare_directory(config, directory, LATENTS)
+    with prepared(config, directory, LATENTS):
         return _train(config, source, directory, training, crops)
 
 

@@ -50,22 +50,29 @@ PRIVATE = {
 }  # fmt: skip
 
 
-def prepare_directory(config, directory: pathlib.Path, made: str = ""):
-    """Checks that a run may use its directory, and writes `config.json` to it.
+@contextlib.contextmanager
+def prepared(config, directory: pathlib.Path, made: str = "", wanted: bool = True):
+    """Holds the lock of a run directory within this context, with its `config.json`.
 
     Args:
         config: the settings, which are compared with those that are there.
         directory: of the run.
         made: as for `programs.keep_settings`.
+        wanted: whether to do so.
 
     Raises:
         ValueError: the directory is that of a training with other settings, or the
             model would replace what is none.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or another training writes to it.
     """
+    if not wanted:
+        yield
+        return
     registry.check_replaceable(directory / programs.MODEL)
-    defaults = dataclasses.asdict(type(config)())
-    programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
+    with locks.alone(directory):
+        defaults = dataclasses.asdict(type(config)())
+        programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
+        yield
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
@@ -257,9 +264,7 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
     config.check()
     chief = strategies.is_chief(strategy)
     training, validation = datasets(config, chief)
-    with locks.alone(directory, wanted=chief):
-        if chief:
-            prepare_directory(config, directory)
+    with prepared(config, directory, wanted=chief):
         with strategies.together(strategy):
             with strategy.scope():
                 model = build(config)
