@@ -6,7 +6,8 @@
     python train.py --strategy=mirrored --images=photos/ --run=runs/mine
     python train.py --realism --init=runs/mine/model --images=photos/ --run=runs/grain
 
-The run directory holds everything; run the same command again to resume.
+The run directory holds everything; run the same command again to resume. With
+--only_check_args the settings are checked, but not the images, and nothing is done.
 """
 
 import dataclasses
@@ -151,7 +152,10 @@ def main(argv):
     try:
         config = checked(argv)
         console.need_training("train.py")
-        train(config)
+        if flags.FLAGS.only_check_args:  # a flag of absl
+            config.check()
+        else:
+            train(config)
     except KeyboardInterrupt as error:
         signals.end_by(getattr(error, "number", signal.SIGINT))
     except settings.WrongSetting as error:

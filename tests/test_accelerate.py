@@ -13,7 +13,7 @@ import pytest
 
 from tests import tiny
 from tests.test_programs import made
-from tfcodec import accelerate, programs
+from tfcodec import accelerate, locks, programs
 
 ROOT = pathlib.Path(__file__).parents[1]
 PYTHON = os.environ.get("TFCODEC_JAX_PYTHON", "")
@@ -166,6 +166,16 @@ def test_a_run_of_train_py_is_not_begun_anew_by_mistake(program, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="has checkpoints of train.py"):
         ran(program, tmp_path / "run", lambda number: 10.0)
+
+
+def test_a_run_directory_that_another_training_writes_to_is_refused(
+    program, tmp_path, capsys
+):
+    flags = ["--images", "x", "--run", str(tmp_path / "run")]
+    with locks.alone(tmp_path / "run"):
+        assert accelerate.main([str(program.directory), *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"accelerate: {tmp_path}/run: another training writes to")
 
 
 def test_it_imports_neither_tensorflow_nor_jax_before_it_runs():

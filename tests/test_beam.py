@@ -248,7 +248,7 @@ def test_a_job_that_cannot_go_well_is_refused_before_it_begins(folder):
         bulk.Compressing({"qualty": 3})
     with pytest.raises(ValueError, match="quality"):
         bulk.Evaluating({"quality": 101})
-    with pytest.raises(ValueError, match="one target at a time"):
+    with pytest.raises(ValueError, match="a quality or one target, not"):
         bulk.Compressing({"target_psnr": 30, "max_bytes": 9})
     with pytest.raises(ValueError, match="realism"):
         bulk.Decompressing({"realism": 2})

@@ -79,7 +79,9 @@ def test_a_pillow_without_it_is_named(name, monkeypatch):
     from PIL import features
 
     monkeypatch.setattr(features, "check", lambda feature: False)
-    with pytest.raises(classical.Missing, match=f"{name}: .*without.*pip install"):
+    with pytest.raises(
+        classical.Missing, match=f"{name}: .* needs a Pillow.*: pip install"
+    ):
         classical.find(name)
 
 

@@ -346,7 +346,8 @@ def test_unknown_models(image, capsys):
         ("compress",),
         ("compress", "in.png", "-q", "high"),
         ("info", "a", "--nosuch"),
-        ("compress", "a", "b", "-o", "c"),
+        ("compress", "a", "b", "-o", "c.tfc"),
+        ("compress", "a", "b", "-o", "c", "--out_dir", "d"),
         ("compress", "a", "-o", "c", "--out_dir", "d"),
         ("compress", "a", "-q", "5", "--max_bytes", "5"),
         ("decompress", "a.tfc", "--crop", "1,2,3"),
@@ -593,8 +594,30 @@ def test_one_output_is_for_one_input_however_it_is_named(image, capsys):
     for name in ("a.png", "b.png"):
         shutil.copy("in.png", f"album/{name}")
     for source in (["-r", "album"], ["album/*.png"]):
-        assert "one input only" in fails(capsys, "compress", *source, "-o", "small")
-        assert not os.path.exists("small")
+        said = fails(capsys, "compress", *source, "-o", "small.tfc")
+        assert "one input only; several need a folder, such as -o FOLDER/" in said
+        assert not os.path.exists("small.tfc")
+
+
+@pytest.mark.parametrize(
+    "inputs", [["in.png", "album/a.png"], ["-r", "album", "in.png"], ["*.png"]]
+)
+def test_the_output_of_several_inputs_may_be_a_folder_to_make(image, inputs):
+    os.mkdir("album")
+    shutil.copy("in.png", "album/a.png")
+    assert call("compress", *inputs, "-o", "small") == 0
+    assert "in.tfc" in os.listdir("small")
+    assert call("compress", "-r", "album", "-o", "one/of") == 0
+    assert os.listdir("one/of") == ["a.tfc"]
+    assert call("compress", "in.png", "-o", "file") == 0
+    assert os.path.isfile("file")
+
+
+def test_several_inputs_have_no_output_that_is_a_file(image, capsys):
+    for name in ("there", "in.tfc"):
+        pathlib.Path(name).touch()
+        said = wrong(capsys, "compress", "in.png", "in.png", "-o", name, "-f")
+        assert "one input only" in said
 
 
 def test_what_is_passed_over_in_a_folder_is_told(image, capsys):

@@ -190,6 +190,26 @@ def test_max_bytes_is_never_exceeded_and_nearly_reached(one, tile):
         one.compress(IMAGE, tile=tile, target=quality.Target("bytes", least - 1))
 
 
+@pytest.mark.parametrize(
+    ("level", "kind", "hint"),
+    [
+        (None, bitstream.ALPHA, "fewer with alpha_quality"),
+        (50, bitstream.ALPHA_TILE, "fewer at a lower alpha_quality"),
+    ],
+)
+def test_bytes_that_no_quality_changes_are_told(one, level, kind, hint):
+    image = layouts()["RGBA"]
+    given = {"metadata": {"exif": b"EXIF" * 9}, "alpha_quality": level}
+    _, chunks = bitstream.unpack(one.compress(image, 0, **given))
+    alone = sum(len(chunk.data) for chunk in chunks if chunk.type == kind)
+    stored = sum(len(c.data) for c in chunks if c.type == bitstream.EXIF)
+    words = (
+        f"; alpha alone takes {alone} bytes, {hint}; metadata alone takes {stored} b"
+    )
+    with pytest.raises(quality.OutOfReach, match=f", at quality 0{words}"):
+        one.compress(image, target=quality.Target("bytes", 50), **given)
+
+
 def test_psnr_is_reached_by_the_smallest_file(one, model):
     for goal in (27.3, 27.5):
         one.runs.clear()
@@ -241,6 +261,24 @@ def test_a_target_with_effort_is_met_too(one):
 def test_bad_settings_are_value_errors(model, settings):
     with pytest.raises(ValueError, match=r"above 0|one target|quality|effort"):
         tfcodec.compress(layouts()["RGBA"], model=model, **settings)
+
+
+@pytest.mark.parametrize("name", codec.TARGETS)
+def test_a_quality_beside_a_target_is_refused(model, name):
+    settings = {"quality": codec.DEFAULT_QUALITY, name: 1, "model": model}
+    if name == "target_msssim":
+        settings[name] = 0.5
+    words = f"a quality or one target, not quality and {name}$"
+    with pytest.raises(ValueError, match=words):
+        tfcodec.compress(IMAGE, **settings)
+    with pytest.raises(ValueError, match=words):
+        codec.check_settings(**settings)
+    codec.check_settings(**{**settings, "quality": None})
+
+
+def test_the_default_quality_is_a_number(model):
+    default = tfcodec.compress(IMAGE, model=model)
+    assert default == tfcodec.compress(IMAGE, codec.DEFAULT_QUALITY, model)
 
 
 def test_exif_is_stored_from_its_tiff_header_on(model):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import made
 from tests.tiny import images, photograph
-from tfcodec import data, files, training
+from tfcodec import data, files, held_out, training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -93,11 +93,11 @@ def test_examples_vary_in_crop_quality_and_noise(folder):
 
 def test_held_out_images_are_never_trained_on():
     paths = [pathlib.Path(f"a/{n}.png") for n in range(1000)]
-    training, validation = files.hold_out(paths)
+    training, validation = held_out.split_by_name(paths)
     assert set(training) | set(validation) == set(paths)
     assert not set(training) & set(validation)
     assert 5 < len(validation) < 50
-    again, _ = files.hold_out(paths[::2])  # Removing files moves none across.
+    again, _ = held_out.split_by_name(paths[::2])  # Removing files moves none across.
     assert not set(again) & set(validation)
 
 
@@ -155,7 +155,7 @@ def test_training_sees_a_picture_upright_as_compressing_does(tmp_path):
 
 def test_the_only_image_is_not_held_out_without_a_word(tmp_path):
     with pytest.raises(ValueError, match="only.png is the only image.*--validation"):
-        files.hold_out([tmp_path / "only.png"])
+        held_out.split_by_name([tmp_path / "only.png"])
 
 
 @pytest.mark.parametrize("damage", [9000, 10])  # the pixels, and the header, too
@@ -163,19 +163,19 @@ def test_a_damaged_image_is_replaced_by_another_to_validate_on(
     tmp_path, caplog, damage
 ):
     paths = sorted(images(tmp_path / "images").iterdir())
-    kept, held = files.hold_out(paths)
+    kept, held = held_out.split_by_name(paths)
     assert held == paths[:1]
-    assert data.hold_out(paths, 64) == (kept, held)
+    assert held_out.split(paths, 64) == (kept, held)
     os.truncate(held[0], damage)
     config = training.TrainConfig(images=str(tmp_path / "images"), patch=64)
     _, validation = training.datasets(config)
     assert len(list(validation)) == 1
-    assert data.hold_out(paths, 64) == (paths[2:], paths[1:2])
+    assert held_out.split(paths, 64) == (paths[2:], paths[1:2])
     assert caplog.text.count(str(held[0])) == 2
     for path in paths[1:7]:
         os.truncate(path, damage)
     with pytest.raises(ValueError, match="7.png is the only image"):
-        data.hold_out(paths, 64)
+        held_out.split(paths, 64)
 
 
 def test_of_many_images_that_are_too_small_each_is_read_once(tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_of_many_images_that_are_too_small_each_is_read_once(tmp_path, monkeypat
     monkeypatch.setattr(
         data.images, "read_rgb", lambda path: seen.append(path) or read(path)
     )
-    assert data.hold_out(paths, 5000) == files.hold_out(paths)
+    assert held_out.split(paths, 5000) == held_out.split_by_name(paths)
     assert sorted(seen) == paths
     config = training.TrainConfig(images=str(tmp_path / "images"), patch=5000)
     with pytest.raises(ValueError, match="no readable image of at least 5000 pixels"):
@@ -341,17 +341,15 @@ def test_a_training_that_fails_ends(tmp_path):
 
 
 def test_some_images_are_left_to_train_on_though_all_names_are_held_out():
-    held_out = [
-        p for k in range(999) if files.is_held_out(p := pathlib.Path(f"{k}.png"))
-    ]
-    kept, held = files.hold_out(held_out[:2])
-    assert sorted(kept + held) == sorted(held_out[:2])
+    names = [p for k in range(999) if held_out.by_name(p := pathlib.Path(f"{k}.png"))]
+    kept, held = held_out.split_by_name(names[:2])
+    assert sorted(kept + held) == sorted(names[:2])
     assert len(kept) == 1
 
 
 def test_a_name_that_is_no_text_is_held_out_or_not_like_any_other():
     names = [pathlib.Path(os.fsdecode(b"caf\xe9%d.png" % k)) for k in range(200)]
-    kept, held = files.hold_out(names)
+    kept, held = held_out.split_by_name(names)
     assert sorted(kept + held) == sorted(names)
     assert 0 < len(held) < 20
 

@@ -265,8 +265,6 @@ def test_what_cannot_be_served_is_said_at_once(port, capsys, tmp_path):
     (tmp_path / "text").write_text("no image")
     for argv, words in (
         (["--port", f"{port}"], f"127.0.0.1:{port}: Address already in use"),
-        (["--port", "99999"], "0 to 65535"),
-        (["--megapixels", "0"], "above 0"),
         ([f"{tmp_path}/none"], "No such file"),
         ([f"{tmp_path}/text"], "text: not an image"),
     ):
@@ -274,6 +272,21 @@ def test_what_cannot_be_served_is_said_at_once(port, capsys, tmp_path):
         err = capsys.readouterr().err
         assert words in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--port", "99999"], "argument --port: a port is from 0 to 65535, not 99999"),
+        (["--megapixels", "0"], "argument --megapixels: must be above 0, not 0"),
+        (["--megapixels", "nan"], "argument --megapixels: must be above 0, not nan"),
+    ],
+)
+def test_numbers_that_cannot_be_are_wrong_usage(capsys, argv, words):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["tfcodec", "demo", "--no_browser", *argv])
+    assert ended.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_the_page_names_no_other_server(port):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.test_cli import call, fails, folder, make_model  # noqa: F401
+from tests.test_cli import call, fails, folder, make_model, wrong  # noqa: F401
 from tests.test_metrics import photo
 from tfcodec import (
     averages,
@@ -230,7 +230,7 @@ def test_a_metric_of_ones_own(images, capsys):
     assert call("eval", ".", "--codecs", "jpeg:q=20", "--metric", name) == 0
     assert name in capsys.readouterr().out
     for bad in ("nothing", "no.such:thing", "math:nothing", "math:pi", ".x:y"):
-        assert "no metric" in fails(capsys, "eval", ".", "--metric", bad)
+        assert "no metric" in wrong(capsys, "eval", ".", "--metric", bad)
 
 
 def test_a_changed_metric_is_computed_again(images, tmp_path, monkeypatch):
@@ -296,7 +296,7 @@ def test_ssimulacra2_is_always_reported(images, capsys):
     assert averages.means(rows)[0]["ssimulacra2"] == pytest.approx(
         np.mean([row["ssimulacra2"] for row in rows[::2]])
     )
-    said = fails(capsys, "eval", ".", "--metric", "ssimulacra2")
+    said = wrong(capsys, "eval", ".", "--metric", "ssimulacra2")
     assert "always reported" in said
 
 
@@ -402,8 +402,11 @@ def test_contestants_are_read():
         ("png:q=5", "lossless"),
         ("tfcodec:q=101", "from 0 to 100"),
         ("avif:speed=11:q=5", r"'avif:speed=11': avif takes speed=0\|1"),
-        ("jpeg:speed=0", "jpeg takes no options"),
-        ("tfcodec:effort=10", "effort is a whole number"),
+        ("jpeg:quality=50", "'jpeg:quality=50': jpeg takes q=1..100$"),
+        ("avif:quality=50", "takes speed=.*, tune=.*, q=0..100$"),
+        ("png:x=1", "png takes no options"),
+        ("tfcodec:quality=50", "tfcodec takes effort=0..9, .*, q=0..100$"),
+        ("tfcodec:effort=10", "effort is a whole number from 0 to 9, realism 0 to 1$"),
         ("tfcodec:effort=", "effort is a whole number"),
     ],
 )
@@ -534,15 +537,28 @@ def test_a_missing_codec_is_named_and_the_others_go_on(images, capsys, monkeypat
     ("argv", "message"),
     [
         (["nosuch.png"], "nosuch.png: no images there"),
-        ([".", "--codecs", "nosuch"], "nosuch"),
-        ([".", "--codecs", "jpeg,jpeg:q=5"], "jpeg is named twice"),
-        ([".", "--codecs", ""], "no codecs"),
         ([".", "--codecs", "jpeg", "--published"], "Kodak"),
         ([".", "--codecs", "jpeg", "--json", "no/such.json"], "no/such.json"),
     ],
 )
 def test_bad_input_is_one_line(images, capsys, argv, message):
     assert message in fails(capsys, "eval", *argv)
+
+
+@pytest.mark.parametrize(
+    ("codecs", "message"),
+    [
+        ("nosuch", "nosuch"),
+        ("jpeg,jpeg:q=5", "jpeg is named twice"),
+        ("", "no codecs"),
+        ("jpeg:q=500", "quality of jpeg must be from 1 to 100, not 500"),
+        ("jpeg:quality=50", "jpeg takes q=1..100"),
+    ],
+)
+def test_wrong_codecs_are_wrong_usage(capsys, codecs, message):
+    said = wrong(capsys, "eval", "nosuch.png", "--codecs", codecs)
+    assert "error: argument --codecs: " in said
+    assert message in said
 
 
 def test_a_damaged_image_is_named(capsys):

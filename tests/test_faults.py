@@ -212,7 +212,8 @@ def test_a_model_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch):
 def test_a_damaged_record_of_the_settings_is_named(config, tmp_path):
     (tmp_path / "config.json").touch()
     with pytest.raises(ValueError, match="config.json is damaged"):
-        training.prepare_directory(config, tmp_path)
+        with training.prepared(config, tmp_path):
+            pass
 
 
 class Reader(tf.keras.Model):

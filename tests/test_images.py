@@ -12,7 +12,7 @@ from PIL import Image, features
 
 from tests import made
 from tests.made import SMALL, eight, read, saved, written
-from tfcodec import exif, images, pixels, plugins
+from tfcodec import classical, exif, images, pixels, plugins
 from tfcodec.images import Picture
 
 RNG = np.random.default_rng(0)
@@ -347,22 +347,44 @@ def test_a_jpeg_xl_is_read_where_its_package_is_installed():
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "pillow-heif"),
         (b"\xff\x0a1234567890", "pillow-jxl-plugin"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "pillow-jxl-plugin"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "--upgrade pillow"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "--upgrade pillow"),
+        (b"\xff\x4f\xff\x51", "--upgrade pillow"),
+        (b"RIFF1234WEBPVP8 ", "--upgrade pillow"),
     ],
 )
 def test_the_package_that_reads_a_file_is_named_where_it_is_missing(
     monkeypatch, start, package
 ):
     def missing(name):
-        raise ImportError(name)
+        raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(plugins.importlib, "import_module", missing)
+    monkeypatch.setattr(features, "check", lambda name: False)
     monkeypatch.setattr(Image, "OPEN", {})
     monkeypatch.setattr(Image, "ID", [])
     monkeypatch.setattr(Image, "EXTENSION", {})
-    with pytest.raises(ValueError, match=f"not an image.*pip install {package}"):
+    need = plugins.wanted(start)
+    words = plugins.missing(need)
+    assert words.startswith(f"{plugins.NAMES[need]} needs ")
+    assert words.endswith(f": pip install {package}")
+    with pytest.raises(ValueError, match=f": {words}$"):
         read(start + bytes(100))
-    with pytest.raises(ValueError, match="pip install pillow-heif"):
-        images.form_of(pathlib.Path("x.heic"))
+    for suffix in (suffix for suffix, of in plugins.SUFFIXES.items() if of == need):
+        with pytest.raises(ValueError, match=f"^x{suffix}: {words}, or try .png$"):
+            images.form_of(pathlib.Path(f"x{suffix}"))
+    for codec in classical.CODECS.values():
+        if need in (codec.feature, codec.plugin):
+            assert codec.missing() == f"{codec.name}: {words}"
+
+
+def test_a_package_that_is_there_but_fails_says_why(monkeypatch):
+    def broken(name):
+        raise ImportError("libheif.so: cannot open shared object file")
+
+    monkeypatch.setattr(plugins.importlib, "import_module", broken)
+    assert plugins.missing("pillow-heif").endswith("fails: libheif.so: cannot open "
+                                                   "shared object file")  # fmt: skip
 
 
 def test_pillow_is_as_it_was_after_readers_in_several_threads():

@@ -14,20 +14,20 @@ TABLE = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
-    formats images rans tracing kernels transposed shuffles layers transforms densities
-    entropy losses model architectures
+    formats images held_out rans tracing kernels transposed shuffles layers
+    transforms densities entropy losses model architectures
     registry memory planes compression lanes helpers exact_layers
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
-    workers programs tiles jax_step accelerate
+    workers programs locks tiles jax_step accelerate
     settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation averages summary report pillow_plugin
     photographs demo
-    options arguments batch bulk beam jobs commands cli
+    options names arguments batch bulk beam jobs commands cli
 """.split()
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
@@ -35,14 +35,15 @@ RUNNING = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
-    formats images rans tracing
+    formats images held_out rans tracing
     kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation averages summary report
-    pillow_plugin photographs demo programs tiles jax_step accelerate
-    options arguments batch bulk beam jobs commands cli
+    pillow_plugin photographs demo programs locks tiles jax_step
+    accelerate
+    options names arguments batch bulk beam jobs commands cli
 """.split()
 
 # What answers before there are pixels to code.
@@ -53,7 +54,7 @@ QUICK = """
     registry memory planes compression lanes helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines
-    pillow_plugin programs settings options arguments batch commands cli
+    pillow_plugin programs settings options names arguments batch commands cli
 """.split()
 
 # Functions that are longer than `MOST_LINES_OF_A_FUNCTION`, with the reason.

@@ -23,6 +23,7 @@ from tfcodec import (  # noqa: E402
     contestants,
     critics,
     layers,
+    locks,
     metrics,
     realism,
     registry,
@@ -427,3 +428,10 @@ def test_a_damaged_run_directory_is_not_gone_on_with(base, images, run):
     other = config_of(base, images, learning_rate=3e-3, patches=9)
     with pytest.raises(ValueError, match="other settings: patches=8, not 9"):
         realism.train(other, pathlib.Path(run))
+
+
+def test_a_run_directory_that_another_training_writes_to_is_refused(
+    base, images, tmp_path
+):
+    with locks.alone(tmp_path), pytest.raises(OSError, match="another training"):
+        realism.train(config_of(base, images), tmp_path)

@@ -59,6 +59,17 @@ def test_a_value_that_cannot_be_is_named_with_those_that_can(kind, given, words)
         kind(**{"images": "x", **given}).check_values()
 
 
+@pytest.mark.parametrize(
+    ("patch", "stride", "least"),
+    [(11, 16, 16), (8, 8, 16), (72, 64, 64), (11, 4, 12), (0, 16, 16)],
+)
+def test_the_smallest_patch_that_is_named_is_one(patch, stride, least):
+    words = f"must be a multiple of {stride}, at least {least}, not {patch}$"
+    with pytest.raises(settings.WrongSetting, match=words):
+        settings.check_patch(patch, stride)
+    settings.check_patch(least, stride)
+
+
 def train(*flags):
     """Runs `train.py` where neither TensorFlow nor what needs it can be imported."""
     pytest.importorskip("absl")
@@ -108,6 +119,19 @@ def test_help_needs_nothing_of_what_training_needs():
     done = train(*GOOD)
     assert done.returncode == 1
     assert "pip install -r requirements.txt" in done.stderr
+
+
+@pytest.mark.parametrize(("patch", "code"), [(64, 0), (72, 2)])
+def test_settings_can_be_checked_without_a_training(tmp_path, patch, code):
+    pytest.importorskip("tensorflow_compression")
+    run = tmp_path / "run"
+    flags = (f"--run={run}", "--images=x", "--only_check_args", f"--patch={patch}")
+    line = [sys.executable, str(ROOT / "train.py"), *flags]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert not run.exists()
+    assert not done.stdout
+    assert ("train.py: --patch must be a multiple of 64" in done.stderr) == bool(code)
 
 
 # Runs train.py with a training that only tells whether all is as it should be.

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from tfcodec import files, tiles
+from tfcodec import held_out, tiles
 from tfcodec.workers import Here
 
 
@@ -54,8 +54,8 @@ def test_new_and_changed_files_are_found_and_those_validated_on_are_not(tmp_path
     for path in names:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    finder = tiles.Finder([tmp_path / "one", tmp_path / "two"], hold_out=True)
-    kept, held = files.hold_out(names)
+    finder = tiles.Finder([tmp_path / "one", tmp_path / "two"], side=64)
+    kept, held = held_out.split_by_name(names)
     assert held
     assert finder.new() == sorted(kept)
     assert finder.new() == []
@@ -64,26 +64,41 @@ def test_new_and_changed_files_are_found_and_those_validated_on_are_not(tmp_path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"longer")
     assert finder.new() == sorted([kept[0], other.with_name("0.png")])
-    everything = tiles.Finder([tmp_path / "one"], hold_out=False)
+    everything = tiles.Finder([tmp_path / "one"], side=None)
     assert everything.new() == sorted(names)
 
 
 def test_a_file_that_comes_later_is_trained_on_where_no_name_is_held_out(tmp_path):
     def kept(start):
         names = (tmp_path / f"{start}{k}.png" for k in range(100))
-        return [path for path in names if not files.is_held_out(path)]
+        return [path for path in names if not held_out.by_name(path)]
 
     first, second, later = kept("m")[0], kept("m")[1], kept("a")[0]
     for path in (first, second):
         path.write_bytes(b"x")
-    finder = tiles.Finder([tmp_path], hold_out=True)
+    finder = tiles.Finder([tmp_path], side=64)
     assert finder.new() == [second]  # The first one is held out nevertheless.
     later.write_bytes(b"x")
     assert finder.new() == [later]
 
 
+def test_a_damaged_file_is_replaced_by_the_one_that_train_py_holds_out(tmp_path):
+    names = (tmp_path / f"{k}.png" for k in range(100))
+    paths = sorted([path for path in names if not held_out.by_name(path)][:4])
+    for number, path in enumerate(paths):
+        save(path, 64, 64, number)
+    assert tiles.Finder([tmp_path], side=64).new() == paths[1:]
+    paths[0].write_bytes(b"damaged")
+    finder = tiles.Finder([tmp_path], side=64)
+    assert held_out.split(paths, 64) == (paths[2:], paths[1:2])
+    assert paths[1] not in finder.new()
+    for path in paths[1:3]:
+        path.unlink()
+    assert paths[3] in tiles.Finder([tmp_path], side=64).new()  # It is all there is.
+
+
 def reader(folder, **settings):
-    finder = tiles.Finder([folder], hold_out=False)
+    finder = tiles.Finder([folder], side=None)
     return tiles.Reader(finder, 88, 64, pool=Here(), seconds=0.05, **settings)
 
 

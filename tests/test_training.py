@@ -19,6 +19,7 @@ from tfcodec import (
     checkpoints,
     codec,
     export,
+    locks,
     optimizers,
     programs,
     registry,
@@ -341,20 +342,35 @@ def test_run_directory_tells_all_and_refuses_other_settings(images, whole):
         training.train(other, run)
 
 
+def prepare(config, run):
+    with training.prepared(config, run):
+        pass
+
+
 def test_a_run_directory_from_before_distortions_is_of_squared_error(images, tmp_path):
     config = config_of(images, distortion="mse")
-    training.prepare_directory(config, tmp_path)
+    prepare(config, tmp_path)
     (tmp_path / programs.STATE).touch()
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
     del old["distortion"]
     path.write_text(json.dumps(old))
     with pytest.raises(ValueError, match="distortion='mse', not 'ms-ssim'"):
-        training.prepare_directory(config_of(images, distortion="ms-ssim"), tmp_path)
-    training.prepare_directory(config, tmp_path)
+        prepare(config_of(images, distortion="ms-ssim"), tmp_path)
+    prepare(config, tmp_path)
     path.write_text("[]")
     with pytest.raises(ValueError, match="damaged: it is not a JSON object"):
-        training.prepare_directory(config, tmp_path)
+        prepare(config, tmp_path)
+
+
+def test_a_run_directory_that_another_training_writes_to_is_refused(images, tmp_path):
+    with locks.alone(tmp_path / "run"):
+        process = start(config_of(images), tmp_path / "run")
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    line = errors.splitlines()[-1]
+    assert line.startswith(f"train.py: {tmp_path}/run: another training writes to")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_folder_that_is_no_model_is_not_replaced_by_one(images, tmp_path):

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from tfcodec import console, helpers, programs, tiles
+from tfcodec import console, held_out, helpers, locks, programs, tiles
 
 # Steps that may be under way on the device before the next is asked for.
 AHEAD = 10
@@ -268,14 +268,20 @@ class Run:
 
 
 def train(args) -> None:
-    """Runs a training; as of `main`."""
+    """Runs a training; `main` reports the errors that it raises."""
+    program = programs.Program.at(args.program)
+    with locks.alone(args.run):
+        programs.keep_settings(program.manifest["config"], pathlib.Path(args.run), {})
+        _train(program, args)
+
+
+def _train(program, args):
+    """Does what `train` does, in a run directory that is prepared and locked."""
     began = time.monotonic()
 
     def say(text):
         console.say(f"[{time.monotonic() - began:7.1f}] {text}", sys.stdout)
 
-    program = programs.Program.at(args.program)
-    programs.keep_settings(program.manifest["config"], pathlib.Path(args.run), {})
     # Counters of optimizers are of 64 bits.
     os.environ["JAX_ENABLE_X64"] = "1"
     # A generator that is quick on accelerators.
@@ -292,7 +298,8 @@ def train(args) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     validated = bool(program.manifest["config"]["validation"])
-    finder = tiles.Finder(args.images, hold_out=not validated)
+    side = None if validated else held_out.side_of(run.patch)
+    finder = tiles.Finder(args.images, side)
     with tiles.Reader(
         finder, run.side, run.patch, tuple(args.scales), args.jobs, args.rescan
     ) as reader:

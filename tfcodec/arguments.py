@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-from tfcodec import bitstream, files
+from tfcodec import names
 from tfcodec.console import Failure, output, report, say, shown
 from tfcodec.options import (
     add_coding,
@@ -16,6 +16,11 @@ from tfcodec.options import (
     add_rate,
     add_realism,
     add_strip,
+    check_above_zero,
+    check_metric,
+    check_port,
+    checked,
+    codecs,
     count,
     file,
     folder,
@@ -24,7 +29,6 @@ from tfcodec.options import (
     positive,
 )
 
-ONE_INPUT = "OUT can be given for one input only; --out_dir takes several"
 # Codecs that `eval` compares by default.
 CODECS = "tfcodec,jpeg,jpeg2000,webp,avif,jxl,png"
 
@@ -71,88 +75,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.command == "bulk":  # Unknown options may be Beam's, which `jobs` checks.
         args.beam, args.runners_own = unknown, others
     elif unknown:
-        take_late_names(parser, args, unknown)
+        names.take_late(parser, args, unknown)
     if args.version:
         args.command = "version"
     elif not args.command:
         known = ", ".join(commands.choices)
         parser.error(f"a command is needed: {known}")
     if "input" in args and "out_dir" in args:
-        settle_output(parser, args)
-        check_names(parser, args)
+        names.settle_output(parser, args)
+        names.check(parser, args)
     return args
-
-
-def take_late_names(parser, args, words: list[str]) -> None:
-    """Adds names of files that follow options to those before, as in IN -q 50 OUT.
-
-    Args:
-        parser: for errors.
-        args: what argparse has read, with names up to the next option only.
-        words: what it has not taken.
-    """
-    names = next(
-        (v for v in map(vars(args).get, ("input", "images")) if isinstance(v, list)), []
-    )
-    if not names or any(word.startswith("-") and word != "-" for word in words):
-        parser.error(f"unrecognized arguments: {' '.join(words)}")
-    try:
-        names += map(file, words)
-    except argparse.ArgumentTypeError as error:
-        parser.error(str(error))
-
-
-def settle_output(parser, args) -> None:
-    """Moves the last input to the output, if it is meant as one.
-
-    As for `cp`, an existing folder that is named last is where to write; but with `-r`
-    all folders are inputs. The last of two files is the output if its suffix is that of
-    an output.
-    """
-    named = args.output if args.output is not None else args.input[-1]
-    is_folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
-    if is_folder and args.out_dir is None:
-        if args.output is not None:
-            args.out_dir, args.output = pathlib.Path(args.output), None
-            return
-        if len(args.input) > 1 and not args.recursive:
-            args.out_dir = pathlib.Path(args.input.pop())
-            return
-    if named.endswith(os.sep) and len(args.input) > 1 and args.output is None:
-        # A folder that is not there yet.
-        args.output = args.input.pop()
-    ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
-    last = ends == (args.command == "compress") or args.input[-1] in ("-", os.devnull)
-    last &= not (args.recursive and is_folder)
-    if args.output is None and len(args.input) == 2 and last:
-        args.output = args.input.pop()
-    if args.output and args.output.endswith(os.sep) and args.out_dir is None:
-        args.out_dir, args.output = pathlib.Path(args.output), None
-    if args.output and (len(args.input) > 1 or args.out_dir):
-        parser.error(ONE_INPUT)
-
-
-def check_names(parser, args) -> None:
-    """Refuses inputs that cannot be meant so, before any file is read."""
-    if args.out_dir and "-" in args.input:
-        parser.error(
-            f"standard input has no name to have in {args.out_dir}; give it one, as "
-            f"-o {args.out_dir / 'NAME'}"
-        )
-    # The last of several names, if nothing is there, is often that of a folder.
-    last = args.input[-1]
-    suffixes = files.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
-    is_input = (
-        last == "-"
-        or pathlib.Path(last).suffix.lower() in suffixes
-        or os.path.lexists(last)
-        or files.WILDCARD.search(last)
-    )
-    if len(args.input) > 1 and not args.out_dir and not is_input:
-        parser.error(
-            f"{last}: neither a folder nor an input that is there; to make a folder, "
-            f"write {os.path.join(last, '')}"
-        )
 
 
 def add_command(commands, name: str, help: str):
@@ -383,6 +315,7 @@ def add_eval_extras(command) -> None:
     command.add_argument(
         "--metric",
         metavar="METRIC",
+        type=checked(check_metric, str),
         action="append",
         default=[],
         help="a further metric, may be repeated: wasserstein, or module:function of "
@@ -405,6 +338,7 @@ def add_eval(commands) -> None:
     )
     command.add_argument(
         "--codecs",
+        type=codecs,
         default=CODECS,
         metavar="NAME[:OPTION=VALUE][:q=Q:Q...],...",
         help="codecs, with commas between: a shipped model or a model directory "
@@ -450,14 +384,14 @@ def add_demo(commands) -> None:
     command.add_argument(
         "--port",
         metavar="N",
-        type=int,
+        type=checked(check_port, int),
         help="serve http://127.0.0.1:N/, which only this machine reaches (default: "
         "8642, or another port that is free)",
     )
     command.add_argument(
         "--megapixels",
         metavar="X",
-        type=float,
+        type=checked(check_above_zero),
         default=4,
         help="reduce larger photographs to X megapixels (default: %(default)s)",
     )

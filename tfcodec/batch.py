@@ -16,7 +16,6 @@ import sys
 import time
 
 from tfcodec import bitstream, files
-from tfcodec.arguments import ONE_INPUT
 from tfcodec.console import (
     Failure,
     Progress,
@@ -28,6 +27,7 @@ from tfcodec.console import (
     shown,
 )
 from tfcodec.files import new_file
+from tfcodec.names import ONE_INPUT
 
 # Any file takes about as long as so many bytes of a larger one, for the time left.
 OVERHEAD = 100_000

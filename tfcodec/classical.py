@@ -69,23 +69,24 @@ class Pillow:
             found += [f"libheif {about['libheif']}", about["HEIF"]]
         return ", ".join(found)
 
+    def known(self) -> str:
+        """Returns what may follow the name, in words, with the values that it takes."""
+        known = [f"{name}={'|'.join(values)}" for name, values in self.options.items()]
+        if self.key:
+            known.append("q={}..{}".format(*self.limits))
+        return ", ".join(known) or "no options"
+
     def missing(self) -> str:
         """Returns why the codec cannot be used, and what to install; "" if it can."""
         try:
-            from PIL import features
+            import PIL  # noqa: F401
         except ImportError:
-            return f"{self.name}: Pillow is not installed; pip install pillow"
-        if self.feature and not features.check(self.feature):
-            return (
-                f"{self.name}: this Pillow was built without {self.feature}; "
-                "pip install --upgrade pillow (11.3 or later has it)"
-            )
-        if self.plugin:
-            try:
-                plugin = plugins.load(self.plugin)
-            except ImportError as error:
-                return f"{self.name}: {error}; pip install {self.plugin}"
-            if self.form == "HEIF" and not plugin.libheif_info().get("HEIF"):
+            return f"{self.name}: this needs Pillow: pip install pillow"
+        need = self.feature or self.plugin
+        if reason := need and plugins.missing(need):
+            return f"{self.name}: {reason}"
+        if self.form == "HEIF":
+            if not plugins.load(self.plugin).libheif_info().get("HEIF"):
                 return f"{self.name}: this {self.plugin} was built without an encoder"
         if "advanced" in self.settings:
             reason = _refusal(**self.settings["advanced"])
@@ -104,8 +105,9 @@ class Pillow:
             return None
         low, high = self.limits
         if quality is None or not low <= quality <= high:
+            given = quality if quality is None else f"{quality:g}"
             raise ValueError(
-                f"quality of {self.name} must be from {low} to {high}, not {quality}"
+                f"quality of {self.name} must be from {low} to {high}, not {given}"
             )
         if self.key == "quality" and quality != int(quality):
             raise ValueError(f"quality of {self.name} must be whole, not {quality}")
@@ -251,10 +253,7 @@ def find(text: str) -> Pillow:
             option, _, value = word.partition("=")
             found = codec.options.get(option, {}).get(value)
             if found is None:
-                known = [f"{k}={'|'.join(v)}" for k, v in codec.options.items()]
-                raise ValueError(
-                    f"{text!r}: {name} takes {' and '.join(known) or 'no options'}"
-                )
+                raise ValueError(f"{text!r}: {name} takes {codec.known()}")
             settings.update(found)
         codec = dataclasses.replace(codec, name=text, settings=settings)
     codec._need()

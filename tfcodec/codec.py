@@ -77,7 +77,7 @@ def load(
 
 def compress(
     image: np.ndarray,
-    quality: float = DEFAULT_QUALITY,
+    quality: float | None = None,
     model: str | os.PathLike = DEFAULT_MODEL,
     effort: int = 0,
     progress: Progress | None = None,
@@ -106,8 +106,8 @@ def compress(
             and alpha. Or a Pillow image of mode L, LA, RGB or RGBA, whose pixels alone
             are taken. Images over 2 megapixels are coded in tiles, in little more
             memory than one of 2 megapixels takes.
-        quality: 0 (smallest) to 100 (best), in steps of a hundredth. A model trained
-            for one rate ignores it.
+        quality: 0 (smallest) to 100 (best), in steps of a hundredth; by default
+            `DEFAULT_QUALITY`. A model trained for one rate ignores it.
         model: name of a shipped model, or a directory that `train.py` exported.
         effort: 0 to 9; from 1 on, the latents of this image are optimised step by step
             by the decoder's error, which takes longer and makes a file smaller at the
@@ -145,11 +145,12 @@ def compress(
     metadata = _metadata(icc_profile=icc_profile, exif=exif, xmp=xmp)
     steps_of(effort)  # before an engine is loaded for it
     target = target_of(
-        image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
+        image.shape, quality, max_bytes, target_bpp, target_psnr, target_msssim,
         target_ssimulacra2,
     )  # fmt: skip
+    level = DEFAULT_QUALITY if quality is None else quality
     return load(model, engine, effort).compress(
-        image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
+        image, level, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata=metadata, verify=verify,
     )  # fmt: skip
 
@@ -169,16 +170,17 @@ def check_settings(**settings) -> None:
     given = _SIGNATURE.bind(None, **settings)
     given.apply_defaults()
     found = given.arguments
-    quality.check(found["quality"])
-    if found["alpha_quality"] is not None:
-        quality.check(found["alpha_quality"], "alpha_quality")
+    for name in ("quality", "alpha_quality"):
+        if found[name] is not None:
+            quality.check(found[name], name)
     steps_of(found["effort"])
     registry.resolve(found["model"])
-    target_of((1, 1), **{name: found[name] for name in TARGETS})
+    target_of((1, 1), found["quality"], **{name: found[name] for name in TARGETS})
 
 
 def target_of(
     shape: Sequence[int],
+    level: float | None = None,
     max_bytes: int | None = None,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
@@ -189,18 +191,21 @@ def target_of(
 
     Args:
         shape: of the image, [height, width, ...].
+        level: the quality, if one is given.
         max_bytes, ...: as for `compress`.
 
     Raises:
-        ValueError: there are several targets, or one is out of range.
+        ValueError: there are several targets, or one beside a quality, or one is out
+            of range.
     """
     given = {
         "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
         "target_msssim": target_msssim, "target_ssimulacra2": target_ssimulacra2,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
-    if len(given) > 1:
-        raise ValueError(f"one target at a time, not {' and '.join(given)}")
+    both = [*(["quality"] if level is not None else []), *given]
+    if len(both) > 1:
+        raise ValueError(f"give a quality or one target, not {' and '.join(both)}")
     for name, value in given.items():
         quality.check_target(name, value)
         if name == "max_bytes":

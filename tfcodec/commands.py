@@ -38,7 +38,7 @@ def compress_options(args: argparse.Namespace) -> dict:
     names = "quality model effort alpha_quality verify max_pixels engine".split()
     options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
     codec.check_settings(**options)
-    return {**options, "quality": quality.check(args.quality)}
+    return options
 
 
 def compress(args: argparse.Namespace) -> bool:
@@ -46,7 +46,7 @@ def compress(args: argparse.Namespace) -> bool:
     from tfcodec import codec, images, predict
 
     options = compress_options(args)
-    level, model = options["quality"], registry.resolve(args.model)
+    model = registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
     if server:
         given = {
@@ -61,6 +61,7 @@ def compress(args: argparse.Namespace) -> bool:
 
     def work(picture, progress):
         if server:
+            level = quality.DEFAULT if args.quality is None else args.quality
             return server.compress(picture.pixels, level, picture.metadata)
         return codec.compress(
             picture.pixels, progress=progress, **options, **picture.metadata
@@ -274,15 +275,12 @@ def eval_(args: argparse.Namespace) -> bool:
     from tfcodec import averages, contestants, evaluation, images, summary
     from tfcodec import report as html
 
-    names = [name.strip() for name in args.codecs.split(",") if name.strip()]
-    codecs, missing = contestants.contestants(names)
+    codecs, missing = contestants.contestants(args.codecs)
     others: list[str] = []
     skipped: list[OSError] = []
     paths = files.find_images(args.images, others.append, skipped.append)
     stdout = _stream_of_tables(args)
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
-    for text in args.metric:
-        evaluation.metric(text)
     for reason in missing:
         say(f"missing: {reason}", sys.stderr)
     for words in others:
@@ -358,8 +356,6 @@ def demo(args: argparse.Namespace) -> None:
         if not args.no_browser:
             webbrowser.open(url)
 
-    if not args.megapixels > 0:
-        raise ValueError(f"megapixels must be above 0, not {args.megapixels:g}")
     limits = server.Limits(megapixels=args.megapixels, max_pixels=args.max_pixels)
     with quiet_tensorflow(), contextlib.suppress(KeyboardInterrupt):
         server.serve(announce, args.image, args.port, limits)

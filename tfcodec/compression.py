@@ -97,6 +97,29 @@ class Compression:
         Raises:
             OutOfReach: no quality meets the target.
         """
+        try:
+            return self._search(target)
+        except quality.OutOfReach as error:
+            if target.figure != "bytes":
+                raise
+            raise quality.OutOfReach(f"{error}{self._shares()}") from None
+
+    def _shares(self):
+        """Returns words on the bytes that no quality changes: alpha and metadata."""
+        sizes, words = collections.Counter(), ""
+        for chunk in self.chunks:
+            sizes[chunk.type] += len(chunk.data)
+        if lossless := sizes[bitstream.ALPHA]:
+            words += f"; alpha alone takes {lossless} bytes, fewer with alpha_quality"
+        if lossy := sizes[bitstream.ALPHA_TILE]:
+            words += (
+                f"; alpha alone takes {lossy} bytes, fewer at a lower alpha_quality"
+            )
+        if metadata := sum(sizes[kind] for kind in bitstream.METADATA.values()):
+            words += f"; metadata alone takes {metadata} bytes"
+        return words
+
+    def _search(self, target):
         self.tick = self._expect(1 + ROUNDS)
         # Latents are optimised for one quality, so not before it is nearly known.
         steps, self.steps = self.steps, 0

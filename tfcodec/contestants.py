@@ -17,11 +17,31 @@ SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # default qualities
 
 # Options after a model's name, such as `tfcodec:effort=3` -> their types.
 OPTIONS = {"effort": int, "realism": float, "engine": str}
+# What may follow a model's name, in words.
+KNOWN = "effort=0..9, realism=0..1, engine=NAME, q=0..100"
 # Packages that may contain an engine; the version of the first one installed counts.
 PACKAGES = {
     "litert": ("ai-edge-litert",),
     "tensorflow": ("tensorflow", "tensorflow-cpu", "tf-nightly"),
 }
+
+
+def model_of(text: str) -> registry.Model:
+    """Returns the model that a text names, without options.
+
+    Raises:
+        ValueError: there is none; the message lists what may be named.
+    """
+    try:
+        return registry.resolve(text)
+    except ValueError as error:
+        known = f"other codecs are: {', '.join((*classical.CODECS, dictionary.NAME))}"
+        reason = f"{error}; {known}"
+    model = text.rpartition(":")[0]
+    with contextlib.suppress(ValueError):
+        if model and registry.resolve(model):
+            reason = f"{text!r}: {model} takes {KNOWN}"
+    raise ValueError(reason)
 
 
 class Ours:
@@ -42,7 +62,7 @@ class Ours:
         while len(parts) > 1 and parts[-1].partition("=")[0] in OPTIONS:
             given.append(parts.pop().split("=", 1))
         model = ":".join(parts)
-        found = registry.resolve(model)
+        found = model_of(model)
         try:
             options = {key: OPTIONS[key](value) for key, value in given}
         except ValueError:
@@ -144,13 +164,7 @@ def contestant(text: str) -> Contestant:
     elif family == dictionary.NAME:
         codec = dictionary.find(name)
     else:
-        try:
-            codec = Ours(name)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}; other codecs are: "
-                f"{', '.join((*classical.CODECS, dictionary.NAME))}"
-            ) from None
+        codec = Ours(name)
     if not colon:
         return Contestant(codec, codec.sweep)
     try:
@@ -168,7 +182,8 @@ def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
     """Returns (the contestants, reasons for those that are not installed).
 
     Raises:
-        ValueError: as `contestant`; or one is named twice, or none is left.
+        classical.Missing: none of them is installed.
+        ValueError: as `contestant`; or one is named twice, or there is none.
     """
     found, missing = [], []
     for text in texts:
@@ -180,6 +195,8 @@ def contestants(texts: list[str]) -> tuple[list[Contestant], list[str]]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is named twice; list its qualities: {name}:q=1:2")
+    if missing and not found:
+        raise classical.Missing("; ".join(missing))
     if not found:
-        raise ValueError("; ".join(missing) or "no codecs are named")
+        raise ValueError("no codecs are named")
     return found, missing

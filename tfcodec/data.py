@@ -11,7 +11,6 @@ import atexit
 import dataclasses
 import difflib
 import gc
-import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,13 +20,11 @@ import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from tfcodec import files, images
+from tfcodec import files, held_out, images
 from tfcodec.pixels import rgb_of
 from tfcodec.tiff import Unfit
 
 VALIDATION_SIDE = 256  # pixels, of a validation crop at most
-# Sides of validation crops are multiples of this, or of the patch if that is smaller.
-VALIDATION_MULTIPLE = 64
 VALIDATION_QUALITIES = (0.1, 0.3, 0.5, 0.7, 0.9)  # on the scale of 0 to 1
 # If so many files in a row fail, the folder is taken to be gone or useless.
 TRIES = 20
@@ -75,41 +72,6 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
             f"{len(paths)}{first}"
         )
     return good
-
-
-def hold_out(paths: Sequence[Path], side: int) -> tuple[list[Path], list[Path]]:
-    """Splits files as `files.hold_out`, so that one of those held out can be read.
-
-    If none can, they are left out, and the first of the others that can is held out.
-    If no file can be read at all, the split is that of `files.hold_out`.
-
-    Args:
-        paths: the files.
-        side: in pixels, which an image to validate on must have at least.
-
-    Raises:
-        ValueError: none would be left to train on.
-    """
-    training, held = files.hold_out(paths)
-    both = [*held, *training]
-    reasons = itertools.takewhile(bool, (_unfit(path, side) for path in both))
-    reasons = list(reasons)
-    if len(reasons) < len(held) or len(reasons) == len(both):
-        return training, held
-    logging.warning(
-        "left out, as they cannot be validated on: %d images (%s); another is held "
-        "out instead", len(reasons), reasons[0],
-    )  # fmt: skip
-    return files.hold_out(both[len(reasons) :])
-
-
-def _unfit(path, side) -> str:
-    """Returns why an image cannot be validated on, with its name, or ""."""
-    try:
-        height, width, _ = images.read_rgb(path).shape
-    except Exception as error:  # Pillow may raise anything on a damaged file.
-        return files.named(path, error)
-    return "" if min(height, width) >= side else f"{path}: below {side} pixels a side"
 
 
 def random_crop(image: Image.Image, side: int, rng) -> np.ndarray:
@@ -269,7 +231,7 @@ def validation_set(pictures: Callable, side: int) -> tf.data.Dataset:
     if not crops:
         raise ValueError(
             f"no image to validate on could be read that has {side} pixels a side "
-            f"(as many as --patch, and at most {VALIDATION_MULTIPLE})"
+            f"(as many as --patch, and at most {held_out.MULTIPLE})"
         )
 
     def examples():

@@ -350,6 +350,12 @@ def missing(error: ImportError) -> ValueError:
     return ValueError(f"the demo needs {error.name}: pip install 'tfcodec[demo]'")
 
 
+def check_port(port: int) -> None:
+    """Raises a ValueError if there is no port of this number."""
+    if not 0 <= port < 65536:
+        raise ValueError(f"a port is from 0 to 65535, not {port}")
+
+
 def listening(port: int | None = None) -> socket.socket:
     """Returns a listening socket that only this machine can reach.
 
@@ -360,8 +366,7 @@ def listening(port: int | None = None) -> socket.socket:
         OSError: the port cannot be used.
         ValueError: there is no such port.
     """
-    if not 0 <= (port or 0) < 65536:
-        raise ValueError(f"a port is from 0 to 65535, not {port}")
+    check_port(port or 0)
     if port is None:
         try:
             return socket.create_server((HOST, PORT))

@@ -298,9 +298,7 @@ class Reader:
 def need_scikit_learn():
     """Raises Missing, which says what to install, if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
-        raise Missing(
-            f"{NAME}: scikit-learn is not installed; pip install scikit-learn"
-        )
+        raise Missing(f"{NAME}: this needs scikit-learn: pip install scikit-learn")
 
 
 def find(text: str) -> Dictionary:

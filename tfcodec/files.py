@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import io
 import os
 import pathlib
@@ -24,8 +23,6 @@ SUFFIXES = set(
 BESIDE = {".tfc"}
 WILDCARD = re.compile(r"[*?]")
 MOST_NAMED = 6  # suffixes that a message lists
-# One file in this many is held out if no validation set is named.
-HOLD_OUT = 50
 
 
 def find_images(
@@ -189,37 +186,9 @@ def _above(path, folder):
     return above
 
 
-def hold_out(
-    paths: Sequence[pathlib.Path],
-) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Splits files into (training, validation), always alike: by a hash of the name.
-
-    Neither part is empty.
-
-    Raises:
-        ValueError: there is only one file, so none would be left to train on.
-    """
-    if len(paths) == 1:
-        raise ValueError(
-            f"{paths[0]} is the only image, and one is held out for validation: give "
-            "more images, or others to validate on (--validation)"
-        )
-
-    validation = [path for path in paths if is_held_out(path)][: len(paths) - 1]
-    validation = validation or list(paths[:1])
-    kept = set(validation)
-    return [p for p in paths if p not in kept], validation
-
-
 def named(path: str | os.PathLike, error: Exception) -> str:
     """Returns the message of an error, with the name of the file once in it."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"
-
-
-def is_held_out(path: pathlib.Path) -> bool:
-    """Whether `hold_out` holds a file out by its name, whatever others there are."""
-    digest = hashlib.sha256(os.fsencode(path.name)).digest()
-    return int.from_bytes(digest[:4], "little") % HOLD_OUT == 0
 
 
 # Files and folders that this process has begun to write, and that are incomplete.

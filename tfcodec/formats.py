@@ -88,16 +88,12 @@ def form_of(path: pathlib.Path) -> str:
     """
     from PIL import Image
 
-    package = plugins.SUFFIXES.get(path.suffix.lower())
-    hint = "try .png"
-    if package:
-        try:
-            plugins.load(package)
-        except ImportError:
-            hint = f"pip install {package} adds it, or try .png"
+    need = plugins.SUFFIXES.get(path.suffix.lower())
+    if reason := need and plugins.missing(need):
+        raise ValueError(f"{path}: {reason}, or try .png")
     form = Image.registered_extensions().get(path.suffix.lower())
     if form not in Image.SAVE or form not in FORMS:
-        raise ValueError(f"{path}: no image format of that suffix to write; {hint}")
+        raise ValueError(f"{path}: no image format of that suffix to write; try .png")
     return form
 
 

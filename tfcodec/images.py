@@ -95,14 +95,11 @@ def _opened(source, name, max_pixels):
         with plugins.QUIET.up_to(most), _seekable(source) as file:
             file, notes = jpegs.whole(file)
             start = file.read(64)
-            package = plugins.wanted(start)
             if start.startswith(headers.PNG_START):
                 hint = ": a damaged or unsupported PNG"
-            if package:
-                hint += f": {plugins.NAMES[package]} needs pip install {package}"
-                with contextlib.suppress(ImportError):
-                    plugins.load(package)
-                    hint = f": a damaged or unsupported {plugins.NAMES[package]}"
+            if need := plugins.wanted(start):
+                damaged = f"a damaged or unsupported {plugins.NAMES[need]}"
+                hint = f": {plugins.missing(need) or damaged}"
             found = headers.facts(file)
             found.damage += notes
             with _image(file, found) as image:

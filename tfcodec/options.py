@@ -97,6 +97,43 @@ def check_effort(number: int) -> None:
     compression.steps_of(number)
 
 
+def codecs(text: str) -> list[str]:
+    """Reads the names of the codecs that `eval` compares, for argparse.
+
+    That one is not installed is no wrong usage, and is not said here.
+    """
+    from tfcodec import classical, contestants  # which import NumPy, as below
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        contestants.contestants(names)
+    except classical.Missing:
+        pass
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return names
+
+
+def check_metric(text: str) -> None:
+    """Raises a ValueError for a metric that `eval` does not have."""
+    from tfcodec import evaluation
+
+    evaluation.metric(text)
+
+
+def check_port(number: int) -> None:
+    """Raises a ValueError for a port that `demo` cannot have."""
+    from tfcodec import demo
+
+    demo.check_port(number)
+
+
+def check_above_zero(number: float) -> None:
+    """Raises a ValueError for a number that is not above 0."""
+    if not number > 0:
+        raise ValueError(f"must be above 0, not {number:g}")
+
+
 def add_max_pixels(command, what: str) -> None:
     """Adds the limit on the pixels of inputs; `what` is a plural noun for these."""
     command.add_argument(
@@ -134,9 +171,9 @@ def add_rate(command) -> None:
         "-q",
         "--quality",
         type=checked(quality.check),
-        default=quality.DEFAULT,
         metavar="0..100",
-        help="smallest file to best image, fractions allowed (default: %(default)s)",
+        help="smallest file to best image, fractions allowed (default: "
+        f"{quality.DEFAULT})",
     )
     rate.add_argument(
         "--max_bytes",

@@ -126,7 +126,7 @@ def decode_tensor(
     return tf.ensure_shape(image, [None, None, channels])
 
 
-def encode_tensor(image, quality: float = codec.DEFAULT_QUALITY, **settings):
+def encode_tensor(image, quality: float | None = None, **settings):
     """Compresses an image inside a `tf.data` pipeline, as `tf.io.encode_jpeg` would.
 
     Args:

@@ -9,20 +9,27 @@ import warnings
 
 from tfcodec import bitstream, forks
 
+# Packages that add formats to Pillow -> their modules.
 MODULES = {"pillow-jxl-plugin": "pillow_jxl", "pillow-heif": "pillow_heif"}
 HEIC_BRANDS = {
     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"
 }  # fmt: skip
 JXL_STARTS = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
-# Suffix of a file to write -> the package that it needs.
+JPEG2000_STARTS = b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
+# What a format needs, a package of `MODULES` or a feature of Pillow -> the format.
+NAMES = {
+    "pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC", "avif": "AVIF",
+    "jpg_2000": "JPEG 2000", "webp": "WebP",
+}  # fmt: skip
+# Suffix of a file to write -> what its format needs.
 SUFFIXES = {
-    ".jxl": "pillow-jxl-plugin", ".heic": "pillow-heif", ".heif": "pillow-heif",
-    ".hif": "pillow-heif",
+    ".jxl": "pillow-jxl-plugin", ".avif": "avif", ".webp": "webp",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), "jpg_2000"),
 }  # fmt: skip
 # Formats that Pillow reads by running another program: Ghostscript, or Windows' own.
 PROGRAMS = {"EPS", "WMF"}
 LARGEST_TEXT = bitstream.Limits().metadata  # bytes of an ICC profile in a PNG
-NAMES = {"pillow-jxl-plugin": "JPEG XL", "pillow-heif": "HEIC"}
 
 
 def load(package: str):
@@ -37,17 +44,44 @@ def load(package: str):
     return plugin
 
 
+def missing(need: str) -> str:
+    """Returns why a format cannot be used, and what to install; "" if it can.
+
+    Args:
+        need: a key of `NAMES`. If it is a package, the package is imported.
+    """
+    if need in MODULES:
+        try:
+            load(need)
+        except ModuleNotFoundError:
+            return f"{NAMES[need]} needs {need}: pip install {need}"
+        except ImportError as error:  # It is installed, but not what it needs.
+            return f"{NAMES[need]} needs {need}, which fails: {error}"
+        return ""
+    from PIL import features
+
+    if features.check(need):
+        return ""
+    return f"{NAMES[need]} needs a Pillow built with it: pip install --upgrade pillow"
+
+
 def wanted(start: bytes) -> str | None:
-    """Returns the package that a file needs, by its first 64 bytes; None for none.
+    """Returns what a file needs, a key of `NAMES`, by its first 64 bytes, or None.
 
     In a file of the ISO base format (ISO/IEC 14496-12) all its brands count.
     """
     if start.startswith(JXL_STARTS):
         return "pillow-jxl-plugin"
+    if start.startswith(JPEG2000_STARTS):
+        return "jpg_2000"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "webp"
     if start[4:8] == b"ftyp":
         size = min(int.from_bytes(start[:4], "big"), len(start))
         brands = {start[8:12], *(start[k : k + 4] for k in range(16, size - 3, 4))}
-        if brands & HEIC_BRANDS and not brands & {b"avif", b"avis"}:
+        if brands & {b"avif", b"avis"}:
+            return "avif"
+        if brands & HEIC_BRANDS:
             return "pillow-heif"
     return None
 

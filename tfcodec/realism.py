@@ -44,7 +44,7 @@ from tfcodec.model import farthest
 from tfcodec.progress import Progress
 from tfcodec.settings import RealismConfig
 from tfcodec.tracing import traced
-from tfcodec.training import datasets, history, prepare_directory, reading
+from tfcodec.training import datasets, history, prepared, reading
 from tfcodec.transforms import RealisticSynthesis
 
 LATENTS = "latents"  # folder in a run directory
@@ -262,7 +262,19 @@ def train(config: RealismConfig, directory: str | os.PathLike) -> pathlib.Path:
     config.check()
     source = registry.resolve(config.init)
     training, crops = datasets(config)
-    prepare_directory(config, directory, LATENTS)
+    with prepared(config, directory, LATENTS):
+        return _train(config, source, directory, training, crops)
+
+
+def _train(config, source, directory, training, crops):
+    """Does what `train` does, in a run directory that is prepared and locked.
+
+    Args:
+        config: the `RealismConfig`.
+        source: the model that the second synthesis is for.
+        directory: of the run.
+        training, crops: as `datasets` returns them.
+    """
     model, second = networks(config, source, config.precision)
     encode = Encoder(source, model)
     arrays = keep_latents(config, directory, training, encode, source.channels)

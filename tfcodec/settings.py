@@ -93,14 +93,15 @@ def check_images(config):
 
 
 def check_patch(patch: int, stride: int):
-    """Raises `WrongSetting` if a side of patches is no multiple of a stride, in pixels.
+    """Raises `WrongSetting` if patches of this side are too small or fit no stride.
 
-    `SMALLEST_PATCH` is the least.
+    Args:
+        patch, stride: in pixels.
     """
-    if patch % stride or patch < SMALLEST_PATCH:
+    least = -(-SMALLEST_PATCH // stride) * stride
+    if patch % stride or patch < least:
         raise WrongSetting(
-            f"--patch must be a multiple of {stride}, from {SMALLEST_PATCH} on, not "
-            f"{patch}"
+            f"--patch must be a multiple of {stride}, at least {least}, not {patch}"
         )
 
 

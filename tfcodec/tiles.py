@@ -17,7 +17,7 @@ import threading
 import numpy as np
 from PIL import Image
 
-from tfcodec import files, images, workers
+from tfcodec import files, held_out, images, workers
 
 # Tiles are handed over in blocks of this many.
 BLOCK = 64
@@ -92,11 +92,13 @@ class Finder:
 
     Args:
         patterns: folders, files and globs.
-        hold_out: whether to leave out the files that `train.py` validates on.
+        side: in pixels, which an image must have at least for `train.py` to validate
+            on it; the images that it holds out are left out here. None: no image is
+            held out.
     """
 
-    def __init__(self, patterns, hold_out: bool):
-        self.patterns, self.hold_out, self.seen = patterns, hold_out, {}
+    def __init__(self, patterns, side: int | None):
+        self.patterns, self.side, self.seen = patterns, side, {}
         self.held = None
 
     def _present(self) -> list[pathlib.Path]:
@@ -107,11 +109,14 @@ class Finder:
             except (ValueError, OSError) as error:
                 logging.debug("%s", error)
         paths = sorted(found)
-        if not self.hold_out or len(paths) < 2:
+        if self.side is None or not paths:
             return paths
         if self.held is None:  # What is held out at first stays held out.
-            self.held = set(files.hold_out(paths)[1])
-        return [p for p in paths if p not in self.held and not files.is_held_out(p)]
+            try:
+                self.held = set(held_out.split(paths, self.side)[1])
+            except ValueError:  # Only one can be read: more may come later.
+                return paths
+        return [p for p in paths if p not in self.held and not held_out.by_name(p)]
 
     def new(self) -> list[pathlib.Path]:
         """Returns the files that are new or changed since the last call, sorted."""

@@ -1,9 +1,10 @@
 """Training: one frozen config in, a run directory with an exported model out.
 
-A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, and in
-the end `model/`, the exported SavedModel.  Started again with the same directory, a
-training resumes with the same weights, optimizer state, averages, data position and
-noise: the result is as if it had not been interrupted, at whatever moment it was.
+A run directory has `config.json`, `checkpoints/`, TensorBoard events in `logs/`, the
+file of `locks`, and in the end `model/`, the exported SavedModel.  Started again with
+the same directory, a training resumes with the same weights, optimizer state, averages,
+data position and noise: the result is as if it had not been interrupted, at whatever
+moment it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tfcodec import (
     data,
     export,
     files,
+    held_out,
+    locks,
     losses,
     optimizers,
     programs,
@@ -47,22 +50,29 @@ PRIVATE = {
 }  # fmt: skip
 
 
-def prepare_directory(config, directory: pathlib.Path, made: str = ""):
-    """Checks that a run may use its directory, and writes `config.json` to it.
+@contextlib.contextmanager
+def prepared(config, directory: pathlib.Path, made: str = "", wanted: bool = True):
+    """Holds the lock of a run directory within this context, with its `config.json`.
 
     Args:
         config: the settings, which are compared with those that are there.
         directory: of the run.
         made: as for `programs.keep_settings`.
+        wanted: whether to do so.
 
     Raises:
         ValueError: the directory is that of a training with other settings, or the
             model would replace what is none.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or another training writes to it.
     """
+    if not wanted:
+        yield
+        return
     registry.check_replaceable(directory / programs.MODEL)
-    defaults = dataclasses.asdict(type(config)())
-    programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
+    with locks.alone(directory):
+        defaults = dataclasses.asdict(type(config)())
+        programs.keep_settings(dataclasses.asdict(config), directory, defaults, made)
+        yield
 
 
 def network(config: TrainConfig, precision: str) -> tf.keras.Model:
@@ -116,14 +126,14 @@ def datasets(config: TrainConfig, validating: bool = True):
         ValueError: there are no images to train or to validate on, or some are both.
     """
     count = config.validation_images
-    side = min(config.patch, data.VALIDATION_MULTIPLE)
+    side = held_out.side_of(config.patch)
     if config.dataset:
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
         read, paths = data.tfds_training_set, ()
     else:
         paths = files.find_images(files.patterns_of(config.images), logging.warning)
         if not config.validation:
-            paths, held_paths = data.hold_out(paths, side)
+            paths, held_paths = held_out.split(paths, side)
         images = paths = data.usable(paths, config.patch)
         read = data.training_set
         logging.info("training on %d images", len(paths))
@@ -242,8 +252,8 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
     Raises:
         ValueError: a setting is invalid, images are missing, the directory has other
             settings, or all its checkpoints are damaged.
-        OSError: something could not be read or written, or another worker is lost; the
-            last checkpoint is kept.
+        OSError: another training writes to the directory; or something could not be
+            read or written, or another worker is lost, and the last checkpoint is kept.
         FloatingPointError: the loss is no longer finite; the last good state is kept.
     """
     directory = pathlib.Path(directory)
@@ -254,18 +264,17 @@ def train(config: TrainConfig, directory: str | os.PathLike) -> pathlib.Path | N
     config.check()
     chief = strategies.is_chief(strategy)
     training, validation = datasets(config, chief)
-    if chief:
-        prepare_directory(config, directory)
-    with strategies.together(strategy):
-        with strategy.scope():
-            model = build(config)
-        for part, cost in model.kmac_per_pixel().items() if chief else ():
-            logging.info("%s: %.2f kMAC per pixel", part, cost)
-        checkpoints = Checkpoints(directory, model)
-        fit(model, config, directory, checkpoints, training, validation)
-    if not chief:
-        return None
-    return finish(model, config, directory, checkpoints, training, validation)
+    with prepared(config, directory, wanted=chief):
+        with strategies.together(strategy):
+            with strategy.scope():
+                model = build(config)
+            for part, cost in model.kmac_per_pixel().items() if chief else ():
+                logging.info("%s: %.2f kMAC per pixel", part, cost)
+            checkpoints = Checkpoints(directory, model)
+            fit(model, config, directory, checkpoints, training, validation)
+        if not chief:
+            return None
+        return finish(model, config, directory, checkpoints, training, validation)
 
 
 def finish(model, config, directory, checkpoints, training, validation) -> pathlib.Path:
