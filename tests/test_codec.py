@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 tf = pytest.importorskip("tensorflow")
 
@@ -414,6 +414,19 @@ def test_pillow_reads_and_writes(as_shipped, mode, tmp_path):
     image.save(data, "TFC", max_bytes=path.stat().st_size)
     assert len(data.getvalue()) <= path.stat().st_size
     Image.open(data).load()  # a file that stays open
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_pillow_does_not_take_the_bytes_of_a_file_for_pixels(
+    as_shipped, mode, tmp_path
+):
+    image = Image.new(mode, (8, 8), "grey")  # fewer bytes than the file
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "x.tfc"
+    image.save(path, icc_profile=profile)
+    expected = tfcodec.decompress(path.read_bytes())
+    with Image.open(path) as back:
+        np.testing.assert_array_equal(np.asarray(back), expected)
 
 
 def test_pillow_keeps_what_a_tiff_says_of_its_picture(as_shipped):

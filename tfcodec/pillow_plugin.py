@@ -85,6 +85,13 @@ class TfcImageFile(ImageFile.ImageFile):
             self.tile = [("raw", extent, 0, self.mode)]
         return super().load()
 
+    def load_seek(self, pos: int) -> None:
+        """Does nothing: pixels begin where `fp` is.
+
+        Without this method, Pillow maps the file that was opened into memory, and takes
+        its bytes for pixels of modes such as L and RGBA.
+        """
+
 
 def save(image: Image.Image, file, filename: str | bytes) -> None:
     """Writes an image as `.tfc`, for Pillow's `save`."""
