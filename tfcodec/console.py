@@ -55,6 +55,8 @@ EXTRAS = {
     "tensorflow": ("tensorflow", "TensorFlow"),
     "grpc": ("tensorflow", "TensorFlow"),
     "apache_beam": ("beam", "Apache Beam"),
+    "starlette": ("demo", "Starlette"),
+    "uvicorn": ("demo", "Uvicorn"),
 }
 NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
