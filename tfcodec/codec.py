@@ -23,8 +23,8 @@ from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
-# A function from path and identity of a model to its codec, which `pipelines` and
-# `bulk` set to be used in place of `_loaded`.
+# A function from a `registry.Model` to its codec, which `pipelines` and `bulk` set, to
+# be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
 DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
@@ -33,10 +33,8 @@ forks.renew(sys.modules[__name__], "_loading")
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str, identity: str, name: str) -> engines.Codec:
-    # The identity is in the key of the cache, so that a model is loaded again when
-    # another one has taken its place in the directory.
-    model = registry.Model.at(path)
+def _loaded(model: registry.Model, name: str) -> engines.Codec:
+    # Models in one directory, one after the other, are not equal: see `Model.__hash__`.
     return engines.Codec(model, engines.ENGINES[name])
 
 
@@ -56,12 +54,10 @@ def loaded(
     """
     if load_here := loader.get():
         with _loading:
-            return load_here(str(model.path), model.identity)
+            return load_here(model)
     name = engines.chosen(model, engine, effort)
-    if name == "tensorflow":
-        forks.check()
     with _loading:
-        return _loaded(str(model.path), model.identity, name)
+        return _loaded(model, name)
 
 
 def load(
@@ -145,8 +141,9 @@ def compress(
     metadata = _metadata(icc_profile=icc_profile, exif=exif, xmp=xmp)
     steps_of(effort)  # before an engine is loaded for it
     target = target_of(
-        image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
-        target_ssimulacra2,
+        image.shape, max_bytes=max_bytes, target_bpp=target_bpp,
+        target_psnr=target_psnr, target_msssim=target_msssim,
+        target_ssimulacra2=target_ssimulacra2,
     )  # fmt: skip
     return load(model, engine, effort).compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
@@ -177,28 +174,17 @@ def check_settings(**settings) -> None:
     target_of((1, 1), **{name: found[name] for name in TARGETS})
 
 
-def target_of(
-    shape: Sequence[int],
-    max_bytes: int | None = None,
-    target_bpp: float | None = None,
-    target_psnr: float | None = None,
-    target_msssim: float | None = None,
-    target_ssimulacra2: float | None = None,
-) -> quality.Target | None:
+def target_of(shape: Sequence[int], **targets) -> quality.Target | None:
     """Returns the target that arguments of `compress` set, or None.
 
     Args:
         shape: of the image, [height, width, ...].
-        max_bytes, ...: as for `compress`.
+        **targets: `TARGETS`, as for `compress`.
 
     Raises:
         ValueError: there are several targets, or one is out of range.
     """
-    given = {
-        "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
-        "target_msssim": target_msssim, "target_ssimulacra2": target_ssimulacra2,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in targets.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"one target at a time, not {' and '.join(given)}")
     for name, value in given.items():
@@ -309,7 +295,7 @@ def _metadata(**given) -> dict[str, bytes]:
         name: _bytes(value, name) for name, value in given.items() if value is not None
     }
     if "exif" in found:
-        found["exif"] = found["exif"].removeprefix(exif_data.PREFIX)
+        found["exif"] = exif_data.bare(found["exif"])
     return found
 
 

@@ -96,24 +96,26 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
     """
     if wanted not in ("auto", *ENGINES):
         raise ValueError(f"engine must be auto, {' or '.join(ENGINES)}, not {wanted!r}")
-    lacks = {
-        "litert": not model.litert
-        and f"model {model.name} has no LiteRT files: {model.path}"
-        or not litert_installed()
-        and "LiteRT is not installed: pip install ai-edge-litert"
-        or effort
-        and "effort above 0 needs the TensorFlow engine",
-        "tensorflow": not model.tensorflow
-        and f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
-        or not importlib.util.find_spec("tensorflow")
-        and NO_TENSORFLOW,
-    }
-    order = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
-    for name in order:
-        if not lacks[name]:
+    names = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
+    reasons = []
+    for name in names:
+        if not (reason := _lacking(name, model, effort)):
             return name
-    reasons = dict.fromkeys(lacks[name] for name in order)
+        reasons.append(reason)
     raise ValueError("; ".join(reasons))
+
+
+def _lacking(name: str, model: registry.Model, effort: int) -> str:
+    """Returns why an engine cannot run a model at an effort, or ""."""
+    if name == "litert":
+        if not model.litert:
+            return f"model {model.name} has no LiteRT files: {model.path}"
+        if not litert_installed():
+            return "LiteRT is not installed: pip install ai-edge-litert"
+        return "effort above 0 needs the TensorFlow engine" if effort else ""
+    if not model.tensorflow:
+        return f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
+    return "" if importlib.util.find_spec("tensorflow") else NO_TENSORFLOW
 
 
 class _Part(NamedTuple):
@@ -188,7 +190,6 @@ class Codec:
         self.engine.check()
         image = planes.checked_image(image)
         layout = planes.LAYOUTS[planes.channels_of(image)]
-        compression.steps_of(effort)
         if alpha_quality is not None:
             quality.check(alpha_quality, "alpha_quality")
         height, width = image.shape[:2]
