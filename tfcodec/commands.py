@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 
-from tfcodec import __version__, bitstream, files, quality, registry
+from tfcodec import __version__, bitstream, files, registry
 from tfcodec.batch import Job, check_output, over_files, passed_over, to_stdout
 from tfcodec.console import (
     Progress,
@@ -38,7 +38,7 @@ def compress_options(args: argparse.Namespace) -> dict:
     names = "quality model effort alpha_quality verify max_pixels engine".split()
     options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
     codec.check_settings(**options)
-    return {**options, "quality": quality.check(args.quality)}
+    return options
 
 
 def compress(args: argparse.Namespace) -> bool:
@@ -136,8 +136,8 @@ def _measured(pixels, data, args, row):
         data, model=args.model, max_pixels=args.max_pixels, engine=args.engine
     )
     pair = planes.separated(pixels)[0], planes.separated(decoded)[0]
-    row["psnr"] = metrics.psnr(*pair)
-    text = f"\nPSNR {row['psnr']:.2f} dB"
+    psnr = metrics.psnr(*pair)
+    row["psnr"], text = metrics.finite(psnr), f"\nPSNR {psnr:.2f} dB"
     try:
         row["ssimulacra2"] = ssimulacra2.score(*pair)
         text += f"  SSIMULACRA2 {row['ssimulacra2']:.2f}"

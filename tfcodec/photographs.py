@@ -166,7 +166,6 @@ class Photograph:
         self.results.move_to_end(png)
         while len(self.results) > self.limits.results:
             self.results.popitem(last=False)
-        psnr = metrics.psnr(self.pixels, decoded)
         try:
             score = ssimulacra2.score(self.pixels, decoded)
         except ValueError:  # The picture is too small.
@@ -174,8 +173,8 @@ class Photograph:
         return {
             "codec": name, "quality": level, "bytes": len(data),
             "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
-            "psnr": psnr if math.isfinite(psnr) else None, "ssimulacra2": score,
-            "file": file, "png": png,
+            "psnr": metrics.finite(metrics.psnr(self.pixels, decoded)),
+            "ssimulacra2": score, "file": file, "png": png,
         }  # fmt: skip
 
 
