@@ -295,7 +295,9 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             return str(error)
-        return f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
+        name = error.filename  # or the number of a descriptor
+        name = str(name) if isinstance(name, int) else os.fsdecode(name)
+        return f"{shown(name)}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
