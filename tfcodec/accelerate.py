@@ -268,7 +268,7 @@ class Run:
 
 
 def train(args) -> None:
-    """Runs a training; as of `main`."""
+    """Runs the training that the arguments of `parser` ask for."""
     began = time.monotonic()
 
     def say(text):

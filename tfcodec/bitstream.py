@@ -55,7 +55,7 @@ RGB, GREY, RGBA, GREY_ALPHA = range(4)  # layout
 LAYOUTS = 4
 ALPHA_BIT = 2  # of a layout
 ONE_TILE = 0  # tile: the whole image is one tile
-PADDED = 64  # pixels; no model pads more than to multiples of this
+PADDED = 64  # pixels; every model pads to a multiple of at most this
 OVERHEAD = 4096  # bytes that a chunk may have however few its pixels
 
 OPTIONAL = 0x80  # bit of a chunk's type
