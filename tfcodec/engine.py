@@ -5,7 +5,6 @@ One of two engines runs its networks, LiteRT or TensorFlow: see `Engine`.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import importlib.util
 import struct
@@ -136,8 +135,6 @@ class Codec:
 
     Attributes:
         engine: the `Engine`.
-        runs: how often `analysis`, `encode` and `synthesis` have each run over a whole
-            image, a Counter.
     """
 
     def __init__(
@@ -146,7 +143,6 @@ class Codec:
         engine: Callable[[registry.Model], Engine] = TensorFlowEngine,
     ):
         self.model, self.engine = model, engine(model)
-        self.runs = collections.Counter()
 
     def realism(self, header: Header, wanted: float | None) -> float:
         """Returns the realism at which to decode a file, 0 to 1.
@@ -266,9 +262,8 @@ class Codec:
         for box, pixels in self.pixels(
             header, self._decoder(header, strings, limits), region, realism
         ):
-            image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
-                pixels[..., None] if pixels.ndim == 2 else pixels
-            )
+            colours = pixels[..., None] if pixels.ndim == 2 else pixels
+            image[box.inside(region)][..., : colours.shape[2]] = colours
             if counted:
                 counted()
         if header.alpha:
@@ -337,7 +332,6 @@ class Codec:
         known: dict[int, np.ndarray] = {}
         fraction = quality.fraction(header.quality)
         grey = header.mode in ("L", "LA")
-        self.runs["synthesis"] += 1
         for part in parts:
             for old in [k for k in known if k < part.oldest]:
                 del known[old]
