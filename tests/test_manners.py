@@ -228,13 +228,13 @@ WAITING = PROGRAM.replace(
     "cli.run()",
     """
 import time
-from tfcodec import batch, files, images
+from tfcodec import batch, files, formats
 def wait(file, *_):
     file.write(b"half")
     file.flush()
     print("writing", flush=True)
     time.sleep(60)
-images.write = wait
+formats.write = wait
 cli.run()
 """,
 )

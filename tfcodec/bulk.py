@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tfcodec import codec, engine, evaluation, images, quality, registry
+from tfcodec import codec, engine, evaluation, formats, images, quality, registry
 from tfcodec import pixels as pixels_
 from tfcodec.litert_engine import LiteRTEngine
 
@@ -262,14 +262,14 @@ class Decompressing:
 
     def form(self) -> str:
         """Returns Pillow's name of the format."""
-        return images.form_of(pathlib.Path(f"*{self.suffix}"))
+        return formats.form_of(pathlib.Path(f"*{self.suffix}"))
 
     def __call__(self, name: str, data: bytes) -> Made:
         pixels = codec.decompress(data, **self.options)
         given = {k: v for k, v in self.options.items() if k in ("limits", "max_pixels")}
         metadata = codec.metadata(data, **given)
-        picture, file = images.Picture(pixels, metadata), io.BytesIO()
-        notes = images.write(file, self.form(), picture, self.strip)
+        picture, file = pixels_.Picture(pixels, metadata), io.BytesIO()
+        notes = formats.write(file, self.form(), picture, self.strip)
         height, width = pixels.shape[:2]
         return Made(file.getvalue(), len(file.getvalue()), height * width, notes)
 

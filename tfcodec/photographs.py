@@ -178,7 +178,7 @@ class Photograph:
         }  # fmt: skip
 
 
-def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def shown(picture: pixels.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
     """Converts an image to what the page shows: sRGB, of at most so many megapixels.
 
     Returns:
