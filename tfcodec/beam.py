@@ -22,7 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from tfcodec import bulk, codec
+from tfcodec import bulk, codec, registry
 from tfcodec.console import describe, shown
 
 # Beam's counters, in the namespace `tfcodec`. If a runner tries a bundle again, it may
@@ -86,7 +86,7 @@ class _Work(beam.DoFn):
             lambda: bulk.Models(engine, effort, self.threads)
         )
         with self.models.used():  # If the model cannot be run, the job ends here.
-            codec.load(options.get("model") or codec.DEFAULT_MODEL)
+            codec.load(options.get("model") or registry.DEFAULT)
 
     def process(self, element):
         key, data = element

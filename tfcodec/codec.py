@@ -26,7 +26,6 @@ from tfcodec.tiling import Box
 # A function from a `registry.Model` to its codec, which `pipelines` and `bulk` set, to
 # be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
-DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
 _loading = threading.Lock()
 forks.renew(sys.modules[__name__], "_loading")
@@ -61,7 +60,7 @@ def loaded(
 
 
 def load(
-    model: str | os.PathLike = DEFAULT_MODEL, engine: str = "auto", effort: int = 0
+    model: str | os.PathLike = registry.DEFAULT, engine: str = "auto", effort: int = 0
 ) -> engines.Codec:
     """Returns the codec of a shipped model or a model directory, as `loaded` does.
 
@@ -74,7 +73,7 @@ def load(
 def compress(
     image: np.ndarray,
     quality: float = DEFAULT_QUALITY,
-    model: str | os.PathLike = DEFAULT_MODEL,
+    model: str | os.PathLike = registry.DEFAULT,
     effort: int = 0,
     progress: Progress | None = None,
     *,
@@ -141,9 +140,8 @@ def compress(
     metadata = _metadata(icc_profile=icc_profile, exif=exif, xmp=xmp)
     steps_of(effort)  # before an engine is loaded for it
     target = target_of(
-        image.shape, max_bytes=max_bytes, target_bpp=target_bpp,
-        target_psnr=target_psnr, target_msssim=target_msssim,
-        target_ssimulacra2=target_ssimulacra2,
+        image.shape, max_bytes, target_bpp, target_psnr, target_msssim,
+        target_ssimulacra2,
     )  # fmt: skip
     return load(model, engine, effort).compress(
         image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
@@ -174,17 +172,28 @@ def check_settings(**settings) -> None:
     target_of((1, 1), **{name: found[name] for name in TARGETS})
 
 
-def target_of(shape: Sequence[int], **targets) -> quality.Target | None:
+def target_of(
+    shape: Sequence[int],
+    max_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    target_msssim: float | None = None,
+    target_ssimulacra2: float | None = None,
+) -> quality.Target | None:
     """Returns the target that arguments of `compress` set, or None.
 
     Args:
         shape: of the image, [height, width, ...].
-        **targets: `TARGETS`, as for `compress`.
+        max_bytes, ...: as for `compress`.
 
     Raises:
         ValueError: there are several targets, or one is out of range.
     """
-    given = {name: value for name, value in targets.items() if value is not None}
+    given = {
+        "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
+        "target_msssim": target_msssim, "target_ssimulacra2": target_ssimulacra2,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
     if len(given) > 1:
         raise ValueError(f"one target at a time, not {' and '.join(given)}")
     for name, value in given.items():

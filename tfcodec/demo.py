@@ -197,7 +197,7 @@ class Demo:
         ]
         data = {
             "others": others, "photograph": self.first and self.first.description(),
-            "realism": registry.resolve(codec.DEFAULT_MODEL).realistic,
+            "realism": registry.resolve(registry.DEFAULT).realistic,
             "header": HEADER, **dataclasses.asdict(self.limits),
         }  # fmt: skip
         text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)

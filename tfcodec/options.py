@@ -180,7 +180,7 @@ def add_coding(command) -> None:
     )
     command.add_argument(
         "--model",
-        default=registry.ENTRIES[0].name,
+        default=registry.DEFAULT,
         metavar="NAME_OR_DIR",
         help="a shipped model, or a model directory (default: %(default)s)",
     )

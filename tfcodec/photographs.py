@@ -119,7 +119,7 @@ class Photograph:
         }  # fmt: skip
         found = bitstream.read_header(data).quality
         if realism is None:
-            realism = registry.resolve(codec.DEFAULT_MODEL).default_realism(found)
+            realism = registry.resolve(registry.DEFAULT).default_realism(found)
         figures = self._figures(OURS, found, data, decoded, realism)
         return {**figures, "seconds": seconds, "realism": realism}
 

@@ -50,6 +50,7 @@ ENTRIES = (
         description="photographs, trained for squared error (PSNR); every quality",
     ),
 )
+DEFAULT = ENTRIES[0].name  # the model that is taken where none is named
 
 
 @dataclasses.dataclass(frozen=True)
