@@ -137,7 +137,7 @@ def served(tf, files, rows, batch):
         for k in range(0, len(names), batch):
             part = names[k : k + batch]
             data = tf.constant([files[name] for name in part])
-            if model.card.realistic:
+            if model.model.realistic:
                 result = model.decompress_realism(data, tf.constant([0.0]))
             else:
                 result = model.decompress(data)

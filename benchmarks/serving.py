@@ -93,7 +93,7 @@ def main(arguments=None):
         prog="python -m benchmarks.serving", description=__doc__.splitlines()[0]
     )
     parser.add_argument("images", nargs="+", help="files, folders and globs")
-    parser.add_argument("--model", default=codec.DEFAULT_MODEL)
+    parser.add_argument("--model", default=registry.DEFAULT)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8])
     given = parser.parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from tfcodec import images
+from tfcodec import formats, images
 
 SMALL = np.arange(12 * 8 * 3).reshape(12, 8, 3).astype(np.uint8)
 
@@ -24,7 +24,7 @@ def saved(image, form, **options):
 def written(form, picture, **options):
     """Writes a picture; returns (notes on what was lost, the file read again)."""
     file = io.BytesIO()
-    notes = images.write(file, form, picture, **options)
+    notes = formats.write(file, form, picture, **options)
     return notes, read(file.getvalue())
 
 

@@ -30,9 +30,11 @@ from tfcodec import (
     console,
     engine,
     files,
+    formats,
     images,
     registry,
 )
+from tfcodec.pixels import Picture
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -460,16 +462,16 @@ def test_metadata_goes_there_and_back(capsys, suffix):
     exif[0x0112] = 6  # turned by a quarter
     exif[0x010F] = "a maker"
     names = {"exif": exif, "icc_profile": SRGB}
-    picture = images.Picture(
+    picture = Picture(
         np.asarray(source),
         {"exif": exif.tobytes()[6:], "icc_profile": SRGB, "xmp": XMP},
     )
     with open(f"in{suffix}", "wb") as file:
-        form = images.form_of(pathlib.Path(file.name))
+        form = formats.form_of(pathlib.Path(file.name))
         if form == "TIFF":  # of which Pillow's EXIF is the directory itself
             source.save(file, form, **names)
         else:
-            assert images.write(file, form, picture) == []
+            assert formats.write(file, form, picture) == []
     assert call("compress", f"in{suffix}") == 0
     assert capsys.readouterr().err == ""
     data = pathlib.Path("in.tfc").read_bytes()

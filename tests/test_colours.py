@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, features
 from tests import made
 from tests.made import SMALL, read, saved, written
 from tfcodec import profiles
-from tfcodec.images import Picture
+from tfcodec.pixels import Picture
 
 # Colours ---------------------------------------------------------------------------
 

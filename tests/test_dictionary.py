@@ -63,7 +63,7 @@ def test_a_flat_picture_has_no_atoms(codec):
 
 def test_learned_atoms_are_a_codec_of_their_own(codec, tmp_path):
     Image.fromarray(photo(96, 96)).save(tmp_path / "a.png")
-    path = tmp_path / "atoms.npy"
+    path = tmp_path / "atoms"  # that name, without a suffix added
     dictionary.main([str(tmp_path / "a.png"), str(path), "--blocks", "100"])
     other = contestants.contestant(f"dictionary:{path}:q=50").codec
     data = other.compress(IMAGE, 50)
@@ -95,5 +95,5 @@ def test_without_scikit_learn_it_is_missing_with_what_to_install(monkeypatch):
 
 def test_qualities_out_of_range_are_refused(codec):
     for quality in (None, -1, 101):
-        with pytest.raises(ValueError, match="from 0 to 100"):
+        with pytest.raises(ValueError, match="quality of dictionary must be"):
             codec.check(quality)

@@ -98,7 +98,7 @@ def test_quantising_costs_least_of_the_nearest_integer_and_the_one_below(shape):
         cells = index.astype(int) * size + column.astype(int)
         histogram = np.bincount(cells, minlength=histogram.size).astype(float)
         histogram = histogram.reshape(-1, size)
-    quantiser = densities.Quantiser(histogram, densities.ERROR_BITS)
+    quantiser = densities.fitted_quantiser(histogram, densities.ERROR_BITS)
 
     def cost(value):
         error = np.square(residual - quantiser.dequantise(value, index))

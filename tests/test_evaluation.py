@@ -419,7 +419,7 @@ def mean(codec, bpp, psnr):
     points = None if psnr is None else 5 * psnr - 170  # from -20 on
     return {
         "codec": codec, "bpp": bpp, "psnr": psnr, "ms_ssim_db": None,
-        "ssimulacra2": points,
+        "ssimulacra2": points, "metrics": {}, "rates": {},
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Finding images: folders, links, suffixes, names with commas."""
+"""Finding images: folders, links, suffixes, names with commas; writing files whole."""
 
 import errno
 import os
@@ -130,3 +130,19 @@ def test_find_images_tells_of_folders_alone(tmp_path):
     assert told == []
     files.find_images([tmp_path], told.append)
     assert len(told) == 1
+
+
+def test_without_links_a_file_that_has_appeared_is_not_overwritten(
+    tmp_path, monkeypatch
+):
+    def link(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    with files.new_file(tmp_path / "a", replace=False) as file:
+        file.write(b"new")
+    with pytest.raises(FileExistsError, match="File exists"):
+        with files.new_file(tmp_path / "a", replace=False) as file:
+            file.write(b"newer")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]

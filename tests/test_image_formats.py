@@ -9,8 +9,8 @@ from PIL import Image, features
 
 from tests import made
 from tests.made import SMALL, written
-from tfcodec import exif, formats, images, pixels
-from tfcodec.images import Picture
+from tfcodec import exif, formats, pixels
+from tfcodec.pixels import Picture
 
 RNG = np.random.default_rng(0)
 
@@ -89,14 +89,14 @@ def test_what_a_gif_loses_is_said():
 
 def test_what_a_pdf_loses_is_said():
     file = io.BytesIO()
-    notes = images.write(file, "PDF", Picture(SMALL, {"exif": made.exif()}))
+    notes = formats.write(file, "PDF", Picture(SMALL, {"exif": made.exif()}))
     assert notes == ["not kept: exif", "not kept: exact pixels: a PDF holds a JPEG"]
 
 
 @pytest.mark.parametrize("suffix", [".icns", ".spi", ".msp", ".palm", ".psd", ".txt"])
 def test_a_format_that_holds_no_photograph_is_refused(suffix):
     with pytest.raises(ValueError, match=r"try \.png"):
-        images.form_of(pathlib.Path(f"x{suffix}"))
+        formats.form_of(pathlib.Path(f"x{suffix}"))
 
 
 # EXIF ------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from PIL import Image, features
 
 from tests import made
 from tests.made import SMALL, eight, read, saved, written
-from tfcodec import classical, exif, images, pixels, plugins
-from tfcodec.images import Picture
+from tfcodec import classical, exif, formats, images, pixels, plugins, tiff
+from tfcodec.pixels import Picture
 
 RNG = np.random.default_rng(0)
 
@@ -265,7 +265,7 @@ def test_a_tiff_of_12_bits_is_turned_as_its_orientation_says():
 )
 def test_a_tiff_without_black_and_white_is_refused_in_true_words(kind, words):
     data = made.tiff(np.ones((4, 4), int), 16, tags=[(339, 3, bytes([kind, 0]))])
-    with pytest.raises(images.Unfit, match=words):
+    with pytest.raises(tiff.Unfit, match=words):
         read(data)
 
 
@@ -326,13 +326,13 @@ def test_a_heic_is_read_where_pillow_heif_is_installed():
     pillow_heif.from_pillow(flat).save(file, quality=90)
     found = read(file.getvalue())
     assert np.abs(found.pixels - np.array([200, 100, 50])).max() < 6
-    notes, back = written(images.form_of(pathlib.Path("x.heic")), found)
+    notes, back = written(formats.form_of(pathlib.Path("x.heic")), found)
     assert (notes, back.pixels.shape) == ([], (48, 64, 3))
 
 
 def test_a_jpeg_xl_is_read_where_its_package_is_installed():
     pytest.importorskip("pillow_jxl")
-    form = images.form_of(pathlib.Path("x.jxl"))
+    form = formats.form_of(pathlib.Path("x.jxl"))
     data = {"exif": made.exif((271, 2, b"a maker\0"))}
     notes, back = written(form, Picture(SMALL, data))
     assert notes == []
@@ -372,7 +372,7 @@ def test_the_package_that_reads_a_file_is_named_where_it_is_missing(
         read(start + bytes(100))
     for suffix in (suffix for suffix, of in plugins.SUFFIXES.items() if of == need):
         with pytest.raises(ValueError, match=f"^x{suffix}: {words}, or try .png$"):
-            images.form_of(pathlib.Path(f"x{suffix}"))
+            formats.form_of(pathlib.Path(f"x{suffix}"))
     for codec in classical.CODECS.values():
         if need in (codec.feature, codec.plugin):
             assert codec.missing() == f"{codec.name}: {words}"
@@ -414,7 +414,7 @@ def test_grey_levels_of_32_bits_are_refused_as_white_is_not_known(signed, top):
     assert kind in data
     if not signed:
         data = data.replace(kind, struct.pack("<HHIHH", 339, 3, 1, 1, 0))
-    with pytest.raises(images.Unfit, match="32 bits, of which black and white are not"):
+    with pytest.raises(tiff.Unfit, match="32 bits, of which black and white are not"):
         images.read(io.BytesIO(data), "it")
 
 
@@ -425,7 +425,7 @@ def test_arrays_of_data_sets_have_their_range():
         assert found.tolist() == [[[v] * 3 for v in (0, 0, 1, 255)]]
     assert pixels.rgb_of(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
     for kind in (np.float32, np.int32, np.float16):
-        with pytest.raises(images.Unfit):
+        with pytest.raises(tiff.Unfit):
             pixels.rgb_of(np.zeros((2, 2, 3), kind))
 
 

@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
-    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
+    picture_metadata
     formats images held_out rans tracing kernels transposed shuffles layers
     transforms densities entropy losses model architectures
     registry memory planes compression lanes helpers exact_layers
@@ -34,7 +35,8 @@ TABLE = """
 RUNNING = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins
-    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras
+    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
+    picture_metadata
     formats images held_out rans tracing
     kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
@@ -50,7 +52,8 @@ RUNNING = """
 QUICK = """
     console files signals tools constants archives bitstream tiling quality forks
     plugins blas
-    metrics ssimulacra2 exif profiles tiff pixels jpegs headers extras formats images
+    metrics ssimulacra2 exif profiles tiff pixels jpegs headers picture_metadata
+    formats images
     registry memory planes compression lanes helpers exact_layers exact_products
     walk kernels litert_files
     tensorflow_engine litert_engine engine codec pipelines

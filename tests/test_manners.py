@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -227,13 +228,13 @@ WAITING = PROGRAM.replace(
     "cli.run()",
     """
 import time
-from tfcodec import batch, files, images
+from tfcodec import batch, files, formats
 def wait(file, *_):
     file.write(b"half")
     file.flush()
     print("writing", flush=True)
     time.sleep(60)
-images.write = wait
+formats.write = wait
 cli.run()
 """,
 )
@@ -607,3 +608,8 @@ def test_a_signal_may_be_noted_once_and_the_next_is_obeyed():
     )
     assert done.stdout == "saved\n", done.stderr
     assert done.returncode == -signal.SIGTERM
+
+
+def test_an_error_of_a_descriptor_is_described():
+    error = OSError(errno.EBADF, os.strerror(errno.EBADF), 7)
+    assert console.describe(error) == "7: Bad file descriptor"

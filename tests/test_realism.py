@@ -98,12 +98,12 @@ def test_spectral_convolutions_do_not_amplify():
 
 def test_features_have_their_strides_and_tell_pictures_apart():
     features = critics.Features()
-    maps = features(tf.constant(IMAGE[None, :128, :192], tf.float32))
+    maps, _ = features.both(tf.constant(IMAGE[None, :128, :192], tf.float32))
     assert [tuple(m.shape[1:]) for m in maps] == [
         (64, 96, 16), (32, 48, 24), (16, 24, 40), (8, 12, 112),
     ]  # fmt: skip
     blurred = tf.nn.avg_pool2d(IMAGE[None, :128, :192].astype("f4"), 5, 1, "SAME")
-    assert adversarial.unit_distance(maps[1], features(blurred)[1]) > 0.05
+    assert adversarial.unit_distance(maps[1], features.both(blurred)[0][1]) > 0.05
     assert adversarial.unit_distance(maps[1], maps[1]) == 0
 
 

@@ -268,7 +268,7 @@ class Run:
 
 
 def train(args) -> None:
-    """Runs a training; `main` reports the errors that it raises."""
+    """Runs the training that the arguments of `parser` ask for."""
     program = programs.Program.at(args.program)
     with locks.alone(args.run):
         programs.keep_settings(program.manifest["config"], pathlib.Path(args.run), {})

@@ -71,14 +71,16 @@ class Adversarial(tf.keras.Model):
 
     Args:
         synthesis: a `transforms.RealisticSynthesis`.
-        weights: of the losses.
         warmup: steps over which the critics' weight rises from zero.
+
+    Attributes:
+        weighting: the `Weights`.
     """
 
-    def __init__(self, synthesis, weights: Weights = Weights(), warmup: int = 300):  # noqa: B008
+    def __init__(self, synthesis, warmup: int = 300):
         super().__init__(name="adversarial")
         self.synthesis, self.critics, self.features = synthesis, Critics(), Features()
-        self.weighting, self.warmup = weights, warmup
+        self.weighting, self.warmup = Weights(), warmup
         # Mean variance within a photograph of each map that `moments` compares.
         self.units = tf.Variable(tf.ones(len(WINDOWS)), trainable=False)
 

@@ -1,4 +1,4 @@
-"""Files of NumPy arrays: how they are told, and what goes wrong with damaged ones."""
+"""Files of NumPy arrays: how to recognise them, and what damaged ones may raise."""
 
 import zipfile
 import zlib

@@ -25,8 +25,8 @@ COMPARED = {
 def lacking(rows: list[dict]) -> dict[str, dict[str, str]]:
     """Returns which images lack a figure, for some codec: figure -> image -> why.
 
-    Further metrics count, too, by their names. One may be infinite for equal images,
-    and these do not lack it.
+    Metrics of `--metric` are included, by name. For equal images such a metric may be
+    infinite (None); that is not lacking.
     """
     found: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -109,7 +109,7 @@ def curves(means_: list[dict], published_=()) -> dict[str, dict]:
             )
             for figure in ("bpp", *COMPARED):
                 curve[figure].append(_compared(mean, figure))
-            for figure, rate in mean.get("rates", {}).items():
+            for figure, rate in mean["rates"].items():
                 curve["rates"].setdefault(figure, []).append(rate)
     for curve in published_:
         unknown = [None] * len(curve["bpp"])
@@ -129,7 +129,7 @@ def _compared(mean, figure):
     """Returns a figure of an entry of `means`, scaled so that higher is better."""
     if figure != "wasserstein":
         return mean[figure]
-    value = mean.get("metrics", {}).get("wasserstein")
+    value = mean["metrics"].get("wasserstein")
     return -10 * math.log10(value) if value else None
 
 

@@ -9,7 +9,6 @@ import errno
 import functools
 import io
 import json
-import math
 import os
 import pathlib
 import sys
@@ -84,10 +83,20 @@ class Job:
         return io.BytesIO(self.stdin) if self.source == "-" else self.source
 
     def stream(self) -> bytes:
-        """Returns the bytes of a `.tfc` file; checks the header, but not of stdin."""
+        """Returns the bytes of a `.tfc` file; checks the header, but not of stdin.
+
+        Raises:
+            OSError: the file cannot be read.
+            StreamError: its header is damaged or unsupported.
+        """
         if self.source == "-":
             return self.stdin
-        return read_stream(self.source, self.args.max_pixels)
+        limits = bitstream.Limits().for_pixels(self.args.max_pixels)
+        with open(self.source, "rb") as file:
+            start = file.read(64)
+            # First, so that a large file of another kind is not read.
+            bitstream.read_header(start, limits)
+            return start + file.read()
 
     @contextlib.contextmanager
     def writing(self):
@@ -162,14 +171,6 @@ class Job:
             "input": self.source, "output": self.target, "bytes_in": self.size,
             "bytes": size,
         }  # fmt: skip
-
-
-def finite(row: dict) -> dict:
-    """Returns a row with None for infinity and NaN, which JSON does not have."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
 
 
 def passed_over(words: str) -> None:
@@ -255,7 +256,7 @@ class Results:
         size = "" if row["bytes"] is None else f" {row['bytes']} B"
         names = shown(job.source), shown(job.target)
         start = f"{names[0]} {row['bytes_in']} B -> {names[1]}{size}"
-        line = json.dumps(finite(row)) if self.args.json else f"{start}  {words}"
+        line = json.dumps(row) if self.args.json else f"{start}  {words}"
         self._tell(line)
 
     def error(self, job: Job, error: Exception) -> None:
@@ -323,26 +324,6 @@ def over_files(args, suffix, suffixes, unit, function) -> bool:
                     progress.clear()
                     results.done(job, row, words)
     return results.failed
-
-
-def read_stream(path: str, max_pixels: int | None = None) -> bytes:
-    """Returns the bytes of a `.tfc` file, after a check of its header.
-
-    Args:
-        path: of the file.
-        max_pixels: as for `tfcodec.decompress`.
-
-    Raises:
-        OSError: the file cannot be read.
-        StreamError: its header is damaged or unsupported.
-    """
-    with open(path, "rb") as file:
-        start = file.read(64)
-        limits = bitstream.Limits().for_pixels(max_pixels)
-        bitstream.read_header(
-            start, limits
-        )  # so that a large file of another kind is not read
-        return start + file.read()
 
 
 def check_output(path: pathlib.Path, args: argparse.Namespace, source: str = "-"):

@@ -22,8 +22,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from tfcodec import bulk
-from tfcodec.batch import finite
+from tfcodec import bulk, codec, registry
 from tfcodec.console import describe, shown
 
 # Beam's counters, in the namespace `tfcodec`. If a runner tries a bundle again, it may
@@ -87,7 +86,7 @@ class _Work(beam.DoFn):
             lambda: bulk.Models(engine, effort, self.threads)
         )
         with self.models.used():  # If the model cannot be run, the job ends here.
-            self.work.load()
+            codec.load(options.get("model") or registry.DEFAULT)
 
     def process(self, element):
         key, data = element
@@ -360,7 +359,7 @@ def _listed(rows, job, name):
     """Writes rows to the file `name` of `out_dir`, if there are any."""
 
     def write(group):
-        job.write(f"{job.out_dir}/{name}", bulk.lines(map(finite, group[1])))
+        job.write(f"{job.out_dir}/{name}", bulk.lines(group[1]))
 
     keyed = rows | f"{name}: key" >> beam.Map(lambda row: (name, row))
     keyed | f"{name}: group" >> beam.GroupByKey() | f"{name}: write" >> beam.Map(write)

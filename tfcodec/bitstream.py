@@ -55,7 +55,7 @@ RGB, GREY, RGBA, GREY_ALPHA = range(4)  # layout
 LAYOUTS = 4
 ALPHA_BIT = 2  # of a layout
 ONE_TILE = 0  # tile: the whole image is one tile
-PADDED = 64  # pixels; no model pads more than to multiples of this
+PADDED = 64  # pixels; every model pads to a multiple of at most this
 OVERHEAD = 4096  # bytes that a chunk may have however few its pixels
 
 OPTIONAL = 0x80  # bit of a chunk's type
@@ -226,23 +226,6 @@ def varint(value: int) -> bytes:
     return bytes(result)
 
 
-# Format of a field -> (function that writes it, function that reads it).
-FORMS = {
-    "8 bytes": (bytes, lambda reader: bytes(reader.take(8))),
-    "varint": (varint, Reader.varint),
-    "u8": (lambda value: struct.pack("<B", value), lambda reader: reader.number("B")),
-    "u16": (lambda value: struct.pack("<H", value), lambda reader: reader.number("H")),
-}
-# Fields of the header, which follow its size, in the file's order.
-FIELDS = (
-    ("fingerprint", "8 bytes"),
-    ("width", "varint"),
-    ("height", "varint"),
-    ("layout", "u8"),
-    ("quality", "u16"),
-)
-
-
 def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     """Returns the file of a header and chunks, which are put in order.
 
@@ -254,10 +237,9 @@ def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     problem = _miscounted(header, [chunk.type for chunk in chunks])
     if problem:
         raise ValueError(problem)
-    values = dataclasses.asdict(header)
-    values["layout"] = header.layout | header.tile << 4
-    values["quality"] = round(header.quality * 100)
-    fields = b"".join(FORMS[form][0](values[name]) for name, form in FIELDS)
+    layout, hundredths = header.layout | header.tile << 4, round(header.quality * 100)
+    fields = header.fingerprint + varint(header.width) + varint(header.height)
+    fields += struct.pack("<BH", layout, hundredths)
     start = MAGIC + bytes([VERSION, len(fields)]) + fields
     parts = [start]
     seed = zlib.adler32(start)
@@ -455,10 +437,11 @@ def _start(data, limits: Limits) -> tuple[Reader, Header]:
             f"format version {version}, and this tfcodec reads {VERSION}"
         )
     fields = Reader(reader.take(reader.number("B")))
-    values = {name: FORMS[form][1](fields) for name, form in FIELDS}
-    values["tile"], values["layout"] = divmod(values["layout"], 16)
-    values["quality"] /= 100
-    header = Header(**values)
+    fingerprint = bytes(fields.take(8))
+    width, height = fields.varint(), fields.varint()
+    tile, layout = divmod(fields.number("B"), 16)
+    quality = fields.number("H") / 100
+    header = Header(fingerprint, width, height, quality, layout, tile)
     try:
         _check_header(header)
     except StreamError:

@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tfcodec import codec, engine, evaluation, images, quality, registry
+from tfcodec import codec, engine, evaluation, formats, images, quality, registry
 from tfcodec import pixels as pixels_
 from tfcodec.litert_engine import LiteRTEngine
 
@@ -171,17 +171,16 @@ class Models:
 
     def __init__(self, wanted: str, effort: int, threads: int | None):
         self.wanted, self.effort, self.threads = wanted, effort, threads
-        self.found: dict[tuple[str, str], engine.Codec] = {}
+        self.found: dict[registry.Model, engine.Codec] = {}
 
-    def load(self, path: str, identity: str) -> engine.Codec:
+    def load(self, model: registry.Model) -> engine.Codec:
         """Returns a codec; `codec` calls it, one thread at a time."""
-        if (path, identity) not in self.found:
-            model = registry.Model.at(path)
+        if model not in self.found:
             kind = engine.ENGINES[engine.chosen(model, self.wanted, self.effort)]
             if kind is LiteRTEngine:
                 kind = functools.partial(LiteRTEngine, threads=self.threads)
-            self.found[path, identity] = engine.Codec(model, kind)
-        return self.found[path, identity]
+            self.found[model] = engine.Codec(model, kind)
+        return self.found[model]
 
     @contextlib.contextmanager
     def used(self):
@@ -209,11 +208,6 @@ class Made(NamedTuple):
     notes: list[str]
 
 
-def _load(options):
-    names = {name: options[name] for name in ("engine", "effort") if name in options}
-    codec.load(options.get("model") or codec.DEFAULT_MODEL, **names)
-
-
 @dataclasses.dataclass(frozen=True)
 class Compressing:
     """Compresses an image file to a `.tfc` file.
@@ -231,10 +225,6 @@ class Compressing:
 
     def __post_init__(self):
         codec.check_settings(**self.options)
-
-    def load(self):
-        """Loads the model before the first file, or raises if it cannot be run."""
-        _load(self.options)
 
     def __call__(self, name: str, data: bytes) -> Made:
         picture = images.read(
@@ -270,20 +260,16 @@ class Decompressing:
             quality.check_realism(self.options["realism"])
         self.form()
 
-    def load(self):
-        """Loads a model, as `Compressing.load`; a file may need another one."""
-        _load(self.options)
-
     def form(self) -> str:
         """Returns Pillow's name of the format."""
-        return images.form_of(pathlib.Path(f"*{self.suffix}"))
+        return formats.form_of(pathlib.Path(f"*{self.suffix}"))
 
     def __call__(self, name: str, data: bytes) -> Made:
         pixels = codec.decompress(data, **self.options)
         given = {k: v for k, v in self.options.items() if k in ("limits", "max_pixels")}
         metadata = codec.metadata(data, **given)
-        picture, file = images.Picture(pixels, metadata), io.BytesIO()
-        notes = images.write(file, self.form(), picture, self.strip)
+        picture, file = pixels_.Picture(pixels, metadata), io.BytesIO()
+        notes = formats.write(file, self.form(), picture, self.strip)
         height, width = pixels.shape[:2]
         return Made(file.getvalue(), len(file.getvalue()), height * width, notes)
 
@@ -307,10 +293,6 @@ class Evaluating:
         codec.check_settings(**self.options)
         if self.realism is not None:
             quality.check_realism(self.realism)
-
-    def load(self):
-        """Loads the model: see `Compressing.load`."""
-        _load(self.options)
 
     def compress(self, image, _) -> bytes:
         """As the method of every codec, for `evaluation.measure`; takes no quality."""

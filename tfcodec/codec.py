@@ -23,20 +23,17 @@ from tfcodec.bitstream import Header, Limits
 from tfcodec.compression import Progress, steps_of
 from tfcodec.tiling import Box
 
-# A function from path and identity of a model to its codec, which `pipelines` and
-# `bulk` set to be used in place of `_loaded`.
+# A function from a `registry.Model` to its codec, which `pipelines` and `bulk` set, to
+# be used in place of `_loaded`.
 loader = contextvars.ContextVar("loader", default=None)
-DEFAULT_MODEL = "tfcodec"
 DEFAULT_QUALITY = quality.DEFAULT
 _loading = threading.Lock()
 forks.renew(sys.modules[__name__], "_loading")
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(path: str, identity: str, name: str) -> engines.Codec:
-    # The identity is in the key of the cache, so that a model is loaded again when
-    # another one has taken its place in the directory.
-    model = registry.Model.at(path)
+def _loaded(model: registry.Model, name: str) -> engines.Codec:
+    # Models in one directory, one after the other, are not equal: see `Model.__hash__`.
     return engines.Codec(model, engines.ENGINES[name])
 
 
@@ -56,16 +53,14 @@ def loaded(
     """
     if load_here := loader.get():
         with _loading:
-            return load_here(str(model.path), model.identity)
+            return load_here(model)
     name = engines.chosen(model, engine, effort)
-    if name == "tensorflow":
-        forks.check()
     with _loading:
-        return _loaded(str(model.path), model.identity, name)
+        return _loaded(model, name)
 
 
 def load(
-    model: str | os.PathLike = DEFAULT_MODEL, engine: str = "auto", effort: int = 0
+    model: str | os.PathLike = registry.DEFAULT, engine: str = "auto", effort: int = 0
 ) -> engines.Codec:
     """Returns the codec of a shipped model or a model directory, as `loaded` does.
 
@@ -78,7 +73,7 @@ def load(
 def compress(
     image: np.ndarray,
     quality: float | None = None,
-    model: str | os.PathLike = DEFAULT_MODEL,
+    model: str | os.PathLike = registry.DEFAULT,
     effort: int = 0,
     progress: Progress | None = None,
     *,
@@ -314,7 +309,7 @@ def _metadata(**given) -> dict[str, bytes]:
         name: _bytes(value, name) for name, value in given.items() if value is not None
     }
     if "exif" in found:
-        found["exif"] = found["exif"].removeprefix(exif_data.PREFIX)
+        found["exif"] = exif_data.bare(found["exif"])
     return found
 
 

@@ -137,8 +137,8 @@ def _measured(pixels, data, args, row):
         data, model=args.model, max_pixels=args.max_pixels, engine=args.engine
     )
     pair = planes.separated(pixels)[0], planes.separated(decoded)[0]
-    row["psnr"] = metrics.psnr(*pair)
-    text = f"\nPSNR {row['psnr']:.2f} dB"
+    psnr = metrics.psnr(*pair)
+    row["psnr"], text = metrics.finite(psnr), f"\nPSNR {psnr:.2f} dB"
     try:
         row["ssimulacra2"] = ssimulacra2.score(*pair)
         text += f"  SSIMULACRA2 {row['ssimulacra2']:.2f}"
@@ -152,7 +152,8 @@ def _measured(pixels, data, args, row):
 
 def decompress(args: argparse.Namespace) -> bool:
     """Decompresses `.tfc` files to images; returns whether one failed."""
-    from tfcodec import codec, images, predict
+    from tfcodec import codec, formats, predict
+    from tfcodec.pixels import Picture
 
     if args.model is not None:
         registry.resolve(args.model)
@@ -174,16 +175,16 @@ def decompress(args: argparse.Namespace) -> bool:
         data = job.stream()
         # First, as it fails if the format cannot be written.
         path = pathlib.Path(job.target)
-        form = "PNG" if job.streams and not path.suffix else images.form_of(path)
+        form = "PNG" if job.streams and not path.suffix else formats.form_of(path)
         header = bitstream.read_header(data, limits)
         wanted = codec.region_of(header, args.crop) or header
-        images.check_side(form, wanted.height, wanted.width)
+        formats.check_side(form, wanted.height, wanted.width)
         start = time.perf_counter()
         pixels = work(data, progress)
         seconds = time.perf_counter() - start
-        picture = images.Picture(pixels, codec.metadata(data, **most))
+        picture = Picture(pixels, codec.metadata(data, **most))
         with job.writing() as file:
-            notes = images.write(file, form, picture, args.strip)
+            notes = formats.write(file, form, picture, args.strip)
             size = file.seek(0, os.SEEK_END) if job.target != "-" else None
         note(job.target, notes)
         height, width = pixels.shape[:2]

@@ -65,13 +65,16 @@ class Compression:
                 if codec.engine.name == "tensorflow"
                 else "effort above 0 needs the TensorFlow engine"
             )
-        self.progress = progress
+        self.progress, self.tick = progress, lambda: None
         self.latents: list = []  # of each tile, in a search; else empty
         self.ended = threading.Event()  # set if no result is wanted any longer
         self.files: dict[float, bytes] = {}  # by quality
 
     def _expect(self, rounds):
-        """Returns a counter for so many rounds over all tiles, and the optimisation."""
+        """Returns a progress counter.
+
+        Its total is `rounds` calls for each tile, plus the optimisation's.
+        """
         total = len(self.boxes) * (rounds + (self.steps and self.steps + 1))
         return Counted(self.progress, total) if self.progress else lambda: None
 
@@ -81,9 +84,7 @@ class Compression:
 
     def strings(self, level: float) -> list[bytes]:
         """Returns the string of each tile at a quality, 0 to 100."""
-        self.codec.runs["analysis"] += 1
         self.tick = self._expect(1)
-        self.codec.runs["encode"] += 1
 
         def string(box):
             y = self._analysed(box, level)
@@ -123,12 +124,11 @@ class Compression:
         self.tick = self._expect(1 + ROUNDS)
         # Latents are optimised for one quality, so not before it is nearly known.
         steps, self.steps = self.steps, 0
-        self.codec.runs["analysis"] += 1
         self.latents = self._all_analysed(None)
         found = self._searched(target, None)
         if steps:
             self.steps, self.files = steps, {}
-            self.codec.runs["analysis"] += 1  # again, of larger surroundings: `_seen`
+            # Again, as `improve` needs larger surroundings: see `_seen`.
             self.latents = self._all_analysed(found)
             found = self._searched(target, found)
         return self.files[found]
@@ -137,7 +137,6 @@ class Compression:
         """Returns the quality that meets a target, whose file is then in `files`."""
 
         def measure(level):
-            self.codec.runs["encode"] += 1
             strings = [b""] * len(self.boxes)
 
             def y_hat(k):

@@ -55,6 +55,8 @@ EXTRAS = {
     "tensorflow": ("tensorflow", "TensorFlow"),
     "grpc": ("tensorflow", "TensorFlow"),
     "apache_beam": ("beam", "Apache Beam"),
+    "starlette": ("demo", "Starlette"),
+    "uvicorn": ("demo", "Uvicorn"),
 }
 NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -293,7 +295,9 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename is None:
             return str(error)
-        return f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
+        name = error.filename  # or the number of a descriptor
+        name = str(name) if isinstance(name, int) else os.fsdecode(name)
+        return f"{shown(name)}: {error.strerror}"
     if isinstance(error, MemoryError):
         return "not enough memory"
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:

@@ -31,17 +31,14 @@ class Features:
     INNER = (1, 3, 5)
     BLOCKS = 11
 
-    def __init__(self, path=WEIGHTS):
-        with np.load(path) as file:
+    def __init__(self):
+        with np.load(WEIGHTS) as file:
             self.weights = {key: tf.constant(file[key], tf.float32) for key in file}
 
-    def __call__(self, x) -> list[tf.Tensor]:
-        """Pixels [b, h, w, 3], 0 to 255, to maps at strides of 2, 4, 8 and 16."""
-        return self.both(x)[0]
-
     def both(self, x) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Returns the maps, and activations between them: those of `INNER`.
+        """Returns the maps of pictures, and activations between them: those of `INNER`.
 
+        Pixels are [b, h, w, 3], 0 to 255; maps are at strides of 2, 4, 8 and 16.
         Activations are not negative and have many channels, so that their local means
         and standard deviations tell more of a texture than those of the maps.
         """

@@ -23,6 +23,13 @@ import threading
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from tfcodec import classical, codec, registry, report
 from tfcodec.photographs import OTHERS, OURS, Limits, Photograph
@@ -100,22 +107,9 @@ def number_in(document: object, name: str) -> float | None:
     return value
 
 
-class Refused(Exception):
-    """A request that cannot be answered as asked.
-
-    Attributes:
-        status_code, detail: HTTP status and text of the answer, named as in Starlette's
-            exceptions.
-    """
-
-    def __init__(self, status_code: int, detail: str):
-        super().__init__(detail)
-        self.status_code, self.detail = status_code, detail
-
-
 def failure(error: Exception) -> tuple[int, str]:
     """Returns (status, text) of the answer to a request that ended in `error`."""
-    if hasattr(error, "status_code"):  # `Refused`, or one of Starlette's own
+    if isinstance(error, HTTPException):
         status, words = error.status_code, error.detail
     elif isinstance(error, ValueError):
         status, words = 400, str(error)
@@ -128,13 +122,13 @@ async def body_of(request, largest: int) -> bytes:
     """Returns the body of a Starlette request.
 
     Raises:
-        Refused: it has more than `largest` bytes.
+        HTTPException: it has more than `largest` bytes.
     """
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > largest:
-            raise Refused(
+            raise HTTPException(
                 413, f"more than {largest / 1e6:g} MB, the largest request accepted"
             )
         parts.append(part)
@@ -145,11 +139,11 @@ async def one_at_a_time(lock: asyncio.Lock, function: Callable, request=None):
     """Calls a function in a thread, while no other call holds the lock.
 
     Raises:
-        Refused: the client of `request` has disconnected while this waited.
+        HTTPException: the client of `request` has disconnected while this waited.
     """
     async with lock:
         if request and await request.is_disconnected():
-            raise Refused(499, "the client has disconnected")
+            raise HTTPException(499, "the client has disconnected")
         return await in_thread(function)
 
 
@@ -186,12 +180,12 @@ class Demo:
         """Returns the photograph of an id.
 
         Raises:
-            Refused: there is none, or it was dropped for newer ones.
+            HTTPException: there is none, or it was dropped for newer ones.
         """
         if self.first and id_ == self.first.id:
             return self.first
         if id_ not in self.photographs:
-            raise Refused(404, "the photograph is no longer here; open it again")
+            raise HTTPException(404, "the photograph is no longer here; open it again")
         return self.photographs[id_]
 
     def page(self) -> tuple[str, str]:
@@ -203,7 +197,7 @@ class Demo:
         ]
         data = {
             "others": others, "photograph": self.first and self.first.description(),
-            "realism": registry.resolve(codec.DEFAULT_MODEL).realistic,
+            "realism": registry.resolve(registry.DEFAULT).realistic,
             "header": HEADER, **dataclasses.asdict(self.limits),
         }  # fmt: skip
         text = report.assembled("demo.html", data).replace("@@NONCE@@", nonce)
@@ -253,12 +247,12 @@ class Demo:
         """Returns (a file of a photograph, its media type).
 
         Raises:
-            Refused: there is no such file.
+            HTTPException: there is no such file.
         """
         name = request.path_params["file"]
         data = self.photograph(request.path_params["id"]).file(name)
         if data is None:
-            raise Refused(404, "the file is no longer here")
+            raise HTTPException(404, "the file is no longer here")
         return data, TYPES.get(name[name.rfind(".") :], "application/octet-stream")
 
 
@@ -275,9 +269,6 @@ class Guard:
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        from starlette.datastructures import Headers, MutableHeaders
-        from starlette.responses import JSONResponse
-
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
@@ -293,24 +284,12 @@ class Guard:
         await app(scope, receive, guarded)
 
 
-def application(limits: Limits = Limits(), first: Photograph | None = None):  # noqa: B008
+def application(limits: Limits, first: Photograph | None = None) -> Starlette:
     """Returns the server, an ASGI application that maps URLs to methods of `Demo`.
 
     Args:
         limits, first: as for `Demo`.
-
-    Raises:
-        ValueError: Starlette is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.exceptions import HTTPException
-        from starlette.middleware import Middleware
-        from starlette.responses import HTMLResponse, JSONResponse, Response
-        from starlette.routing import Route
-    except ImportError as error:
-        raise missing(error) from None
-
     demo = Demo(limits, first)
 
     async def page(request):
@@ -331,7 +310,7 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
         status, words = failure(error)
         return JSONResponse({"error": words}, status)
 
-    kinds = (HTTPException, Refused, ValueError, 500)
+    kinds = (HTTPException, ValueError, 500)
     return Starlette(
         routes=[
             Route("/", page),
@@ -345,18 +324,7 @@ def application(limits: Limits = Limits(), first: Photograph | None = None):  # 
     )
 
 
-def missing(error: ImportError) -> ValueError:
-    """Returns the exception to raise if one of the server's packages is missing."""
-    return ValueError(f"the demo needs {error.name}: pip install 'tfcodec[demo]'")
-
-
-def check_port(port: int) -> None:
-    """Raises a ValueError if there is no port of this number."""
-    if not 0 <= port < 65536:
-        raise ValueError(f"a port is from 0 to 65535, not {port}")
-
-
-def listening(port: int | None = None) -> socket.socket:
+def listening(port: int | None) -> socket.socket:
     """Returns a listening socket that only this machine can reach.
 
     Args:
@@ -364,9 +332,7 @@ def listening(port: int | None = None) -> socket.socket:
 
     Raises:
         OSError: the port cannot be used.
-        ValueError: there is no such port.
     """
-    check_port(port or 0)
     if port is None:
         try:
             return socket.create_server((HOST, PORT))
@@ -382,27 +348,22 @@ def listening(port: int | None = None) -> socket.socket:
 
 def serve(
     announce: Callable[[str], None],
-    path: str | None = None,
-    port: int | None = None,
-    limits: Limits = Limits(),  # noqa: B008
+    path: str | None,
+    port: int | None,
+    limits: Limits,
 ) -> None:
     """Serves the page until the process is interrupted.
 
     Args:
         announce: called with the page's address when it can be opened.
-        path: of a photograph to show first.
+        path: of a photograph to show first, or None.
         port: as for `listening`.
         limits: on photographs and requests.
 
     Raises:
         OSError: the port cannot be used, or the photograph not be read.
-        ValueError: there is no such port, the file is no photograph, or Starlette or
-            Uvicorn is not installed.
+        ValueError: the file is no photograph.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise missing(error) from None
     first = None
     if path is not None:
         path = pathlib.Path(path)

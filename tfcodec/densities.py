@@ -6,6 +6,7 @@ standard deviation; the factorised one is that of Balle et al. 2018 (arXiv:1802.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -106,77 +107,33 @@ def flat_int(value):
     return tf.cast(tf.reshape(value, [-1]), tf.int32)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Quantiser:
     """How a residual, a latent minus its mean, becomes an integer and a value again.
 
     For each table and each magnitude k of an integer it holds the bits that k costs,
-    the point to which k is dequantised, and where the interval of k begins.  An encoder
-    takes the integer of least bits + error_bits * error**2 (rate-distortion optimised
-    quantisation, as in video encoders); the point is the mean of the interval.  Points
-    and intervals are fitted to a histogram of residuals, in turns: entropy-constrained
-    scalar quantisation (Chou, Lookabaugh, Gray 1989).
+    the point to which k is dequantised, and where the interval of k begins: see
+    `fitted_quantiser`.
 
     Args:
-        fine: histogram of the magnitudes of residuals, float64
-            [SCALES, (LEVELS + 1/2) * BINS + 1]: bins of width 1 / BINS, and a last one
-            for all beyond.
-        error_bits: bits that one unit of squared error is worth; None to only round.
-
-    Attributes:
         cost: float32 [SCALES, LEVELS + 1], bits of each magnitude, its sign included.
         shift: likewise, the point minus k.
-        extra: likewise, how far above k - 1/2 the interval begins.
-        share: float64, likewise, probability of each magnitude.
+        extra: likewise, how far above k - 1/2, or above 0, the interval begins.
+        share: float64, likewise, probability of each magnitude, of which the coder's
+            tables are made; None if these are there already.
     """
 
-    def __init__(self, fine, error_bits=None):
-        total, fine = fine.sum(1, keepdims=True), fine[:, :-1]
-        middle = (np.arange(fine.shape[1]) + 0.5) / BINS
-        k = np.arange(LEVELS + 1)
-        escapes = k > np.array([-offset for _, offset in normal_rows()])[:, None]
-        low = np.tile(np.maximum(k - 0.5, 0), (SCALES, 1))
-        for _ in range(30 if error_bits else 1):
-            above = middle >= low[:, :, None]
-            inside = fine[:, None] * (above & ~np.roll(above, -1, 1))
-            inside[:, -1] = fine * above[:, -1]
-            mass = inside.sum(-1)
-            mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
-            # Zero is dequantised to 0, as its sign is not known.
-            point = np.where((mass > 0) & (k > 0), mean, k)
-            share = np.maximum(mass / total, LEAST_SHARE)
-            cost = -np.log2(share) + (k > 0)
-            far = 1 - np.where(escapes, 0, mass / total).sum(1, keepdims=True)
-            dear = ESCAPE_BITS - np.log2(np.maximum(far, LEAST_SHARE / 2))
-            cost = np.where(escapes, dear, cost)
-            if error_bits:
-                low = interval_starts(cost, point, error_bits)
-        self.share = share
-        self.cost = cost.astype(np.float32)
-        self.shift = (point - k).astype(np.float32)
-        self.extra = self._above_half(low)
-
-    @staticmethod
-    def _above_half(low):
-        """Returns how far above k - 1/2, or above 0, intervals begin: `extra`."""
-        half = np.maximum(np.arange(LEVELS + 1) - 0.5, 0)
-        return (low - half).astype(np.float32)
-
-    @classmethod
-    def of(cls, cost, shift, extra) -> Quantiser:
-        """Returns a quantiser with these tables, each float32 [SCALES, LEVELS + 1].
-
-        It has no `share`, of which the coder's tables would be made.
-        """
-        made = cls.__new__(cls)
-        made.cost, made.shift, made.extra = cost, shift, extra
-        return made
+    cost: np.ndarray
+    shift: np.ndarray
+    extra: np.ndarray
+    share: np.ndarray | None = None
 
     def with_error_bits(self, error_bits) -> Quantiser:
         """Returns a quantiser of the same costs and points with other intervals."""
         k = np.arange(LEVELS + 1)
         cost, point = self.cost.astype(np.float64), k + self.shift.astype(np.float64)
         low = interval_starts(cost, point, error_bits)
-        return self.of(self.cost, self.shift, self._above_half(low))
+        return Quantiser(self.cost, self.shift, above_half(low))
 
     def entry(self, table, magnitude, index):
         """Looks up magnitudes and indexes in `table` [SCALES, LEVELS + 1]."""
@@ -203,6 +160,50 @@ class Quantiser:
         return whole + tf.sign(whole) * self.entry(self.shift, tf.abs(whole), index)
 
 
+def fitted_quantiser(fine, error_bits=None) -> Quantiser:
+    """Returns the quantiser whose points and intervals are fitted to residuals.
+
+    An encoder takes the integer of least bits + error_bits * error**2 (rate-distortion
+    optimised quantisation, as in video encoders); the point is the mean of the
+    interval. They are fitted in turns: entropy-constrained scalar quantisation (Chou,
+    Lookabaugh, Gray 1989).
+
+    Args:
+        fine: histogram of the magnitudes of residuals, float64
+            [SCALES, (LEVELS + 1/2) * BINS + 1]: bins of width 1 / BINS, and a last one
+            for all beyond.
+        error_bits: bits that one unit of squared error is worth; None to only round.
+    """
+    total, fine = fine.sum(1, keepdims=True), fine[:, :-1]
+    middle = (np.arange(fine.shape[1]) + 0.5) / BINS
+    k = np.arange(LEVELS + 1)
+    escapes = k > np.array([-offset for _, offset in normal_rows()])[:, None]
+    low = np.tile(np.maximum(k - 0.5, 0), (SCALES, 1))
+    for _ in range(30 if error_bits else 1):
+        above = middle >= low[:, :, None]
+        inside = fine[:, None] * (above & ~np.roll(above, -1, 1))
+        inside[:, -1] = fine * above[:, -1]
+        mass = inside.sum(-1)
+        mean = (inside * middle).sum(-1) / np.maximum(mass, 1e-30)
+        # Zero is dequantised to 0, as its sign is not known.
+        point = np.where((mass > 0) & (k > 0), mean, k)
+        share = np.maximum(mass / total, LEAST_SHARE)
+        cost = -np.log2(share) + (k > 0)
+        far = 1 - np.where(escapes, 0, mass / total).sum(1, keepdims=True)
+        dear = ESCAPE_BITS - np.log2(np.maximum(far, LEAST_SHARE / 2))
+        cost = np.where(escapes, dear, cost)
+        if error_bits:
+            low = interval_starts(cost, point, error_bits)
+    shift = (point - k).astype(np.float32)
+    return Quantiser(cost.astype(np.float32), shift, above_half(low), share)
+
+
+def above_half(low):
+    """Returns how far above k - 1/2, or above 0, intervals begin: `Quantiser.extra`."""
+    half = np.maximum(np.arange(LEVELS + 1) - 0.5, 0)
+    return (low - half).astype(np.float32)
+
+
 def interval_starts(cost, point, error_bits):
     """Returns the least magnitude of residuals that become k, for each table and k.
 
@@ -211,7 +212,7 @@ def interval_starts(cost, point, error_bits):
 
     Args:
         cost, point: float64 [SCALES, LEVELS + 1], of each integer k from 0 on.
-        error_bits: as for `Quantiser`.
+        error_bits: as for `fitted_quantiser`.
     """
     k = np.arange(LEVELS + 1)
     low = np.tile(np.maximum(k - 0.5, 0), (len(cost), 1))
@@ -223,7 +224,7 @@ def interval_starts(cost, point, error_bits):
 
 @functools.lru_cache
 def normal_histogram() -> np.ndarray:
-    """Probability of each bin of `Quantiser`'s histograms, in normal distributions."""
+    """Returns what `fitted_quantiser` takes, for residuals of normal distributions."""
     edges = np.arange(round((LEVELS + 0.5) * BINS) + 1, dtype=np.float32) / BINS
     with tf.init_scope():
         scale = scale_fn(np.arange(SCALES, dtype=np.float32))[:, None] * math.sqrt(2)
@@ -234,7 +235,7 @@ def normal_histogram() -> np.ndarray:
 @functools.lru_cache
 def normal_quantiser(error_bits=None) -> Quantiser:
     """Returns the quantiser for residuals with exactly the normal distributions."""
-    return Quantiser(normal_histogram(), error_bits)
+    return fitted_quantiser(normal_histogram(), error_bits)
 
 
 class Density(tfc.NoisyDeepFactorized):

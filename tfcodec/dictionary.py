@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import pathlib
 import struct
 import warnings
 import zlib
@@ -29,29 +28,32 @@ from tfcodec import tiling
 from tfcodec.bitstream import CorruptStream
 from tfcodec.classical import Missing
 from tfcodec.metrics import YCBCR
-from tfcodec.quality import plain
+from tfcodec.quality import check, plain
 
 NAME = "dictionary"
 SIDE = 8  # of a block, in pixels
 SWEEP = (10, 20, 30, 40, 50, 60, 70, 80)  # default qualities
 # Squared error per pixel at which a pursuit stops, in squared steps of the quantiser.
 LEFT = 0.2
+COSINES = 16
+ATOMS = COSINES**2 - 1  # made of cosines or learned; a byte numbers them
+PASSES = 4  # over all blocks, in learning
 COARSER = 2.0  # quantiser step of the two chroma planes, in steps of luma
 # Magic, CRC-32 of the atoms, width, height, quality.
 HEADER = struct.Struct("<4sIHHH")
 MAGIC, QUALITIES = b"tfd1", 100  # a file stores quality times QUALITIES, rounded
 
 
-def cosine_atoms(count: int = 16) -> np.ndarray:
-    """Returns atoms [count^2 - 1, 64]: products of `count` cosines in each dimension.
+def cosine_atoms() -> np.ndarray:
+    """Returns `ATOMS` atoms [n, 64]: products of `COSINES` cosines in each dimension.
 
-    Their frequencies are closer than in an orthogonal transform, which has a `count` of
-    8. Each has a mean of zero and a norm of one; the constant is not among them.
+    Their frequencies are closer than in an orthogonal transform, which has 8 cosines.
+    Each has a mean of zero and a norm of one; the constant is not among them.
     """
-    phase = np.pi / count * np.arange(count)[:, None] * (np.arange(SIDE) + 0.5)
+    phase = np.pi / COSINES * np.arange(COSINES)[:, None] * (np.arange(SIDE) + 0.5)
     lines = np.cos(phase)
     lines[1:] -= lines[1:].mean(1, keepdims=True)
-    atoms = np.einsum("ax,by->abxy", lines, lines).reshape(count**2, -1)[1:]
+    atoms = np.einsum("ax,by->abxy", lines, lines).reshape(COSINES**2, -1)[1:]
     return normalised(atoms)
 
 
@@ -101,16 +103,14 @@ def pursued(blocks: np.ndarray, atoms: np.ndarray, left: float) -> np.ndarray:
     return found
 
 
-def learned(blocks: np.ndarray, count: int = 255, rounds: int = 4) -> np.ndarray:
-    """Learns atoms [count, 64] of which few represent each block.
+def learned(blocks: np.ndarray) -> np.ndarray:
+    """Learns `ATOMS` atoms [n, 64] of which few represent each block.
 
     Online dictionary learning (Mairal, Bach, Ponce and Sapiro 2009,
     doi:10.1145/1553374.1553463), starting from cosines.
 
     Args:
         blocks: [n, 64], values of 0 to 255.
-        count: number of atoms, at most 255.
-        rounds: number of passes over all blocks.
 
     Raises:
         ValueError: all blocks are flat.
@@ -122,8 +122,8 @@ def learned(blocks: np.ndarray, count: int = 255, rounds: int = 4) -> np.ndarray
     if not len(blocks):
         raise ValueError("all blocks are flat: there is nothing to learn from")
     learning = MiniBatchDictionaryLearning(
-        count, alpha=0.5, max_iter=rounds, batch_size=256, random_state=0,
-        fit_algorithm="cd", dict_init=cosine_atoms()[:count].astype(np.float64),
+        ATOMS, alpha=0.5, max_iter=PASSES, batch_size=256, random_state=0,
+        fit_algorithm="cd", dict_init=cosine_atoms().astype(np.float64),
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about not having converged
@@ -155,11 +155,7 @@ class Dictionary:
         Raises:
             ValueError: it is not from 0 to 100.
         """
-        if quality is None or not 0 <= quality <= 100:
-            raise ValueError(
-                f"quality of {self.name} must be from 0 to 100, not {quality}"
-            )
-        return plain(quality)
+        return plain(check(quality, f"quality of {self.name}"))
 
     def compress(self, image: np.ndarray, quality: float) -> bytes:
         """Compresses uint8 [height, width, 3], sides up to 65535, to a whole file."""
@@ -343,7 +339,9 @@ def main(argv=None):
             planes = tiling.pad(images.read_rgb(path), SIDE) @ YCBCR.T
             own = blocks_of(planes)[0].reshape(-1, SIDE**2)
             blocks.append(rng.permutation(own)[:each])
-        np.save(pathlib.Path(args.file), learned(np.concatenate(blocks)))
+        atoms = learned(np.concatenate(blocks))
+        with files.new_file(args.file) as file:
+            np.save(file, atoms)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 

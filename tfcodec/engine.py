@@ -5,7 +5,6 @@ One of two engines runs its networks, LiteRT or TensorFlow: see `Engine`.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import importlib.util
 import struct
@@ -96,24 +95,26 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
     """
     if wanted not in ("auto", *ENGINES):
         raise ValueError(f"engine must be auto, {' or '.join(ENGINES)}, not {wanted!r}")
-    lacks = {
-        "litert": not model.litert
-        and f"model {model.name} has no LiteRT files: {model.path}"
-        or not litert_installed()
-        and "LiteRT is not installed: pip install ai-edge-litert"
-        or effort
-        and "effort above 0 needs the TensorFlow engine",
-        "tensorflow": not model.tensorflow
-        and f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
-        or not importlib.util.find_spec("tensorflow")
-        and NO_TENSORFLOW,
-    }
-    order = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
-    for name in order:
-        if not lacks[name]:
+    names = ["litert", "tensorflow"] if wanted == "auto" else [wanted]
+    reasons = []
+    for name in names:
+        if not (reason := _lacking(name, model, effort)):
             return name
-    reasons = dict.fromkeys(lacks[name] for name in order)
+        reasons.append(reason)
     raise ValueError("; ".join(reasons))
+
+
+def _lacking(name: str, model: registry.Model, effort: int) -> str:
+    """Returns why an engine cannot run a model at an effort, or ""."""
+    if name == "litert":
+        if not model.litert:
+            return f"model {model.name} has no LiteRT files: {model.path}"
+        if not litert_installed():
+            return "LiteRT is not installed: pip install ai-edge-litert"
+        return "effort above 0 needs the TensorFlow engine" if effort else ""
+    if not model.tensorflow:
+        return f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
+    return "" if importlib.util.find_spec("tensorflow") else NO_TENSORFLOW
 
 
 class _Part(NamedTuple):
@@ -134,8 +135,6 @@ class Codec:
 
     Attributes:
         engine: the `Engine`.
-        runs: how often `analysis`, `encode` and `synthesis` have each run over a whole
-            image, a Counter.
     """
 
     def __init__(
@@ -144,7 +143,6 @@ class Codec:
         engine: Callable[[registry.Model], Engine] = TensorFlowEngine,
     ):
         self.model, self.engine = model, engine(model)
-        self.runs = collections.Counter()
 
     def realism(self, header: Header, wanted: float | None) -> float:
         """Returns the realism at which to decode a file, 0 to 1.
@@ -188,7 +186,6 @@ class Codec:
         self.engine.check()
         image = planes.checked_image(image)
         layout = planes.LAYOUTS[planes.channels_of(image)]
-        compression.steps_of(effort)
         if alpha_quality is not None:
             quality.check(alpha_quality, "alpha_quality")
         height, width = image.shape[:2]
@@ -265,9 +262,8 @@ class Codec:
         for box, pixels in self.pixels(
             header, self._decoder(header, strings, limits), region, realism
         ):
-            image[box.inside(region)][..., : 1 if pixels.ndim == 2 else 3] = (
-                pixels[..., None] if pixels.ndim == 2 else pixels
-            )
+            colours = pixels[..., None] if pixels.ndim == 2 else pixels
+            image[box.inside(region)][..., : colours.shape[2]] = colours
             if counted:
                 counted()
         if header.alpha:
@@ -336,7 +332,6 @@ class Codec:
         known: dict[int, np.ndarray] = {}
         fraction = quality.fraction(header.quality)
         grey = header.mode in ("L", "LA")
-        self.runs["synthesis"] += 1
         for part in parts:
             for old in [k for k in known if k < part.oldest]:
                 del known[old]

@@ -35,9 +35,9 @@ from tfcodec.densities import (
     CHOICE_BITS,
     TAIL_MASS,
     Density,
-    Quantiser,
     finite,
     fitted,
+    fitted_quantiser,
     flat_int,
     normal_bits,
     normal_histogram,
@@ -103,7 +103,9 @@ class Estimate:
 
 
 class Record(Estimate):
-    """An `Estimate` that also counts residuals, in the histograms of `Quantiser`."""
+    """An `Estimate` that also counts residuals, for the histograms of a quantiser."""
+
+    counts = 0.0  # before the first slice
 
     def slice(self, k, index, mean, where=1.0):
         residual = tf.abs(self.slices[k] - mean / UNIT)
@@ -114,7 +116,7 @@ class Record(Estimate):
         counts = tf.math.bincount(
             cells, minlength=normal_histogram().size, dtype=tf.float32
         )
-        self.counts = getattr(self, "counts", 0.0) + counts
+        self.counts += counts
         return super().slice(k, index, mean, where)
 
 
@@ -442,9 +444,8 @@ class Conditional(Coder):
         normal = normal_histogram()
         counts = sum((record(y).numpy().astype(np.float64) for y in latents), 0.0)
         # The normal distributions are added, each with the weight of 200 latents.
-        self.quantiser = Quantiser(
-            np.reshape(counts, normal.shape) + 200 * normal, CHOICE_BITS
-        )
+        histogram = np.reshape(counts, normal.shape) + 200 * normal
+        self.quantiser = fitted_quantiser(histogram, CHOICE_BITS)
 
     def table_rows(self):
         rows = zip(normal_rows(), self.quantiser.share)

@@ -84,7 +84,7 @@ class Layer:
     def _by_rows(self, x, function):
         """Returns function(0, h), computed on several threads if X is large.
 
-        `function` takes the first row and the one after the last, and returns those.
+        `function(begin, end)` returns rows `begin` to `end`, the last excluded.
         """
         height, width, _ = x.shape
         if not self._large(x):

@@ -20,7 +20,8 @@ RESOLUTION = (282, 283, 296)  # across, down, unit
 # Types of unsigned integers -> (bytes of a value, its letter in `struct`).
 INTEGERS = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 NUMBERS = {1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 16, 17}  # types of numbers
-MOST_ENTRIES = 4096  # of a directory; one with more counts as damaged
+# Of a directory, and values of a tag: one that has more counts as damaged.
+MOST_ENTRIES = 4096
 
 
 @dataclasses.dataclass

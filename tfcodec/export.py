@@ -312,10 +312,10 @@ class Store(tf.Module):
             values, scale = compact(array)
             with tf.device("/CPU:0"):
                 variable = tf.Variable(values, trainable=False)
-                self.arrays = {**self.arrays, key: variable}
+                self.arrays[key] = variable
                 if scale is not None:
                     variable = tf.Variable(scale, trainable=False)
-                    self.scales = {**self.scales, key: variable}
+                    self.scales[key] = variable
         return Stored(self.arrays[key], self.scales.get(key))
 
     def keep_weights(self, arrays):

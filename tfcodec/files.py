@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import io
 import os
@@ -285,7 +286,8 @@ def _move(source, target):
         raise
     except OSError:  # The file system has no links.
         if os.path.lexists(target):
-            raise
+            words = os.strerror(errno.EEXIST)
+            raise FileExistsError(errno.EEXIST, words, target) from None
         os.replace(source, target)
     else:
         os.unlink(source)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tfcodec import exif, extras, headers, pixels, plugins, tiff
+from tfcodec import exif, headers, picture_metadata, pixels, plugins, tiff
 from tfcodec.pixels import Picture
 
 LARGEST_SEGMENT = 65_000  # bytes of EXIF or XMP in a JPEG
@@ -37,7 +37,7 @@ class Form:
 
 
 _PLAIN = ("L", "RGB")
-_ALL = extras.KINDS
+_ALL = picture_metadata.KINDS
 _CODED = 65_500  # the longest side in pixels that libjpeg and libheif write
 # Pillow's formats that can store a photograph; others are refused.
 FORMS = {
@@ -228,7 +228,7 @@ def _options(form, kept, size):
             if exif.ORIENTATION in tags:
                 wanted.append(exif.ORIENTATION)
             empty = not len(tags)
-            tags, odd = extras.sound(tags, wanted)
+            tags, odd = picture_metadata.sound(tags, wanted)
             if empty:
                 notes.append("not kept: exif")
             elif odd:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tfcodec import bitstream, graph_files, graph_images, planes, registry, tiling
 from tfcodec.bitstream import Limits
+from tfcodec.quality import STEPS
 
 
 class GraphCodec(tf.Module):
@@ -24,7 +25,7 @@ class GraphCodec(tf.Module):
 
     def __init__(self, model: registry.Model, limits: Limits = graph_files.LIMITS):
         super().__init__()
-        self.card, self.limits = model, limits
+        self.model, self.limits = model, limits
         self.codec = tf.saved_model.load(str(model.path))
         self.parts = dict(self.codec.signatures)
         if model.realistic:
@@ -37,7 +38,7 @@ class GraphCodec(tf.Module):
         Realism is float32 [], or None for the model's default at the file's quality.
         """
         file = graph_files.parse(
-            data, self.card.fingerprint, self.card.stride, self.limits
+            data, self.model.fingerprint, self.model.stride, self.limits
         )
         if realism is None:
             realism = self.default_realism(file.quality)
@@ -81,11 +82,11 @@ class GraphCodec(tf.Module):
             levels = graph_files.piece(strings, 0, 2)
             check(tf.reduce_all(levels == levels[0]), "damaged: alpha's quality")
             level = graph_files.little_endian(graph_files.window(levels[0], 0, 2))
-            check(level <= 10000, "damaged: alpha's quality")
+            check(level <= STEPS, "damaged: alpha's quality")
             lengths = tf.strings.length(strings)
             check(tf.reduce_all(lengths >= 2), "damaged: alpha's quality")
             strings = graph_files.piece(strings, 2, lengths)
-            quality = tf.cast(tf.minimum(level, 10000), tf.float32) / 100
+            quality = tf.cast(tf.minimum(level, STEPS), tf.float32) / 100
             alpha = graph_images.grey_of(self.pixels(file, strings, quality, check))
             snap = planes.ALPHA_SNAP
             alpha = tf.where(alpha <= snap, tf.zeros_like(alpha), alpha)
@@ -106,9 +107,9 @@ class GraphCodec(tf.Module):
 
         Without a realism, float32 [], the faithful synthesis is used.
         """
-        stride, latent = self.card.stride, self.card.latent_stride
-        realistic = self.card.realistic and realism is not None
-        halo = self.card.synthesis_reach(float(realistic)) * latent
+        stride, latent = self.model.stride, self.model.latent_stride
+        realistic = self.model.realistic and realism is not None
+        halo = self.model.synthesis_reach(float(realistic)) * latent
         grid = graph_images.Grid(file.height, file.width, file.side)
         whole = graph_images.padded(tf.stack([file.height, file.width]), stride)
         largest = graph_images.padded(grid.side, stride)
@@ -128,7 +129,7 @@ class GraphCodec(tf.Module):
             return k + 1, sound & result["sound"], tiles.write(k, y_hat)
 
         tiles = tf.TensorArray(
-            tf.float32, count, element_shape=[None, None, self.card.channels]
+            tf.float32, count, element_shape=[None, None, self.model.channels]
         )
         _, sound, tiles = tf.while_loop(
             lambda k, *_: k < count, decode, (0, tf.constant(True), tiles),
@@ -164,7 +165,7 @@ class GraphCodec(tf.Module):
 
     def default_realism(self, quality):
         """`registry.Model.default_realism` of float32 []."""
-        points = self.card.default_realism_points
+        points = self.model.default_realism_points
         value = tf.constant(points[0][1], tf.float32)
         for (low, first), (high, last) in zip(points, points[1:]):
             way = tf.clip_by_value((quality - low) / (high - low), 0.0, 1.0)
@@ -196,7 +197,7 @@ class GraphCodec(tf.Module):
         """uint8 [h, w, c] and quality [], 0 to 100, to string [] (file, error)."""
         check = graph_files.Check()
         hundredths = tf.round(quality * 100)
-        check((hundredths >= 0) & (hundredths <= 10000), "quality is not 0 to 100")
+        check((hundredths >= 0) & (hundredths <= STEPS), "quality is not 0 to 100")
         size = tf.shape(image)[:2]
         pixels = tf.reduce_prod(tf.cast(size, tf.int64))
         check(pixels > 0, "no pixels")
@@ -228,9 +229,9 @@ class GraphCodec(tf.Module):
             [planes.LAYOUTS[c] for c in (1, 2, 3, 4)], tf.maximum(channels - 1, 0)
         )
         layout += tf.where(tiled, tiling.tile_layout(1, 1, tiling.TILE_SIDE) << 4, 0)
-        start = [bitstream.MAGIC + bytes([bitstream.VERSION])]
+        start = bitstream.MAGIC + bytes([bitstream.VERSION])
         fields = [
-            self.card.fingerprint,
+            self.model.fingerprint,
             graph_files.varint_bytes(width),
             graph_files.varint_bytes(height),
             graph_files.byte_string(layout),
@@ -239,7 +240,7 @@ class GraphCodec(tf.Module):
         ]
         fields = tf.strings.join(fields)
         start = tf.strings.join(
-            [*start, graph_files.byte_string(tf.strings.length(fields)), fields]
+            [start, graph_files.byte_string(tf.strings.length(fields)), fields]
         )
         pixels = image[..., :colours]
         pixels = tf.cond(
@@ -259,8 +260,8 @@ class GraphCodec(tf.Module):
 
     def coded(self, image, side, hundredths):
         """As `Compression.strings`: uint8 [h, w, 3] to the strings [n] of its tiles."""
-        stride, latent = self.card.stride, self.card.latent_stride
-        halo = self.card.reach["analysis"] * latent
+        stride, latent = self.model.stride, self.model.latent_stride
+        halo = self.model.reach["analysis"] * latent
         size = tf.shape(image)[:2]
         grid = graph_images.Grid(size[0], size[1], side)
         whole = graph_images.padded(size, stride)
@@ -279,7 +280,7 @@ class GraphCodec(tf.Module):
             a, b = (top - begin) // latent, (inner - begin) // latent
             result = self.parts["encode"](
                 y=y[:, a[0] : b[0], a[1] : b[1]],
-                quality=tf.cast(hundredths, tf.float32) / 10000,
+                quality=tf.cast(hundredths, tf.float32) / STEPS,
             )
             return k + 1, strings.write(k, result["string"])
 

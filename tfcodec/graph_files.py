@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfcodec import bitstream
 from tfcodec.bitstream import Limits
+from tfcodec.quality import STEPS
 
 # Limits for a server, lower than those of the command line: every item of a batch may
 # be this large, and the fast ones wait for the slow ones.
@@ -177,7 +178,7 @@ def read_header(data, fingerprint: bytes, stride: int, check: Check) -> Fields:
     check((width > 0) & (height > 0), "damaged: no pixels")
     tile, layout = layout // 16, layout % 16
     check(layout < bitstream.LAYOUTS, "needs a newer tfcodec: colour layout")
-    check(quality <= 10000, "damaged: quality")
+    check(quality <= STEPS, "damaged: quality")
     side = tf.where(tile > 0, tf.bitwise.left_shift(32, tile), 0)
     check(side % stride == 0, "damaged: tiles of another model")
     return Fields(end, height, width, layout, side, quality)

@@ -1,4 +1,4 @@
-"""Image files to arrays and metadata, and back, with Pillow.
+"""Image files to arrays and metadata, with Pillow; `formats` has the way back.
 
 This is the only reader: for images to compress, to compare, to show and to train on.
 """
@@ -14,16 +14,17 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tfcodec import bitstream, exif, extras, headers, jpegs, pixels, plugins, tiff
-from tfcodec.formats import check_side, form_of, write
+from tfcodec import (
+    bitstream,
+    headers,
+    jpegs,
+    picture_metadata,
+    pixels,
+    plugins,
+    tiff,
+)
 from tfcodec.pixels import Picture
 from tfcodec.tiff import Unfit
-
-__all__ = [
-    "EXIF_PREFIX", "Picture", "Unfit", "check_side", "form_of", "picture_of", "read",
-    "read_rgb", "size_of", "write",
-]  # fmt: skip
-EXIF_PREFIX = exif.PREFIX
 
 
 def read(
@@ -207,10 +208,10 @@ def picture_of(
     picture = Picture(np.empty(0), notes=list(found.damage))
     if getattr(image, "is_animated", False):
         picture.notes.append("not kept: all but the first frame")
-    said = extras.collect(origin or image, found, picture)
+    said = picture_metadata.collect(origin or image, found, picture)
     orientation = 1
     if upright:
-        orientation, notes = extras.take_orientation(image, found, picture)
+        orientation, notes = picture_metadata.take_orientation(image, found, picture)
         said += notes
     alpha = None
     if found.transparent:
@@ -228,8 +229,8 @@ def picture_of(
     if mode not in ("RGB", "RGBA", "L", "LA") and bits <= 8:
         picture.notes.append(f"mode {mode} converted to {wanted}")
     picture.pixels = pixels.turned(picture.pixels, orientation)
-    said += extras.colours_to_profile(picture, found, grey)
-    said += extras.drop_unfit(picture, wanted)
+    said += picture_metadata.colours_to_profile(picture, found, grey)
+    said += picture_metadata.drop_unfit(picture, wanted)
     if strip:
         picture.metadata.clear()
     else:

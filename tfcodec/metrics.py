@@ -148,6 +148,11 @@ def decibels(similarity: float) -> float:
     return float(-10 * np.log10(rest)) if rest > 0 else float("inf")
 
 
+def finite(value: float | None) -> float | None:
+    """Returns a figure, but None for infinity and NaN, which JSON does not have."""
+    return value if value is not None and np.isfinite(value) else None
+
+
 def bits_per_pixel(size: int, height: int, width: int) -> float:
     """Returns bits per pixel of a file of `size` bytes.
 

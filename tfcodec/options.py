@@ -123,9 +123,8 @@ def check_metric(text: str) -> None:
 
 def check_port(number: int) -> None:
     """Raises a ValueError for a port that `demo` cannot have."""
-    from tfcodec import demo
-
-    demo.check_port(number)
+    if not 0 <= number < 65536:
+        raise ValueError(f"a port is from 0 to 65535, not {number}")
 
 
 def check_above_zero(number: float) -> None:
@@ -217,7 +216,7 @@ def add_coding(command) -> None:
     )
     command.add_argument(
         "--model",
-        default=registry.ENTRIES[0].name,
+        default=registry.DEFAULT,
         metavar="NAME_OR_DIR",
         help="a shipped model, or a model directory (default: %(default)s)",
     )

@@ -119,7 +119,7 @@ class Photograph:
         }  # fmt: skip
         found = bitstream.read_header(data).quality
         if realism is None:
-            realism = registry.resolve(codec.DEFAULT_MODEL).default_realism(found)
+            realism = registry.resolve(registry.DEFAULT).default_realism(found)
         figures = self._figures(OURS, found, data, decoded, realism)
         return {**figures, "seconds": seconds, "realism": realism}
 
@@ -166,7 +166,6 @@ class Photograph:
         self.results.move_to_end(png)
         while len(self.results) > self.limits.results:
             self.results.popitem(last=False)
-        psnr = metrics.psnr(self.pixels, decoded)
         try:
             score = ssimulacra2.score(self.pixels, decoded)
         except ValueError:  # The picture is too small.
@@ -174,12 +173,12 @@ class Photograph:
         return {
             "codec": name, "quality": level, "bytes": len(data),
             "bpp": metrics.bits_per_pixel(len(data), *self.pixels.shape[:2]),
-            "psnr": psnr if math.isfinite(psnr) else None, "ssimulacra2": score,
-            "file": file, "png": png,
+            "psnr": metrics.finite(metrics.psnr(self.pixels, decoded)),
+            "ssimulacra2": score, "file": file, "png": png,
         }  # fmt: skip
 
 
-def shown(picture: images.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def shown(picture: pixels.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
     """Converts an image to what the page shows: sRGB, of at most so many megapixels.
 
     Returns:

@@ -34,7 +34,7 @@ import io
 
 from PIL import Image, ImageFile
 
-from tfcodec import bitstream, codec, images
+from tfcodec import bitstream, codec, exif, images
 
 FORMAT = "TFC"
 MIME = "image/x-tfcodec"
@@ -65,7 +65,7 @@ class TfcImageFile(ImageFile.ImageFile):
         except bitstream.StreamError as error:
             raise SyntaxError(str(error)) from error
         if "exif" in self.info:
-            self.info["exif"] = images.EXIF_PREFIX + self.info["exif"]
+            self.info["exif"] = exif.PREFIX + self.info["exif"]
         self.info["quality"] = header.quality
         self._size, self._mode = (header.width, header.height), header.mode
 
@@ -102,7 +102,7 @@ def save(image: Image.Image, file, filename: str | bytes) -> None:
             value = given[name]
             value = value.tobytes() if isinstance(value, Image.Exif) else value
             value = value.encode() if isinstance(value, str) else value
-            picture.metadata[name] = value and value.removeprefix(images.EXIF_PREFIX)
+            picture.metadata[name] = value
     settings = {name: given[name] for name in SETTINGS & set(given)}
     file.write(codec.compress(picture.pixels, **settings, **picture.metadata))
 

@@ -48,8 +48,8 @@ class PipelineEngine(TensorFlowEngine):
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(path: str, identity: str) -> engine.Codec:
-    return engine.Codec(registry.Model.at(path), PipelineEngine)
+def _loaded(model: registry.Model) -> engine.Codec:
+    return engine.Codec(model, PipelineEngine)
 
 
 def _tensorflow():

@@ -7,7 +7,6 @@ its model by fingerprint, never by name, path or URL; `find` looks up fingerprin
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -51,6 +50,7 @@ ENTRIES = (
         description="photographs, trained for squared error (PSNR); every quality",
     ),
 )
+DEFAULT = ENTRIES[0].name  # the model that is taken where none is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,15 +106,14 @@ class Model:
         """First 8 bytes of the model's SHA-256, as stored in a file."""
         return bytes.fromhex(self.card["fingerprint"])[:FINGERPRINT_BYTES]
 
-    @property
-    def identity(self) -> str:
-        """Hash of the card, by which to tell models in one place apart.
+    def __hash__(self) -> int:
+        """Hash of the path alone, as dicts, such as `card`, have none.
 
-        Models of one decoder have the same fingerprint, but may have other encoders or
-        another second synthesis.
+        Models that were in one place one after the other have the same hash, but are
+        not equal, as their cards differ: even if they have the same decoder, and so the
+        same fingerprint, they may have other encoders or another second synthesis.
         """
-        told = json.dumps(self.card, sort_keys=True).encode()
-        return hashlib.sha256(told).hexdigest()
+        return hash(self.path)
 
     @property
     def licence(self) -> str:

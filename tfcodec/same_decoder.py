@@ -32,7 +32,7 @@ def rebuilt(source: registry.Model):
         starts = quantiser_starts(source.path, points)
         known = {points.tobytes(), starts.tobytes()}
         cost = _table(source.path, "improve", known)
-        model.coder.quantiser = Quantiser.of(cost, points, starts)
+        model.coder.quantiser = Quantiser(cost, points, starts)
     return model
 
 

@@ -75,7 +75,7 @@ class Served(GraphCodec):
             float32 [batch, h, w, channels], in latents, before the gain; and
             `synthesis` y_hat likewise, quality float32 [batch] from 0 to 1 -> images.
         """
-        latents = [batch, *2 * [side // self.card.latent_stride], self.card.channels]
+        latents = [batch, *2 * [side // self.model.latent_stride], self.model.channels]
 
         @traced(
             input_signature=[tf.TensorSpec([batch, side, side, 3], tf.uint8, "images")]
@@ -240,7 +240,7 @@ def warm_up(served: Served, name: str) -> list:
         "compress_pixels": {"image": image, "quality": np.float32(50)},
         "decompress_pixels": {"compressed_bytes": file},
     }
-    if served.card.realistic:
+    if served.model.realistic:
         for signature, realism in ("decompress", [0.5]), ("decompress_pixels", 0.5):
             more = {"realism": np.array(realism, np.float32)}
             inputs[f"{signature}_realism"] = inputs[signature] | more
