@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+from benchmarks.exactness import strings_of
 from tests import tiny
 from tfcodec import (
     bitstream,
@@ -166,15 +167,9 @@ def golden(name):
 def test_golden_files_hold_the_same_integers(both):
     _, ours = both
     for name in OURS:
-        header, chunks = golden(name)
-        boxes = {
-            kind: iter(ours.boxes(header))
-            for kind in (bitstream.TILE, bitstream.ALPHA_TILE)
-        }
         found = []
-        for chunk in (chunk for chunk in chunks if chunk.type in boxes):
-            string = chunk.data[2 * (chunk.type == bitstream.ALPHA_TILE) :]
-            box = next(boxes[chunk.type])
+        data = (GOLDEN / f"{name}.tfc").read_bytes()
+        for box, string in strings_of(data, ours):
             y, _ = ours.decode(box.height, box.width, string)
             found.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
         assert found == ROWS[name]["integers"], name
