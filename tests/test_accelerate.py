@@ -184,9 +184,9 @@ from tfcodec import jax_step, programs
 
 program = programs.Program.at(sys.argv[1])
 batches = np.load(sys.argv[2])
-settings = dict(program.manifest["schedule"])
-pace = programs.Steps(settings.pop("steps"))
-schedule = programs.Schedule(**settings)
+config = program.manifest["config"]
+pace = programs.Steps(config["steps"])
+schedule = programs.Schedule(config["learning_rate"], config["warmup"], config["hold"])
 step = jax.jit(jax_step.finite_or_before(jax_step.function_of(program)))
 state, losses, trail = program.state(), [], {}
 for tf32 in (False, True):

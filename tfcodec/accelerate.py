@@ -122,10 +122,11 @@ class Run:
 
     def _schedule(self):
         """Returns (`programs.Schedule`, what tells the progress)."""
-        settings = dict(self.program.manifest["schedule"])
-        steps = settings.pop("steps")
-        if self.args.learning_rate is not None:
-            settings["peak"] = self.args.learning_rate
+        config = self.program.manifest["config"]
+        peak = self.args.learning_rate
+        if peak is None:
+            peak = config["learning_rate"]
+        schedule = programs.Schedule(peak, config["warmup"], config["hold"])
         if self.args.minutes or self.args.deadline:
             first = self.args.first
             if first is None:
@@ -138,8 +139,8 @@ class Run:
             minutes = self.args.minutes or 10**6
             pace = programs.Clock(minutes, self.args.deadline, first, self.args.last)
         else:
-            pace = programs.Steps(self.args.steps or steps)
-        return programs.Schedule(**settings), pace
+            pace = programs.Steps(self.args.steps or config["steps"])
+        return schedule, pace
 
     def compile(self):
         began = time.monotonic()

@@ -139,12 +139,8 @@ def _manifest(inputs, arguments, config):
         ],
         "metrics": METRICS,
         "arguments": arguments,
-        "schedule": {
-            "peak": config.learning_rate, "warmup": config.warmup, "hold": config.hold,
-            "steps": config.steps,
-        },
         "config": dataclasses.asdict(config),
-    }  # fmt: skip
+    }
 
 
 def write(model, given: Given, config, directory) -> pathlib.Path:
