@@ -312,8 +312,9 @@ def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
             x = tf.nn.conv2d(tf.nn.space_to_depth(x, 4), kernel, 1, "SAME")
             return {"y": x @ weights + tf.range(64.0) if with_dense else x}
 
-        inputs = [tf.TensorSpec([1, None, None, 3], tf.uint8, "image")]
-        data = litert_export.converted(run, inputs)
+        image = tf.TensorSpec([1, None, None, 3], tf.uint8, "image")
+        concrete = tf.function(run).get_concrete_function(image)
+        data = litert_export.from_graph(concrete)
         return data, litert_int8.with_int8(data)
 
     def outputs(files):

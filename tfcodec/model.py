@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -17,6 +18,8 @@ from tfcodec.tracing import as_written, traced
 CENTRE, SCALE = 127.5, 25.5
 # At this lambda the best quantisation step of latents is about 1, so their gain is 1.
 UNIT_LMBDA = 0.01
+# Side, in latents, of the inputs on which the reach of networks is measured.
+REACH_SIDE = 33
 
 
 class CompressionModel(tf.keras.Model):
@@ -126,9 +129,14 @@ class CompressionModel(tf.keras.Model):
         return {**found, "cost": self.cost(rate, distortion, quality)}
 
     def cost(self, bpp, distortion, quality):
-        """Combines rate and distortion to the cost [b]; all arguments are [b]."""
+        """Combines rate and distortion to the cost [b]; all arguments are [b].
+
+        Over a range of lambda, rate + lambda * distortion grows about as sqrt(lambda),
+        so that high qualities would dominate the gradient: it is divided by that.
+        """
         lmbda = self.lmbda_at(quality)
-        return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
+        cost = bpp + lmbda * distortion
+        return cost / tf.sqrt(lmbda) if self.variable_rate else cost
 
     @as_written
     def train_step(self, data):
@@ -295,12 +303,12 @@ class CompressionModel(tf.keras.Model):
         """Pixels per latent y, in each dimension."""
         return self.stride // self.coder.stride
 
-    def reach(self, side=33):
+    def reach(self):
         """How far away inputs affect outputs, in latents, of analysis and synthesis.
 
-        Measured on random inputs of `side` latents a side: see `farthest`.
+        Measured on random inputs of `REACH_SIDE` latents a side: see `farthest`.
         """
-        stride = self.latent_stride
+        side, stride = REACH_SIDE, self.latent_stride
         random = np.random.default_rng(0)
         image = random.uniform(0, 255, [side * stride, side * stride, 3])
         half = np.full([1], 0.5, np.float32)
@@ -310,18 +318,13 @@ class CompressionModel(tf.keras.Model):
             "synthesis": farthest(lambda x: self.synthesise(x, half).numpy(), y),
         }
 
-    def kmac_per_pixel(self, side=256):
-        """Thousands of multiply-adds per pixel of each part, counted in its graph.
+    def kmac_per_pixel(self):
+        """Thousands of multiply-adds per pixel of each part, counted in its graph."""
+        return dict(self._counted)
 
-        They are counted only once, as tracing the parts takes seconds.
-        """
-        # Not an attribute, which Keras would save in checkpoints.
-        known = self.__dict__.setdefault("_kmac_per_pixel", {})
-        if side not in known:
-            known[side] = self._counted(side)
-        return dict(known[side])
-
-    def _counted(self, side):
+    @functools.cached_property  # as tracing the parts takes seconds
+    def _counted(self):
+        side = 256
         latents = [1, side // self.latent_stride, side // self.latent_stride]
         y = tf.TensorSpec([*latents, self.channels])
         parts = {

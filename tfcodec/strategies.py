@@ -22,7 +22,6 @@ from absl import logging
 
 from tfcodec import signals
 from tfcodec.data import Share
-from tfcodec.settings import check_strategy
 from tfcodec.tracing import traced
 
 # Seconds to look for a TPU by its name. Outside of Google's cloud there is no metadata
@@ -39,7 +38,7 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
     """Returns a strategy. Call this before any TensorFlow operation has run.
 
     Args:
-        kind: one of `STRATEGIES` of `settings`.
+        kind: one of `STRATEGIES` of `settings`, which has checked what goes with it.
         replicas: number of devices of a mirrored strategy; 0 for all GPUs, or the CPU.
         tpu: `local`, the name of a Cloud TPU, or its address, `grpc://host:port`.
 
@@ -47,7 +46,6 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
         ValueError: there is no such strategy, device, cluster or TPU; the message is
             for the command line.
     """
-    check_strategy(kind, replicas, tpu)
     if kind == "mirrored":
         return mirrored(replicas)
     if kind == "multi_worker":
