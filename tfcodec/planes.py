@@ -67,8 +67,8 @@ def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns (colours [h, w] or [h, w, 3], alpha [h, w] or None) of an image.
 
     The colours of fully transparent pixels, which no one sees, are replaced by what
-    costs few bits: the mean of the visible pixels in their cell of `CELL` pixels a side,
-    or if there are none, in a larger cell.
+    costs few bits: the mean of the visible pixels in their cell of `CELL` pixels a
+    side, or if there are none, in a larger cell.
     """
     channels = channels_of(image)
     if channels in (None, 3):
