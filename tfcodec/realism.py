@@ -119,7 +119,11 @@ def keep_latents(config, directory, training, encode, channels):
     """
     folder, side = directory / LATENTS, config.patch
     if not folder.is_dir():
-        patches = iter(training(0))
+        examples = (
+            pair
+            for batch in training(0)
+            for pair in zip(batch["image"].numpy(), batch["quality"].numpy())
+        )
         with files.new_directory(folder) as part, reading():
             part.mkdir()
             arrays = {
@@ -135,18 +139,12 @@ def keep_latents(config, directory, training, encode, channels):
                 )
                 for key, (kind, shape) in arrays.items()
             }
-            number = 0
-            while number < config.patches:
-                batch = next(patches)
-                for pixels, u in zip(batch["image"].numpy(), batch["quality"].numpy()):
-                    if number == config.patches:
-                        break
-                    example = _example(config, number, pixels, u, encode)
-                    for key, value in example.items():
-                        arrays[key][number] = value
-                    number += 1
-                    if number % 200 == 0:
-                        logging.info("latents of %d patches", number)
+            for number, (pixels, u) in zip(range(config.patches), examples):
+                example = _example(config, number, pixels, u, encode)
+                for key, value in example.items():
+                    arrays[key][number] = value
+                if (number + 1) % 200 == 0:
+                    logging.info("latents of %d patches", number + 1)
             for array in arrays.values():
                 array.flush()
     keys = ("image", "latents", "error", "moments", "weight")

@@ -8,6 +8,7 @@ except for the order in which numbers are added.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -230,23 +231,20 @@ def within(seconds: float, function):
     Raises:
         TimeoutError: it took longer. It goes on in a thread of its own.
     """
-    results = []
+    future: concurrent.futures.Future = concurrent.futures.Future()
 
     def call():
         try:
-            results.append((function(), None))
+            future.set_result(function())
         except Exception as error:
-            results.append((None, error))
+            future.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not results:
-        raise TimeoutError
-    ((value, error),) = results
-    if error:
-        raise error
-    return value
+    # Not of a pool, whose threads keep the process from ending.
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError:  # before Python 3.11 not the built-in one
+        raise TimeoutError from None
 
 
 def first_line(error) -> str:
