@@ -2,13 +2,14 @@
 
     python -m tfcodec.litert_export MODEL [DIR [--int8]]
 
-takes a shipped model, or one that `train.py` exported, and adds `litert` to its
-directory, or writes DIR, a model directory for LiteRT alone. Both have LiteRT
-(TensorFlow Lite) files of the floating-point networks, for images of any height and
-width, which use only operations that are built into LiteRT; and the numbers of the
-exact coder, which `walk` runs in NumPy. `litert` leaves out what the SavedModel beside
-it stores: see `litert_files`; and has a network `exact` for the largest layers of the
-coder, which DIR lacks, as it would store them twice. The fingerprint is the same, as
+takes a shipped model, or one that `train.py` exported. Without DIR it adds a folder
+`litert` to the model, which shares the SavedModel's weights (see `litert_files`) and
+has a network `exact` for the coder's largest layers. With DIR it writes a model for
+LiteRT alone, without `exact`, whose weights would be stored twice.
+
+Both have LiteRT (TensorFlow Lite) files of the floating-point networks, for images of
+any height and width, which use only operations that are built into LiteRT; and the
+numbers of the exact coder, which `walk` runs in NumPy. The fingerprint is the same, as
 all integers are: each engine opens the files of the other.
 """
 
@@ -120,10 +121,10 @@ def _added(source, made, numbers) -> pathlib.Path:
 
 
 def stored_arrays(source: registry.Model) -> dict[str, list]:
-    """Returns the variables of a model's SavedModels, by the file that stores them.
+    """Returns what a model's SavedModels store.
 
-    Names of files are relative to the model's directory. Each variable is (array,
-    scales), where scales is None or what the array is to be multiplied by.
+    For each file (path relative to the model's directory), its variables as (array,
+    scales). `scales` is None, or the factors that restore the values.
     """
     arrays = {}
     for directory in filter(

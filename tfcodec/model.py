@@ -165,22 +165,10 @@ class CompressionModel(tf.keras.Model):
         """Takes a Newton step of the latents of images towards the least cost.
 
         The cost is bits + lambda * distortion * pixels, with the distortion that the
-        model is trained for.  A Newton step divides the slope of the cost by its
-        curvature in each latent, which is known, as training has minimised the cost.
-        At high rates the rounding error e of a latent is uniform over one unit, so its
-        variance is 1/12.  Scaling a latent up by 1 % costs 0.01 / log(2) bits more and
-        makes e 1 % smaller, which saves 0.01 * mean(e * slope), the slope being that of
-        lambda * distortion * pixels.  At the minimum both are equal: mean(e * slope) =
-        1 / log(2), whatever the distortion.  The line through 0 that fits the slopes
-        best, as a function of e, then has the steepness mean(e * slope) / mean(e^2) =
-        12 / log(2), which is twice ERROR_BITS.  For squared error this is the
-        curvature; for distortions whose slope is not proportional to the error, it is a
-        mean curvature.
-
-        The step counts half of the effect of latents on each other's bits, and is
-        damped, as the rounding makes the cost rough.  Stochastic Gumbel annealing
-        (Yang, Bamler, Mandt 2020, arXiv:2006.04240) has the same aim, and takes far
-        more steps.
+        model is trained for, and its curvature in each latent is twice ERROR_BITS,
+        which docs/training.md derives (under "Effort"). The step counts half of the
+        effect of latents on each other's bits, and is damped, as the rounding makes the
+        cost rough.
 
         Args:
             x: pixels [b, h, w, 3], 0 to 255.
