@@ -170,7 +170,7 @@ def test_a_run_of_train_py_is_not_begun_anew_by_mistake(program, tmp_path):
 
 def test_it_imports_neither_tensorflow_nor_jax_before_it_runs():
     code = (
-        "import tfcodec.accelerate, tfcodec.tiles, sys; "
+        "import tfcodec.accelerate, tfcodec.training_tiles, sys; "
         "assert not {'tensorflow', 'jax'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

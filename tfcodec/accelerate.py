@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from tfcodec import console, helpers, programs, tiles
+from tfcodec import console, helpers, programs, training_tiles
 
 # Steps that may be under way on the device before the next is asked for.
 AHEAD = 10
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--scales",
         type=float,
         nargs="+",
-        default=tiles.SCALES,
+        default=training_tiles.SCALES,
         help="factors by which images are reduced",
     )
     add("--jobs", type=int, default=helpers.cores(), help="processes that decode")
@@ -293,8 +293,8 @@ def train(args) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     validated = bool(program.manifest["config"]["validation"])
-    finder = tiles.Finder(args.images, hold_out=not validated)
-    with tiles.Reader(
+    finder = training_tiles.Finder(args.images, hold_out=not validated)
+    with training_tiles.Reader(
         finder, run.side, run.patch, tuple(args.scales), args.jobs, args.rescan
     ) as reader:
         run.compile()  # While images are read.
