@@ -89,7 +89,7 @@ def model_of(row) -> str:
 
 
 def strings_of(data, decoder):
-    """Yields (tile, string) of a file, in its order."""
+    """Yields (box, string) of each tile of a file, in its order, alpha's first."""
     from tfcodec import bitstream
 
     header, chunks = bitstream.unpack(data)
@@ -154,28 +154,18 @@ def stepwise(files, rows, xla):
     With `xla`, each network is compiled by itself.
     """
     try:
-        from tfcodec import architectures, rans, weights
+        from tfcodec import architectures, same_decoder, weights
     except ImportError:
         raise SystemExit("skipped: needs TensorFlow Compression") from None
     import tensorflow as tf
 
-    from tfcodec import codec, registry
+    from tfcodec import codec, registry, tiling
 
     found = {}
     for model in sorted({model_of(row) for row in rows.values()}):
-        card = registry.resolve(model).card
-        numbers = getattr(
-            tf.saved_model.load(str(registry.resolve(model).path)), "decoder", None
-        )
-        if numbers is None:
-            continue
-        numbers = {k: v.numpy() for k, v in numbers.items()}
-        quality = card["quality"]
-        network = architectures.build(
-            card["architecture"], (quality["lmbda_min"], quality["lmbda_max"]),
-            **card["options"],
-        )  # fmt: skip
-        weights.load_model(network, registry.resolve(model).path)
+        source = registry.resolve(model)
+        network = architectures.from_card(source.card)
+        weights.load_model(network, source.path)
         for layer in network.exact_layers():
             layer.freeze()
         if xla:
@@ -183,18 +173,12 @@ def stepwise(files, rows, xla):
             nets = [coder.hyper_synthesis, *coder.slice_nets, *coder.pyramid_nets]
             for net in nets:
                 net.call = tf.function(net.call, jit_compile=True)
-        size = numbers["tables/size"].astype(int)
-        rows_of = np.split(numbers["tables/frequency"], np.cumsum(size)[:-1])
-        tables = rans.Tables.from_rows(
-            [(f.astype(int), int(o)) for f, o in zip(rows_of, numbers["tables/offset"])]
-        )
+        tables = same_decoder.tables(source.path)
         for name in (name for name in rows if model_of(rows[name]) == model):
             found[name] = {"integers": [], "pixels": None}
             for box, string in strings_of(files[name], codec.load(model, "tensorflow")):
-                size = [
-                    -(-side // network.stride) * network.stride // network.latent_stride
-                    for side in (box.height, box.width)
-                ]
+                padded = tiling.padded_size(box.height, box.width, network.stride)
+                size = [side // network.latent_stride for side in padded]
                 y, _, sound = network.coder.decompress(
                     tf.constant(string), *size, tables
                 )

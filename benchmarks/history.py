@@ -351,17 +351,10 @@ def sheet(codecs: dict, image: np.ndarray, size: int, columns: int = 4):
 
 def held_out(given) -> list[np.ndarray]:
     """Returns the crops that models are validated on, uint8 [height, width, 3]."""
-    from tfcodec import data, files
-    from tfcodec import held_out as rule
+    from tfcodec import training
 
-    multiple = rule.MULTIPLE
-    if given.validation:
-        paths = files.find_images(files.patterns_of(given.validation))
-    else:
-        paths = rule.split(files.find_images(given.images), multiple)[1]
-    paths = data.usable(paths, multiple)
-    pictures = data.open_images(paths, given.held_out)()
-    return [data.centre_crop(picture, multiple) for picture in pictures]
+    _, batches = training.datasets(config_of("cnn", {}, given))  # the same for each
+    return [batch["image"][0].numpy() for batch in batches]
 
 
 def others(given) -> dict:

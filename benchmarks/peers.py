@@ -7,12 +7,11 @@ downloaded: the networks take as long as trained ones, but the files mean nothin
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import struct
 
 import numpy as np
 
-from tfcodec import tiling
+from tfcodec import helpers, tiling
 from tfcodec.classical import Missing
 
 STRIDE = 64
@@ -54,8 +53,7 @@ class CompressAI(Peer):
         self.name, self.torch = f"compressai-{model}", torch
         versions = (importlib.metadata.version(p) for p in ("compressai", "torch"))
         self.version = "CompressAI {}, PyTorch {}".format(*versions)
-        if hasattr(os, "sched_getaffinity"):
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(helpers.cores())
         torch.manual_seed(0)
         build = getattr(zoo, model.replace("-", "_"))
         self.model = build(quality=3, pretrained=False).eval()
@@ -83,7 +81,7 @@ class TensorFlowCompression(Peer):
 
     name = "tfc-bmshj2018"
 
-    def __init__(self, channels: int = 192):
+    def __init__(self):
         try:
             import tensorflow as tf
             import tensorflow_compression as tfc
@@ -96,7 +94,7 @@ class TensorFlowCompression(Peer):
         versions = importlib.metadata.version("tensorflow-compression"), tf.__version__
         self.version = "TensorFlow Compression {}, TensorFlow {}".format(*versions)
         tf.keras.utils.set_random_seed(0)
-        n = channels
+        n = 192  # channels
 
         def conv(filters, kernel, down=1, up=1, activation=None):
             return tfc.SignalConv2D(

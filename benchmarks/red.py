@@ -82,6 +82,9 @@ def main(arguments=None):
             rows.append([figures(pixels[place], x[place]) for x in (ours, theirs)])
             shown = "  ".join(f"{e:7.1f} {c:.3f}" for e, c in rows[-1])
             print(f"{rate:4g}  {name:20} {shown}", flush=True)
+        if not rows:
+            print(f"{rate:g} bpp, 0 images: nothing to compare")
+            continue
         (error, kept), (other, their_kept) = np.array(rows).transpose(1, 2, 0)
         ratio = np.exp(np.log(error / other).mean())
         print(

@@ -28,10 +28,10 @@ def photographs(paths, side, batch):
     return np.stack(tiled)
 
 
-def seconds(function, *arguments, least=1.0):
-    """Returns the median time of runs, which take at least `least` seconds together."""
+def seconds(function, *arguments):
+    """Returns the median time of runs, which take at least a second together."""
     times = []
-    while sum(times) < least or len(times) < 3:
+    while sum(times) < 1 or len(times) < 3:
         begin = time.perf_counter()
         function(*arguments).numpy()
         times.append(time.perf_counter() - begin)

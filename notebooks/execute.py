@@ -34,8 +34,9 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         notebook, timeout=3600, kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}}, record_timing=False,
     )  # fmt: skip
-    # It would answer a widget on the socket on which it waits for the cell's end, and
-    # now and then not wake when that comes.  What a widget prints is the cell's, so.
+    # nbclient would answer a widget on the same socket on which it waits for the cell's
+    # end, and so sometimes miss that end. Without handlers, what a widget prints counts
+    # as the cell's output.
     client.comm_open_handlers.clear()
     client.execute()
     notebook.metadata = {

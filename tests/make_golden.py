@@ -18,6 +18,7 @@ from PIL import Image
 from skimage import data
 
 import tfcodec
+from benchmarks.exactness import strings_of
 from tests import tiny
 from tfcodec import bitstream, codec, litert_export, training
 
@@ -116,19 +117,11 @@ def escapes(decoder, image) -> bytes:
 
 def digests(data: bytes, model: str) -> dict:
     """SHA-256 of the integers of each string of a file, in order, and of the pixels."""
-    header, chunks = bitstream.unpack(data)
     decoder = codec.load(model, "tensorflow")
-    boxes = {
-        bitstream.TILE: iter(decoder.boxes(header)),
-        bitstream.ALPHA_TILE: iter(decoder.boxes(header)),
-    }
     integers = []
-    for chunk in chunks:
-        if chunk.type in boxes:
-            box = next(boxes[chunk.type])
-            string = chunk.data[2 * (chunk.type == bitstream.ALPHA_TILE) :]
-            y, _ = decoder.decode(box.height, box.width, string)
-            integers.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
+    for box, string in strings_of(data, decoder):
+        y, _ = decoder.decode(box.height, box.width, string)
+        integers.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
     pixels = tfcodec.decompress(data, model, realism=0, engine="tensorflow")
     return {
         "integers": integers,

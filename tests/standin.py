@@ -45,7 +45,7 @@ class Lossless(engine.Codec):
             progress(step, steps)
         image = planes.checked_image(image)
         height, width = image.shape[:2]
-        layout = planes.LAYOUTS[planes.channels_of(image)]
+        layout = planes.layout_of(image)
         header = Header(self.model.fingerprint, width, height, quality_, layout)
         chunks = bitstream.metadata_chunks(metadata)
         if header.alpha:

@@ -180,7 +180,7 @@ def test_a_run_directory_that_another_training_writes_to_is_refused(
 
 def test_it_imports_neither_tensorflow_nor_jax_before_it_runs():
     code = (
-        "import tfcodec.accelerate, tfcodec.tiles, sys; "
+        "import tfcodec.accelerate, tfcodec.training_tiles, sys; "
         "assert not {'tensorflow', 'jax'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
@@ -194,9 +194,9 @@ from tfcodec import jax_step, programs
 
 program = programs.Program.at(sys.argv[1])
 batches = np.load(sys.argv[2])
-settings = dict(program.manifest["schedule"])
-pace = programs.Steps(settings.pop("steps"))
-schedule = programs.Schedule(**settings)
+config = program.manifest["config"]
+pace = programs.Steps(config["steps"])
+schedule = programs.Schedule(config["learning_rate"], config["warmup"], config["hold"])
 step = jax.jit(jax_step.finite_or_before(jax_step.function_of(program)))
 state, losses, trail = program.state(), [], {}
 for tf32 in (False, True):

@@ -238,7 +238,7 @@ def test_one_at_a_time_and_none_for_those_who_left(port, at, monkeypatch):
 def test_large_images_are_reduced_and_colours_are_srgb():
     def shown(pixels, **options):
         picture = images.read(io.BytesIO(encoded(pixels, **options)), "it")
-        return photographs.shown(picture, demo.Limits(megapixels=0.01))
+        return photographs.for_page(picture, demo.Limits(megapixels=0.01))
 
     pixels, notes = shown(np.full([200, 300, 3], 9, np.uint8))
     assert pixels.shape == (81, 122, 3)

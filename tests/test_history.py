@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import history
 from tests.test_metrics import photo
-from tfcodec import contestants
+from tfcodec import contestants, files
 
 
 def card(zeros=None):
@@ -75,6 +76,17 @@ def test_a_curve_has_the_means_of_crops_at_each_quality():
     for key in ("bpp", "psnr", "ssimulacra2"):
         mean = np.mean([rows[1][key] for rows in alone])
         np.testing.assert_allclose(both[1][key], mean)
+
+
+def test_other_codecs_code_the_crops_that_models_are_validated_on(tmp_path):
+    pytest.importorskip("tensorflow_compression")
+    for number in range(3):
+        Image.fromarray(photo(100, 70 + number)).save(tmp_path / f"{number}.png")
+    held = files.hold_out(files.find_images([tmp_path]))[1][0]
+    held.write_bytes(b"damaged")  # another is held out instead
+    crops = history.held_out(history.parse([str(tmp_path), "--patch=32"]))
+    assert [crop.shape for crop in crops] == [(96, 64, 3)]
+    assert crops[0].dtype == np.uint8
 
 
 def test_the_sheet_has_each_codec_at_the_size_nearest_to_that_asked_for(tmp_path):

@@ -23,7 +23,7 @@ TABLE = """
     graph_files graph_images graph_codec serving
     data weights rounding graph_size export same_decoder litert_int8 litert_exact
     litert_export reencode
-    workers programs locks tiles jax_step accelerate
+    workers programs locks training_tiles jax_step accelerate
     settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
     dictionary contestants evaluation averages summary report pillow_plugin
@@ -43,7 +43,7 @@ RUNNING = """
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation averages summary report
-    pillow_plugin photographs demo programs locks tiles jax_step
+    pillow_plugin photographs demo programs locks training_tiles jax_step
     accelerate
     options names arguments batch bulk beam jobs commands cli
 """.split()

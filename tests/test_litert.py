@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
+from benchmarks.exactness import strings_of
 from tests import tiny
 from tfcodec import (
     bitstream,
@@ -166,15 +167,9 @@ def golden(name):
 def test_golden_files_hold_the_same_integers(both):
     _, ours = both
     for name in OURS:
-        header, chunks = golden(name)
-        boxes = {
-            kind: iter(ours.boxes(header))
-            for kind in (bitstream.TILE, bitstream.ALPHA_TILE)
-        }
         found = []
-        for chunk in (chunk for chunk in chunks if chunk.type in boxes):
-            string = chunk.data[2 * (chunk.type == bitstream.ALPHA_TILE) :]
-            box = next(boxes[chunk.type])
+        data = (GOLDEN / f"{name}.tfc").read_bytes()
+        for box, string in strings_of(data, ours):
             y, _ = ours.decode(box.height, box.width, string)
             found.append(hashlib.sha256(y.astype("<i4").tobytes()).hexdigest())
         assert found == ROWS[name]["integers"], name
@@ -317,8 +312,9 @@ def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
             x = tf.nn.conv2d(tf.nn.space_to_depth(x, 4), kernel, 1, "SAME")
             return {"y": x @ weights + tf.range(64.0) if with_dense else x}
 
-        inputs = [tf.TensorSpec([1, None, None, 3], tf.uint8, "image")]
-        data = litert_export.converted(run, inputs)
+        image = tf.TensorSpec([1, None, None, 3], tf.uint8, "image")
+        concrete = tf.function(run).get_concrete_function(image)
+        data = litert_export.from_graph(concrete)
         return data, litert_int8.with_int8(data)
 
     def outputs(files):

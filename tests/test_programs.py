@@ -64,8 +64,10 @@ def made(directory):
     manifest = {
         "version": programs.VERSION, "arguments": arguments, "metrics": ["loss"],
         "inputs": [{"name": "images", "shape": [2, 64, 64, 3], "dtype": "uint8"}],
-        "schedule": {"peak": 1e-3, "warmup": 1, "hold": 0.5, "steps": 10},
-        "config": {"validation": "", "steps": 10},
+        "config": {
+            "validation": "", "learning_rate": 1e-3, "warmup": 1, "hold": 0.5,
+            "steps": 10,
+        },
     }  # fmt: skip
     directory.mkdir()
     (directory / programs.MANIFEST).write_text(json.dumps(manifest))

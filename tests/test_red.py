@@ -1,6 +1,8 @@
 import numpy as np
+from PIL import Image
 
 from benchmarks import red
+from tfcodec import codec, quality
 
 
 def test_the_square_with_most_red_detail_is_found():
@@ -23,3 +25,19 @@ def test_figures_tell_lost_detail_from_noise():
     error, kept = red.figures(original, other)
     assert error > 1000
     assert abs(kept) < 0.1
+
+
+def test_a_rate_that_no_image_reaches_is_said(tmp_path, capsys, monkeypatch):
+    def compress(pixels, target_bpp):
+        raise quality.OutOfReach("too large")
+
+    monkeypatch.setattr(codec, "compress", compress)
+    stripes = np.zeros([200, 200, 3], np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "grey.png")
+    stripes[:, ::2, 0] = 200
+    Image.fromarray(stripes).save(tmp_path / "red.png")
+    for name, count in (("grey", 0), ("red", 1)):
+        red.main([str(tmp_path / f"{name}.png"), "--bpp", "0.1"])
+        said = capsys.readouterr().out.splitlines()
+        assert said[0] == f"{count} images have red detail"
+        assert said[1] == "0.1 bpp, 0 images: nothing to compare"

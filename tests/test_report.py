@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.test_cli import call, fails, folder  # noqa: F401
 from tests.test_metrics import photo
-from tfcodec import classical, contestants, report
+from tfcodec import classical, console, contestants, report
 
 
 @pytest.fixture
@@ -56,6 +56,14 @@ def test_a_report_holds_all_it_shows(images, capsys):
         assert start == "data:image/png;base64"
         assert Image.open(io.BytesIO(base64.b64decode(code))).size == (180, 170)
     assert "exists; -f overwrites" in fails(capsys, *argv)
+
+
+def test_progress_is_shown_while_pictures_are_coded(images, capsys, monkeypatch):
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves stderr to the test
+    argv = ["eval", ".", "--codecs", "jpeg:q=50", "--report", "out.html"]
+    assert call(*argv, "--pictures=2") == 0
+    assert "2 of 2 pictures of the report" in capsys.readouterr().err
 
 
 def test_a_report_asks_for_nothing_from_elsewhere(images):

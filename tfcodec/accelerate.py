@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from tfcodec import console, held_out, helpers, locks, programs, tiles
+from tfcodec import console, held_out, helpers, locks, programs, training_tiles
 
 # Steps that may be under way on the device before the next is asked for.
 AHEAD = 10
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
         "--scales",
         type=float,
         nargs="+",
-        default=tiles.SCALES,
+        default=training_tiles.SCALES,
         help="factors by which images are reduced",
     )
     add("--jobs", type=int, default=helpers.cores(), help="processes that decode")
@@ -122,10 +122,11 @@ class Run:
 
     def _schedule(self):
         """Returns (`programs.Schedule`, what tells the progress)."""
-        settings = dict(self.program.manifest["schedule"])
-        steps = settings.pop("steps")
-        if self.args.learning_rate is not None:
-            settings["peak"] = self.args.learning_rate
+        config = self.program.manifest["config"]
+        peak = self.args.learning_rate
+        if peak is None:
+            peak = config["learning_rate"]
+        schedule = programs.Schedule(peak, config["warmup"], config["hold"])
         if self.args.minutes or self.args.deadline:
             first = self.args.first
             if first is None:
@@ -138,8 +139,8 @@ class Run:
             minutes = self.args.minutes or 10**6
             pace = programs.Clock(minutes, self.args.deadline, first, self.args.last)
         else:
-            pace = programs.Steps(self.args.steps or steps)
-        return programs.Schedule(**settings), pace
+            pace = programs.Steps(self.args.steps or config["steps"])
+        return schedule, pace
 
     def compile(self):
         began = time.monotonic()
@@ -299,8 +300,8 @@ def _train(program, args):
         signal.signal(number, stop)
     validated = bool(program.manifest["config"]["validation"])
     side = None if validated else held_out.side_of(run.patch)
-    finder = tiles.Finder(args.images, side)
-    with tiles.Reader(
+    finder = training_tiles.Finder(args.images, side)
+    with training_tiles.Reader(
         finder, run.side, run.patch, tuple(args.scales), args.jobs, args.rescan
     ) as reader:
         run.compile()  # While images are read.

@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import math
 
+import tensorflow as tf
+
 from tfcodec import transforms as t
 from tfcodec.constants import PYRAMID
 from tfcodec.densities import SCALES
@@ -315,6 +317,22 @@ def from_card(card: dict, make=build) -> CompressionModel:
     model = make(card["architecture"], (low, high), **card["options"])
     model.lowered = lowered(card)
     return model
+
+
+def realistic(card: dict, counts, precision: str = "float32"):
+    """Returns a `RealisticSynthesis` of an exported model, with initial weights.
+
+    Args:
+        card: the `card.json` of the exported model.
+        counts: its numbers of noise channels.
+        precision: the Keras policy of the layers that it shares with the synthesis.
+    """
+    tf.keras.mixed_precision.set_global_policy(precision)
+    own = from_card(card, assembled)
+    tf.keras.mixed_precision.set_global_policy("float32")
+    second = t.RealisticSynthesis(own.synthesis, counts)
+    second(tf.zeros([1, 4, 4, own.channels]), tf.zeros([2], tf.int32))
+    return second
 
 
 def lowered(card: dict) -> float:

@@ -22,9 +22,9 @@ from tfcodec.options import (
     checked,
     codecs,
     count,
+    crop,
     file,
     folder,
-    numbers,
     path,
     positive,
 )
@@ -178,7 +178,7 @@ def add_decompress(commands) -> None:
     add_realism(command)
     command.add_argument(
         "--crop",
-        type=numbers,
+        type=crop,
         metavar="X,Y,W,H",
         help="decode only W x H pixels, from column X and row Y on",
     )

@@ -295,13 +295,15 @@ def eval_(args: argparse.Namespace) -> bool:
     known = []
     if args.published:  # first, as it fails if the images are not of a known set
         known = averages.published([evaluation.digest(read(path)) for path in paths])
-    with quiet_tensorflow() as stderr, Progress(stderr, "files") as progress:
-        rows = evaluation.evaluate(
-            paths, codecs, read, args.cache, progress, args.jobs, args.metric
-        )
+    with quiet_tensorflow() as stderr:
+        with Progress(stderr, "files") as progress:
+            rows = evaluation.evaluate(
+                paths, codecs, read, args.cache, progress, args.jobs, args.metric
+            )
         if args.report:
             chosen = paths[: max(0, args.pictures)]
-            pictures = html.pictures(chosen, codecs, read)
+            with Progress(stderr, "pictures of the report") as progress:
+                pictures = html.pictures(chosen, codecs, read, progress=progress)
     means = averages.means(rows)
     curves = averages.curves(means, known)
     pairs = [

@@ -29,7 +29,7 @@ UNLIMITED = Limits(*[0] * len(dataclasses.fields(Limits)))
 def check_size(image: np.ndarray, max_pixels: int | None = None) -> None:
     """Raises UnsupportedStream if the file of an image would be over the limits."""
     height, width = image.shape[:2]
-    layout = planes.LAYOUTS[planes.channels_of(image)]
+    layout = planes.layout_of(image)
     tile = tiling.tile_layout(height, width)
     header = Header(b"", width, height, 0, layout, tile)
     bitstream.check_limits(header, Limits().for_pixels(max_pixels))
@@ -185,7 +185,7 @@ class Codec:
         """
         self.engine.check()
         image = planes.checked_image(image)
-        layout = planes.LAYOUTS[planes.channels_of(image)]
+        layout = planes.layout_of(image)
         if alpha_quality is not None:
             quality.check(alpha_quality, "alpha_quality")
         height, width = image.shape[:2]

@@ -148,9 +148,9 @@ def export_realism(model, second, directory):
         y_hat = model.unscaled_latents(y_hat, quality[None])
         return {"image": whole_levels(second(y_hat, origin)[0] * SCALE + CENTRE)}
 
-    latents, quality = model.graphs(None)["synthesis"][1]
+    specs = model.argument_specs()
     origin = tf.TensorSpec([2], tf.int32, "origin")
-    frozen = Frozen(synthesis, [latents, quality, origin])
+    frozen = Frozen(synthesis, [specs["y_hat"], specs["quality"], origin])
     check_stock([frozen])
     module = Store()
     signatures = {"synthesis": module.function(frozen)}

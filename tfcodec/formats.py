@@ -169,7 +169,7 @@ def _save(file, form, picture, kept):
     tries = list(_tries(about, picture, kept))
     for orientation, metadata in tries:
         image = Image.fromarray(pixels.turned(picture.pixels, orientation))
-        image = pixels.converted(image, _stored(image.mode, about))
+        image = pixels.over_white(image, _stored(image.mode, about))
         try:
             options, notes = _options(form, metadata, image.size)
             image.save(file, form, **about.options, **options)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfcodec import graph_files, planes
+from tfcodec import graph_files
+from tfcodec.headers import PNG_START
 
 
 class Grid:
@@ -55,7 +56,7 @@ def read_image(data, limits):
     """
     check = graph_files.Check()
     start = graph_files.window(data, 0, 24)
-    png = tf.reduce_all(start[:8] == list(planes.PNG_START[:8]))
+    png = tf.reduce_all(start[:8] == list(PNG_START))
     jpeg = tf.reduce_all(start[:3] == [0xFF, 0xD8, 0xFF])
     check(png | jpeg, "neither PNG nor JPEG")
     sides = [
@@ -147,7 +148,8 @@ def read_alpha(string, height, width):
     """As `planes.read_png`: (uint8 [h, w, 1], error)."""
     check = graph_files.Check()
     start = graph_files.window(string, 0, 26)
-    check(tf.reduce_all(start[:16] == list(planes.PNG_START)), "damaged: alpha")
+    header = PNG_START + b"\0\0\0\rIHDR"  # a chunk of 13 bytes
+    check(tf.reduce_all(start[:16] == list(header)), "damaged: alpha")
     size = [graph_files.little_endian(start[k : k + 4][::-1]) for k in (16, 20)]
     right = (size[0] == tf.cast(width, tf.int64)) & (
         size[1] == tf.cast(height, tf.int64)

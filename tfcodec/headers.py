@@ -49,14 +49,13 @@ class Facts:
         transparent: PNG's one transparent colour: its samples, of `bits` bits.
         colours: a colour space other than sRGB that is given by other means than an ICC
             profile, such as PNG's cICP.
-        overruled: whether there also is an ICC profile, which `colours` overrides.
+        overruled: whether `colours` takes precedence over an ICC profile in the file.
         profile: an ICC profile that Pillow does not read.
         xmp: XMP that Pillow does not read.
         tiff: how to read a TIFF file.
         notes: what will not be kept, in words.
         damage: in words, what is wrong with pixels that can be read nevertheless.
         texts: keywords of PNG texts.
-        gain_map: whether there is one, as in Ultra HDR.
         aspect: (across, down), a resolution of no known unit.
     """
 
@@ -71,7 +70,6 @@ class Facts:
     notes: list[str] = dataclasses.field(default_factory=list)
     damage: list[str] = dataclasses.field(default_factory=list)
     texts: list[str] = dataclasses.field(default_factory=list)
-    gain_map: bool = False
     aspect: tuple[float, float] | None = None
 
 
@@ -228,8 +226,8 @@ def _jpeg(file, found):
     for marker, begin, stop in jpegs.segments(data):
         body = data[begin:stop]
         several |= marker == jpegs.APP2 and body.startswith(b"MPF\0")
-        if marker == jpegs.APP1 and b"hdr-gain-map" in body and not found.gain_map:
-            found.gain_map = True
+        is_map = marker == jpegs.APP1 and b"hdr-gain-map" in body
+        if is_map and GAIN_MAP not in found.notes:  # as in Ultra HDR
             found.notes.append(GAIN_MAP)
         end = stop if marker == jpegs.END[1] else 0
     if end and (not several or b"ftyp" in data[end:]):

@@ -305,7 +305,7 @@ def _of_eight_bits(image, found, picture):
     if told and told.packed:
         image = tiff.unpacked(image, told)
     elif mode == "I" or mode.startswith("I;16"):
-        image = pixels.grey_of(image, bool(told and told.inverted))
+        image = pixels.eight_bit_grey(image, bool(told and told.inverted))
     elif told and told.inverted:
         from PIL import Image, ImageOps
 

@@ -25,7 +25,7 @@ except ImportError as error:
     ) from error
 
 from tfcodec.programs import Program
-from tfcodec.tiles import BLOCK
+from tfcodec.training_tiles import BLOCK
 
 PRODUCTS = {f"stablehlo.{name}" for name in ("convolution", "dot", "dot_general")}
 VERSION = jax.__version__

@@ -12,14 +12,13 @@ import secrets
 import sys
 import time
 
-import apache_beam as beam
+from apache_beam import Pipeline, PTransform
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from tfcodec import beam as transforms
-from tfcodec import bitstream, bulk, files
+from tfcodec import beam, bitstream, bulk, files
 from tfcodec.console import Failure, output, say, shown, without_warnings
 from tfcodec.helpers import cores
 from tfcodec.options import dotted
@@ -75,7 +74,7 @@ def threads_of(runner: str, options: PipelineOptions) -> int:
     return max(1, cores() // (1 if one else direct.direct_num_workers or cores()))
 
 
-def transform_of(args, options: dict, threads: int) -> beam.PTransform:
+def transform_of(args, options: dict, threads: int) -> PTransform:
     """Returns the transform that `tfcodec bulk` applies to each file.
 
     Args:
@@ -84,13 +83,13 @@ def transform_of(args, options: dict, threads: int) -> beam.PTransform:
         threads: of each process.
     """
     if args.decompress:
-        return transforms.Decompress(
+        return beam.Decompress(
             suffix=args.suffix, strip=args.strip, threads=threads, model=args.model,
             realism=args.realism, max_pixels=args.max_pixels, engine=args.engine,
         )  # fmt: skip
     if args.evaluate:
-        return transforms.Evaluate(realism=args.realism, threads=threads, **options)
-    return transforms.Compress(strip=args.strip, threads=threads, **options)
+        return beam.Evaluate(realism=args.realism, threads=threads, **options)
+    return beam.Compress(strip=args.strip, threads=threads, **options)
 
 
 def check_some(text: str, pattern: bulk.Pattern) -> None:
@@ -126,7 +125,7 @@ def run(args, options: dict) -> bool:
     patterns = [bulk.Pattern.of(text, suffixes) for text in args.patterns]
     for text, pattern in zip(args.patterns, patterns):
         check_some(text, pattern)
-    job = transforms.Job(
+    job = beam.Job(
         patterns, out_dir, args.suffix if args.decompress else bitstream.SUFFIX,
         transform, f"{out_dir}/.tfcodec-{secrets.token_hex(8)}", args.force,
         args.skip_existing,
@@ -134,23 +133,23 @@ def run(args, options: dict) -> bool:
     stdout = output("JSON") if args.json else sys.stdout
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), out_dir)
-    figures = [f"{out_dir}/{name}" for name in transforms.FIGURES if job.measures]
+    figures = [f"{out_dir}/{name}" for name in beam.FIGURES if job.measures]
     for path in figures:
         if not args.force and FileSystems.exists(path):
             raise ValueError(f"{shown(path)}: exists; -f overwrites it")
-    _remove(*(f"{out_dir}/{name}" for name in transforms.REPORTS), *figures)
+    _remove(*(f"{out_dir}/{name}" for name in beam.REPORTS), *figures)
     # So that processes that Beam starts on this machine find this package.
     paths = [str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     began = time.monotonic()
     counts = _run_tidily(job, beams)
-    path = f"{out_dir}/{transforms.FAILED}"
+    path = f"{out_dir}/{beam.FAILED}"
     failed = _lines(path) if FileSystems.exists(path) else []
     row = {
         **counts, "failed": len(failed), "seconds": round(time.monotonic() - began, 3)
     }  # fmt: skip
     if job.measures:
-        (row["mean"],) = _lines(f"{out_dir}/{transforms.MEAN}")
+        (row["mean"],) = _lines(f"{out_dir}/{beam.MEAN}")
     _tell(row, failed, path, args.json, stdout)
     return bool(failed)
 
@@ -167,8 +166,8 @@ def _run_tidily(job, options):
 
 def _run(job, options):
     """Runs a job; returns the counters."""
-    pipeline = beam.Pipeline(options=options)
-    transforms.assemble(pipeline, job)
+    pipeline = Pipeline(options=options)
+    beam.assemble(pipeline, job)
     try:
         result = pipeline.run()
         state = result.wait_until_finish()
@@ -183,8 +182,8 @@ def _run(job, options):
     if why:
         hint = "" if job.measures else "; with --skip_existing the same command goes on"
         raise Failure(f"the job ended early: {why.rstrip('.')}{hint}") from cause
-    found = dict.fromkeys(transforms.COUNTERS, 0)
-    named = MetricsFilter().with_namespace(transforms.NAMESPACE)
+    found = dict.fromkeys(beam.COUNTERS, 0)
+    named = MetricsFilter().with_namespace(beam.NAMESPACE)
     for each in result.metrics().query(named)["counters"]:
         found[each.key.metric.name] += each.result
     return found

@@ -33,30 +33,23 @@ def segments(data: bytes):
             return
 
 
-def whole(source: str | os.PathLike | BinaryIO) -> tuple:
-    """Returns (what to open in place of an image file, notes).
+def whole(file: BinaryIO) -> tuple[BinaryIO, list[str]]:
+    """Returns (what to read in place of an image file, notes).
 
     That is the file itself, unless it is a JPEG that has all pixels but no end marker,
     as some cameras write; then it is a copy with one. If pixels are missing, the result
     of a decoder depends on the bytes appended. Then the file is returned unchanged, so
-    that opening it fails as truncated.
-
-    Args:
-        source: a path, or a file open for reading.
+    that reading it fails as truncated.
 
     Raises:
         OSError: the file cannot be read.
     """
-    if hasattr(source, "read"):
-        data = _without_end(source)
-    else:
-        with open(source, "rb") as file:
-            data = _without_end(file)
+    data = _without_end(file)
     if data is None:
-        return source, []
+        return file, []
     last, other = (_pixels(data + more + END) for more in (b"", OTHER))
     if last is None or last != other:
-        return source, []
+        return file, []
     return io.BytesIO(data + END), [NOTE]
 
 

@@ -134,24 +134,29 @@ class Noise(tf.keras.layers.Layer):
         return x + tf.matmul(noise * gate, self.project)
 
 
-class Sum(tf.keras.layers.Layer):
-    """Adds, in float32, what several networks make of one input."""
+class Branches(tf.keras.layers.Layer):
+    """Several networks of one input; `results` are what they make of it, in float32."""
 
     def __init__(self, *branches, **kwargs):
         super().__init__(dtype=tf.float32, **kwargs)
         self.branches = list(branches)
 
+    def results(self, x):
+        return [tf.cast(branch(x), tf.float32) for branch in self.branches]
+
+
+class Sum(Branches):
+    """Adds what several networks make of one input."""
+
     def call(self, x):
-        return tf.add_n([tf.cast(branch(x), tf.float32) for branch in self.branches])
+        return tf.add_n(self.results(x))
 
 
-class Joined(Sum):
-    """Joins, in float32, the channels of what several networks make of one input."""
+class Joined(Branches):
+    """Joins the channels of what several networks make of one input."""
 
     def call(self, x):
-        return tf.concat(
-            [tf.cast(branch(x), tf.float32) for branch in self.branches], -1
-        )
+        return tf.concat(self.results(x), -1)
 
 
 def cosines(shape, dtype=None):

@@ -137,12 +137,11 @@ class LiteRTEngine:
 
     def encode(self, y: np.ndarray, quality: np.float32):
         hyperprior = isinstance(self.coder, walk.Coder)
-        if self.model.single_rate and not hyperprior:
-            with helpers.limited(self.threads):
-                return self.coder.encode(y[0])
-        found = self.network("hyper_analysis" if hyperprior else "gain")(
-            y=np.ascontiguousarray(y), quality=np.float32(quality)
-        )
+        found = {"y": y}
+        if hyperprior or not self.model.single_rate:
+            found = self.network("hyper_analysis" if hyperprior else "gain")(
+                y=np.ascontiguousarray(y), quality=np.float32(quality)
+            )
         z = found["z"][0] if hyperprior else None
         with helpers.limited(self.threads):
             return self.coder.encode(found["y"][0], z)

@@ -2,13 +2,14 @@
 
     python -m tfcodec.litert_export MODEL [DIR [--int8]]
 
-takes a shipped model, or one that `train.py` exported, and adds `litert` to its
-directory, or writes DIR, a model directory for LiteRT alone. Both have LiteRT
-(TensorFlow Lite) files of the floating-point networks, for images of any height and
-width, which use only operations that are built into LiteRT; and the numbers of the
-exact coder, which `walk` runs in NumPy. `litert` leaves out what the SavedModel beside
-it stores: see `litert_files`; and has a network `exact` for the largest layers of the
-coder, which DIR lacks, as it would store them twice. The fingerprint is the same, as
+takes a shipped model, or one that `train.py` exported. Without DIR it adds a folder
+`litert` to the model, which shares the SavedModel's weights (see `litert_files`) and
+has a network `exact` for the coder's largest layers. With DIR it writes a model for
+LiteRT alone, without `exact`, whose weights would be stored twice.
+
+Both have LiteRT (TensorFlow Lite) files of the floating-point networks, for images of
+any height and width, which use only operations that are built into LiteRT; and the
+numbers of the exact coder, which `walk` runs in NumPy. The fingerprint is the same, as
 all integers are: each engine opens the files of the other.
 """
 
@@ -43,7 +44,6 @@ from tfcodec.entropy import Conditional
 from tfcodec.layers import Block, Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
-from tfcodec.transforms import RealisticSynthesis
 from tfcodec.transposed import by_phases
 
 
@@ -121,10 +121,10 @@ def _added(source, made, numbers) -> pathlib.Path:
 
 
 def stored_arrays(source: registry.Model) -> dict[str, list]:
-    """Returns the variables of a model's SavedModels, by the file that stores them.
+    """Returns what a model's SavedModels store.
 
-    Names of files are relative to the model's directory. Each variable is (array,
-    scales), where scales is None or what the array is to be multiplied by.
+    For each file (path relative to the model's directory), its variables as (array,
+    scales). `scales` is None, or the factors that restore the values.
     """
     arrays = {}
     for directory in filter(
@@ -153,15 +153,14 @@ def check_whole(found: litert_files.Files, networks, numbers):
         raise ValueError("the LiteRT files read back differently from what was written")
 
 
-def realistic(model, source: registry.Model) -> RealisticSynthesis:
+def realistic(model, source: registry.Model):
     """Returns the second synthesis of a model, with its weights."""
-    own = architectures.from_card(source.card, architectures.assembled).synthesis
     found = weights.trained(source.realism)
     # After the variables of the synthesis come three for each place where noise enters:
     # gate [channels, n], its bias [n], projection.
     gates = range(len(model.synthesis.trainable_variables), len(found), 3)
-    second = RealisticSynthesis(own, [found[k].shape[1] for k in gates])
-    second(tf.zeros([1, 4, 4, model.channels]), tf.zeros([2], tf.int32))
+    counts = [found[k].shape[1] for k in gates]
+    second = architectures.realistic(source.card, counts)
     weights.load_plain(second, source.realism)
     return second
 
@@ -203,9 +202,8 @@ def networks(model) -> dict:
         return {"image": levels(lite(model.synthesis, y_hat))}
 
     image = tf.TensorSpec([1, None, None, 3], tf.uint8, "image")
-    latents = [1, None, None, model.channels]
-    quality = tf.TensorSpec([], tf.float32, "quality")
-    y, y_hat = (tf.TensorSpec(latents, tf.float32, name) for name in ("y", "y_hat"))
+    specs = model.argument_specs()
+    y, y_hat, quality = (specs[name] for name in ("y", "y_hat", "quality"))
     found = {
         "analysis": (analysis, [image]),
         "synthesis": (synthesis, [y_hat, quality]),
@@ -355,14 +353,11 @@ def transposed(layer, x):
     return x if layer.activation is None else layer.activation(x)
 
 
-def converted(function, inputs, int8: bool = False) -> bytes:
-    """Returns a function as a LiteRT file, its weights in half precision or int8."""
-    concrete = traced(function, input_signature=inputs).get_concrete_function()
-    return from_graph(concrete, int8)
-
-
 def from_graph(concrete, int8: bool = False) -> bytes:
-    """As `converted`, of a function that was traced."""
+    """Returns a concrete function as a LiteRT file, with weights of half precision.
+
+    With `int8`, they have 8 bits.
+    """
     holder = tf.Module()  # of variables: without it the file has no signature
     holder.held = list(concrete.graph.variables)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], holder)

@@ -148,9 +148,9 @@ class Compact:
 
     Args:
         model: directory of the SavedModel.
-        arrays: the variables that each of its files stores, by name relative to
-            `model`: (array, scales), where scales is None or what the array is to be
-            multiplied by.
+        arrays: for each file of the SavedModel (path relative to `model`), its
+            variables as (array, scales). `scales` is None, or the factors that restore
+            the values.
     """
 
     # Bytes; the values of a shorter array may occur in a file by chance.

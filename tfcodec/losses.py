@@ -174,13 +174,3 @@ class Distortion:
             function, factor = TERMS[name]
             total += weight * factor * function(x, x_hat)
         return total
-
-
-def rate_distortion(bpp, distortion, lmbda, normalised):
-    """R + lambda D of each image, [b].
-
-    Over a range of lambda this grows about as sqrt(lambda), so that high qualities
-    would dominate the gradient; `normalised` divides by sqrt(lambda).
-    """
-    cost = bpp + lmbda * distortion
-    return cost / tf.sqrt(lmbda) if normalised else cost

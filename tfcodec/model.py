@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -17,6 +18,8 @@ from tfcodec.tracing import as_written, traced
 CENTRE, SCALE = 127.5, 25.5
 # At this lambda the best quantisation step of latents is about 1, so their gain is 1.
 UNIT_LMBDA = 0.01
+# Side, in latents, of the inputs on which the reach of networks is measured.
+REACH_SIDE = 33
 
 
 class CompressionModel(tf.keras.Model):
@@ -126,9 +129,14 @@ class CompressionModel(tf.keras.Model):
         return {**found, "cost": self.cost(rate, distortion, quality)}
 
     def cost(self, bpp, distortion, quality):
-        """Combines rate and distortion to the cost [b]; all arguments are [b]."""
+        """Combines rate and distortion to the cost [b]; all arguments are [b].
+
+        Over a range of lambda, rate + lambda * distortion grows about as sqrt(lambda),
+        so that high qualities would dominate the gradient: it is divided by that.
+        """
         lmbda = self.lmbda_at(quality)
-        return losses.rate_distortion(bpp, distortion, lmbda, self.variable_rate)
+        cost = bpp + lmbda * distortion
+        return cost / tf.sqrt(lmbda) if self.variable_rate else cost
 
     @as_written
     def train_step(self, data):
@@ -157,22 +165,10 @@ class CompressionModel(tf.keras.Model):
         """Takes a Newton step of the latents of images towards the least cost.
 
         The cost is bits + lambda * distortion * pixels, with the distortion that the
-        model is trained for.  A Newton step divides the slope of the cost by its
-        curvature in each latent, which is known, as training has minimised the cost.
-        At high rates the rounding error e of a latent is uniform over one unit, so its
-        variance is 1/12.  Scaling a latent up by 1 % costs 0.01 / log(2) bits more and
-        makes e 1 % smaller, which saves 0.01 * mean(e * slope), the slope being that of
-        lambda * distortion * pixels.  At the minimum both are equal: mean(e * slope) =
-        1 / log(2), whatever the distortion.  The line through 0 that fits the slopes
-        best, as a function of e, then has the steepness mean(e * slope) / mean(e^2) =
-        12 / log(2), which is twice ERROR_BITS.  For squared error this is the
-        curvature; for distortions whose slope is not proportional to the error, it is a
-        mean curvature.
-
-        The step counts half of the effect of latents on each other's bits, and is
-        damped, as the rounding makes the cost rough.  Stochastic Gumbel annealing
-        (Yang, Bamler, Mandt 2020, arXiv:2006.04240) has the same aim, and takes far
-        more steps.
+        model is trained for, and its curvature in each latent is twice ERROR_BITS,
+        which docs/training.md derives (under "Effort"). The step counts half of the
+        effect of latents on each other's bits, and is damped, as the rounding makes the
+        cost rough.
 
         Args:
             x: pixels [b, h, w, 3], 0 to 255.
@@ -295,12 +291,12 @@ class CompressionModel(tf.keras.Model):
         """Pixels per latent y, in each dimension."""
         return self.stride // self.coder.stride
 
-    def reach(self, side=33):
+    def reach(self):
         """How far away inputs affect outputs, in latents, of analysis and synthesis.
 
-        Measured on random inputs of `side` latents a side: see `farthest`.
+        Measured on random inputs of `REACH_SIDE` latents a side: see `farthest`.
         """
-        stride = self.latent_stride
+        side, stride = REACH_SIDE, self.latent_stride
         random = np.random.default_rng(0)
         image = random.uniform(0, 255, [side * stride, side * stride, 3])
         half = np.full([1], 0.5, np.float32)
@@ -310,18 +306,13 @@ class CompressionModel(tf.keras.Model):
             "synthesis": farthest(lambda x: self.synthesise(x, half).numpy(), y),
         }
 
-    def kmac_per_pixel(self, side=256):
-        """Thousands of multiply-adds per pixel of each part, counted in its graph.
+    def kmac_per_pixel(self):
+        """Thousands of multiply-adds per pixel of each part, counted in its graph."""
+        return dict(self._counted)
 
-        They are counted only once, as tracing the parts takes seconds.
-        """
-        # Not an attribute, which Keras would save in checkpoints.
-        known = self.__dict__.setdefault("_kmac_per_pixel", {})
-        if side not in known:
-            known[side] = self._counted(side)
-        return dict(known[side])
-
-    def _counted(self, side):
+    @functools.cached_property  # as tracing the parts takes seconds
+    def _counted(self):
+        side = 256
         latents = [1, side // self.latent_stride, side // self.latent_stride]
         y = tf.TensorSpec([*latents, self.channels])
         parts = {

@@ -12,7 +12,7 @@ from tfcodec import bitstream, quality, registry
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
 
 
-def numbers(text: str) -> tuple[int, ...]:
+def crop(text: str) -> tuple[int, ...]:
     """Reads X,Y,W,H, for argparse."""
     try:
         x, y, width, height = (int(number) for number in text.split(","))

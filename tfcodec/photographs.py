@@ -66,7 +66,7 @@ class Photograph:
     def __init__(self, data: bytes, name: str, limits: Limits):
         self.id = secrets.token_urlsafe(12)
         self.name, self.size, self.limits = name, len(data), limits
-        self.pixels, self.notes = shown(
+        self.pixels, self.notes = for_page(
             images.read(io.BytesIO(data), name, limits.max_pixels), limits
         )
         # Name of a result's PNG -> its files by name, for the page to fetch.
@@ -178,7 +178,7 @@ class Photograph:
         }  # fmt: skip
 
 
-def shown(picture: pixels.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
+def for_page(picture: pixels.Picture, limits: Limits) -> tuple[np.ndarray, list[str]]:
     """Converts an image to what the page shows: sRGB, of at most so many megapixels.
 
     Returns:
@@ -188,7 +188,7 @@ def shown(picture: pixels.Picture, limits: Limits) -> tuple[np.ndarray, list[str
 
     image, notes = Image.fromarray(picture.pixels), picture.notes
     if image.mode.endswith("A"):
-        image = pixels.converted(image, image.mode.removesuffix("A"))
+        image = pixels.over_white(image, image.mode.removesuffix("A"))
         notes.append("not kept here: alpha; blended with white")
     if "icc_profile" in picture.metadata:
         image = pixels.to_srgb(image, picture)

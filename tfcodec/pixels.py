@@ -60,7 +60,7 @@ def reduced(values: np.ndarray) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def grey_of(image, inverted: bool = False):
+def eight_bit_grey(image, inverted: bool = False):
     """Returns a 16-bit greyscale Pillow image as an 8-bit one.
 
     Args:
@@ -177,7 +177,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def converted(image, mode):
+def over_white(image, mode):
     """Converts a Pillow image to a mode; alpha that is lost is composed over white."""
     from PIL import Image
 

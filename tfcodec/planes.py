@@ -16,6 +16,9 @@ LAYOUTS = {None: GREY, 1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGBA}
 # indexes like greyscale, CMYK like RGB and alpha.
 MODES = ("L", "LA", "RGB", "RGBA")
 
+# Side in pixels of the cells in which colours that no one sees are replaced.
+CELL = 16
+
 # Lossy alpha of up to this becomes 0, and of 255 minus up to this becomes 255.
 ALPHA_SNAP = 8
 
@@ -55,12 +58,17 @@ def channels_of(image):
     return image.shape[2] if image.ndim == 3 else None
 
 
+def layout_of(image):
+    """Returns the layout of a `checked_image`, as headers have it."""
+    return LAYOUTS[channels_of(image)]
+
+
 def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns (colours [h, w] or [h, w, 3], alpha [h, w] or None) of an image.
 
     The colours of fully transparent pixels, which no one sees, are replaced by what
-    costs few bits: the mean of the visible pixels in their cell of 16x16 pixels, or if
-    there are none, in a larger cell.
+    costs few bits: the mean of the visible pixels in their cell of `CELL` pixels a
+    side, or if there are none, in a larger cell.
     """
     channels = channels_of(image)
     if channels in (None, 3):
@@ -75,7 +83,7 @@ def separated(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (colours if channels == 4 else colours[..., 0]), alpha
 
 
-def cell_means(colours: np.ndarray, visible: np.ndarray, side: int = 16) -> np.ndarray:
+def cell_means(colours: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """Returns uint8 [h, w, c]: at each pixel the mean of the visible ones in its cell.
 
     For a cell without any it is the mean over a cell twice as large, and so on.
@@ -83,9 +91,9 @@ def cell_means(colours: np.ndarray, visible: np.ndarray, side: int = 16) -> np.n
     Args:
         colours: uint8 [h, w, c].
         visible: bool [h, w].
-        side: of a cell in pixels.
     """
     height, width = visible.shape
+    side = CELL
     size = tiling.padded_size(height, width, side)
     more = ((0, size[0] - height), (0, size[1] - width))
 
@@ -134,9 +142,6 @@ def png(alpha: np.ndarray) -> bytes:
     Image.fromarray(alpha).save(file, "PNG", optimize=True)
     return file.getvalue()
 
-
-# The signature, and the beginning of the chunk IHDR.
-PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 GREY_8 = b"\x08\0"  # in IHDR: 8 bits, greyscale
 

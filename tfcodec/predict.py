@@ -198,7 +198,7 @@ class Server:
         if error:
             raise ValueError(f"the server: {_with_advice(error)}")
         chunks = bitstream.metadata_chunks(metadata or {})
-        layout = planes.LAYOUTS[image.shape[2] if image.ndim == 3 else None]
+        layout = planes.layout_of(image)
         if alpha is not None:
             chunks.append(bitstream.Chunk(bitstream.ALPHA, planes.png(alpha)))
         # The image was not too large for its caller, nor for the server.

@@ -113,12 +113,20 @@ def of_gamma(gamma: float | None, chromaticities: tuple | None) -> Colours | Non
 
 def matrix_of(primaries) -> np.ndarray:
     """Returns [3, 3]: linear red, green and blue to XYZ, adapted to D50."""
-    xyz = np.array([(x / y, 1, (1 - x - y) / y) if y else (x, 0, 1 - x - y)
-                    for x, y in primaries])  # fmt: skip
-    colours, white = xyz[:3].T, xyz[3]
+    *colours, white = (_xyz_of(x, y) for x, y in primaries)
+    colours = np.array(colours).T
     matrix = colours * np.linalg.solve(colours, white)
+    return _adaptation(white) @ matrix
+
+
+def _xyz_of(x, y):
+    return np.array((x / y, 1, (1 - x - y) / y) if y else (x, 0, 1 - x - y))
+
+
+def _adaptation(white):
+    """Returns [3, 3]: XYZ for the white `white`, also XYZ, to XYZ for D50."""
     gain = (BRADFORD @ D50) / (BRADFORD @ white)
-    return np.linalg.inv(BRADFORD) @ np.diag(gain) @ BRADFORD @ matrix
+    return np.linalg.inv(BRADFORD) @ np.diag(gain) @ BRADFORD
 
 
 def profile(colours: Colours, grey: bool = False) -> bytes:
@@ -134,7 +142,9 @@ def profile(colours: Colours, grey: bool = False) -> bytes:
         for k, name in enumerate(b"rgb"):
             tags[bytes([name]) + b"XYZ"] = _xyz(matrix[:, k])
             tags[bytes([name]) + b"TRC"] = curve
-        tags[b"chad"] = _adaptation(colours.primaries[3])
+        adaptation = _adaptation(_xyz_of(*colours.primaries[3]))
+        numbers = struct.pack(">9i", *_fixed(adaptation.ravel()))
+        tags[b"chad"] = b"sf32\0\0\0\0" + numbers
     at = 128 + 4 + 12 * len(tags)
     table, body, places = struct.pack(">I", len(tags)), b"", {}
     for name, data in tags.items():
@@ -164,13 +174,6 @@ def _curve(parameters):
     kind = {1: 0, 5: 3}[len(parameters)]
     numbers = struct.pack(f">{len(parameters)}i", *_fixed(parameters))
     return b"para\0\0\0\0" + struct.pack(">HH", kind, 0) + numbers
-
-
-def _adaptation(white):
-    x, y = white
-    gain = (BRADFORD @ D50) / (BRADFORD @ np.array([x / y, 1, (1 - x - y) / y]))
-    matrix = np.linalg.inv(BRADFORD) @ np.diag(gain) @ BRADFORD
-    return b"sf32\0\0\0\0" + struct.pack(">9i", *_fixed(matrix.ravel()))
 
 
 def _text(text):

@@ -60,7 +60,8 @@ class Program:
         manifest: as `manifest.json` has it: `inputs`, a list of name, shape and dtype;
             `metrics`, names of the first results, scalars; `arguments`, for each of
             the step's arguments after the inputs its name, shape, dtype and the number
-            of the result that replaces it, or null; `schedule`; `config`.
+            of the result that replaces it, or null; `config`, the settings of the
+            training.
     """
 
     directory: pathlib.Path

@@ -72,8 +72,8 @@ def search(
 ) -> float:
     """Returns the quality that meets `target` with the best picture or fewest bytes.
 
-    It meets the target with a margin below `NEAR`, or it is the last hundredth that
-    meets it.
+    The search stops within `NEAR` of the target, or at the last hundredth of quality
+    that still meets it.
 
     Args:
         target: what to meet.

@@ -40,12 +40,11 @@ from tfcodec import (
 )
 from tfcodec.checkpoints import Checkpoints
 from tfcodec.critics import Features
-from tfcodec.model import farthest
+from tfcodec.model import REACH_SIDE, farthest
 from tfcodec.progress import Progress
 from tfcodec.settings import RealismConfig
 from tfcodec.tracing import traced
 from tfcodec.training import datasets, history, prepared, reading
-from tfcodec.transforms import RealisticSynthesis
 
 LATENTS = "latents"  # folder in a run directory
 # The quality of a patch is u ** QUALITY_POWER, with u uniform in 0..1. So low
@@ -62,12 +61,8 @@ def networks(config: RealismConfig, source: registry.Model, precision="float32")
 
 def second_of(model, config: RealismConfig, source, precision="float32"):
     """Returns the second synthesis before training; `model` is `source`, loaded."""
-    tf.keras.mixed_precision.set_global_policy(precision)
     tf.keras.utils.set_random_seed(config.seed)
-    own = architectures.from_card(source.card, architectures.assembled).synthesis
-    tf.keras.mixed_precision.set_global_policy("float32")
-    second = RealisticSynthesis(own, config.counts())
-    second(tf.zeros([1, 4, 4, source.channels]), tf.zeros([2], tf.int32))
+    second = architectures.realistic(source.card, config.counts(), precision)
     trained = model.synthesis.trainable_variables
     for variable, value in zip(second.trainable_variables, trained):
         variable.assign(value)
@@ -124,7 +119,11 @@ def keep_latents(config, directory, training, encode, channels):
     """
     folder, side = directory / LATENTS, config.patch
     if not folder.is_dir():
-        patches = iter(training(0))
+        examples = (
+            pair
+            for batch in training(0)
+            for pair in zip(batch["image"].numpy(), batch["quality"].numpy())
+        )
         with files.new_directory(folder) as part, reading():
             part.mkdir()
             arrays = {
@@ -140,18 +139,12 @@ def keep_latents(config, directory, training, encode, channels):
                 )
                 for key, (kind, shape) in arrays.items()
             }
-            number = 0
-            while number < config.patches:
-                batch = next(patches)
-                for pixels, u in zip(batch["image"].numpy(), batch["quality"].numpy()):
-                    if number == config.patches:
-                        break
-                    example = _example(config, number, pixels, u, encode)
-                    for key, value in example.items():
-                        arrays[key][number] = value
-                    number += 1
-                    if number % 200 == 0:
-                        logging.info("latents of %d patches", number)
+            for number, (pixels, u) in zip(range(config.patches), examples):
+                example = _example(config, number, pixels, u, encode)
+                for key, value in example.items():
+                    arrays[key][number] = value
+                if (number + 1) % 200 == 0:
+                    logging.info("latents of %d patches", number + 1)
             for array in arrays.values():
                 array.flush()
     keys = ("image", "latents", "error", "moments", "weight")
@@ -319,9 +312,9 @@ def _player(config, second, arrays, channels):
     return player.initialise(arrays["image"][:32], channels)
 
 
-def reach(second, channels, side=33):
+def reach(second, channels):
     """How far away a latent affects the picture, in latents: see `model.farthest`."""
-    y = np.random.default_rng(0).normal(0, 3, [side, side, channels])
+    y = np.random.default_rng(0).normal(0, 3, [REACH_SIDE, REACH_SIDE, channels])
     return farthest(lambda x: second(x, tf.zeros([2], tf.int32)).numpy(), y)
 
 

@@ -27,26 +27,20 @@ class Entry:
     another entry.
     """
 
-    number: int  # assigned by hand, never reused
     name: str  # directory under `models/`
     fingerprint: str  # 16 hexadecimal digits; empty until the model is trained
-    licence: str  # SPDX
     description: str
 
 
 ENTRIES = (
     Entry(
-        number=1,
         name="tfcodec",
         fingerprint="2c77f45f6acdcaa6",
-        licence="Apache-2.0",
         description="photographs, trained for what people see; every quality",
     ),
     Entry(
-        number=2,
         name="tfcodec-mse",
         fingerprint="5aa45101fc47e3e7",
-        licence="Apache-2.0",
         description="photographs, trained for squared error (PSNR); every quality",
     ),
 )

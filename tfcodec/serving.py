@@ -194,7 +194,7 @@ def export(
         ValueError: the model has no SavedModel.
         OSError: the version could not be written; nothing of it is left.
     """
-    if not (model.path / "saved_model.pb").is_file():
+    if not model.tensorflow:
         raise ValueError(f"{model.path} has files for LiteRT alone, and no SavedModel")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import operator
 import os
 import pathlib
 
@@ -19,6 +20,14 @@ SMALLEST_PATCH = 11
 LARGEST_SEED = 2**32 - 1  # of NumPy
 # Devices to train on: see `strategies`.
 STRATEGIES = ("none", "mirrored", "multi_worker", "tpu")
+
+
+# Limits of a number by their names in `setting`: what must hold, and how to say so.
+LIMITS = {
+    "least": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "most": (operator.le, "at most"),
+}
 
 
 class WrongSetting(ValueError):
@@ -56,16 +65,12 @@ def check_limits(config):
             choices = limits.get("choices", (value,))
             good, words = value in choices, f"one of {', '.join(choices)}"
         else:
-            least, above = limits.get("least"), limits.get("above")
-            most, wanted = limits.get("most"), []
-            good = math.isfinite(value)
-            if least is not None:
-                good, wanted = good and value >= least, [f"at least {least}"]
-            if above is not None:
-                good, wanted = good and value > above, [f"above {above}"]
-            if most is not None:
-                good, wanted = good and value <= most, [*wanted, f"at most {most}"]
-            words = " and ".join(wanted)
+            good, wanted = math.isfinite(value), []
+            for kind, (within, name) in LIMITS.items():
+                if kind in limits:
+                    good = good and within(value, limits[kind])
+                    wanted.append(f"{name} {limits[kind]}")
+            words = " and ".join(wanted) or "finite"
         if not good:
             raise WrongSetting(f"--{field.name} must be {words}, not {value}")
 

@@ -15,8 +15,8 @@ from tfcodec import files
 # closes (HUP), or a job reaches its time limit (XCPU). INT is a KeyboardInterrupt.
 ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGXCPU")
 SECONDS = 1.0  # until a main thread that does not end is ended
-# Signals whose next arrival is noted and not obeyed. The thread of `clean_up` may hear
-# of a signal later than its handler does, so the thread is what removes the number.
+# Signals that `deferred` catches. The thread of `clean_up` removes a number, not the
+# handler, because the thread may see the signal later.
 _deferred: set[int] = set()
 
 

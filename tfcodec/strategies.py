@@ -8,6 +8,7 @@ except for the order in which numbers are added.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -22,7 +23,6 @@ from absl import logging
 
 from tfcodec import signals
 from tfcodec.data import Share
-from tfcodec.settings import check_strategy
 from tfcodec.tracing import traced
 
 # Seconds to look for a TPU by its name. Outside of Google's cloud there is no metadata
@@ -39,7 +39,7 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
     """Returns a strategy. Call this before any TensorFlow operation has run.
 
     Args:
-        kind: one of `STRATEGIES` of `settings`.
+        kind: one of `STRATEGIES` of `settings`, which has checked what goes with it.
         replicas: number of devices of a mirrored strategy; 0 for all GPUs, or the CPU.
         tpu: `local`, the name of a Cloud TPU, or its address, `grpc://host:port`.
 
@@ -47,7 +47,6 @@ def make(kind: str, replicas: int = 0, tpu: str = "local") -> tf.distribute.Stra
         ValueError: there is no such strategy, device, cluster or TPU; the message is
             for the command line.
     """
-    check_strategy(kind, replicas, tpu)
     if kind == "mirrored":
         return mirrored(replicas)
     if kind == "multi_worker":
@@ -232,23 +231,20 @@ def within(seconds: float, function):
     Raises:
         TimeoutError: it took longer. It goes on in a thread of its own.
     """
-    results = []
+    future: concurrent.futures.Future = concurrent.futures.Future()
 
     def call():
         try:
-            results.append((function(), None))
+            future.set_result(function())
         except Exception as error:
-            results.append((None, error))
+            future.set_exception(error)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not results:
-        raise TimeoutError
-    ((value, error),) = results
-    if error:
-        raise error
-    return value
+    # Not of a pool, whose threads keep the process from ending.
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError:  # before Python 3.11 not the built-in one
+        raise TimeoutError from None
 
 
 def first_line(error) -> str:

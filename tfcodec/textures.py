@@ -14,7 +14,7 @@ from tfcodec.critics import high_pass
 
 # Period in pixels of artifacts that a synthesis with a stride of 16 may have.
 GRID = 16
-# Sides in pixels of the windows for local standard deviations.
+# Side in pixels of the windows in which local standard deviations are measured.
 WINDOW = 8
 # Added to variances before their square root is taken.
 FLOOR = 1e-4

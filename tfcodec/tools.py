@@ -1,7 +1,7 @@
 """The programs `python -m tfcodec.NAME MODEL ...`: their arguments, start and end.
 
-These are apart from the modules that do the work, since those import what takes long,
-or may not be installed: so help and wrong usage are answered at once, anywhere.
+They are kept apart from the modules that do the work, whose imports are slow or may
+fail. So `--help` and usage errors are answered at once, everywhere.
 """
 
 from __future__ import annotations

@@ -167,20 +167,20 @@ def hyper_analysis(n, z_channels=None):
     )  # fmt: skip
 
 
-def hyper_synthesis(widths, kernels=(3, 3, 3)):
+def hyper_synthesis(widths):
     """z_hat [1/64] to features [1/16], integers in 0..255."""
     a, b, c = widths
     return stack(
-        ExactConv(4 * a, kernels[0], input_bits=0, input_max=127),
+        ExactConv(4 * a, 3, input_bits=0, input_max=127),
         DepthToSpace(2),
-        ExactConv(4 * b, kernels[1]),
+        ExactConv(4 * b, 3),
         DepthToSpace(2),
-        ExactConv(c, kernels[2]),
+        ExactConv(c, 3),
         name="hyper_synthesis",
     )
 
 
-def parameters(channels, *, scales, kernel=1, means=True, name="parameters"):
+def parameters(channels, *, scales, kernel=1, means=True):
     """Features to (table index, mean) of `channels` latents: one exact convolution.
 
     The kernel starts at zero, so that means start at 0 and standard deviations at about
@@ -198,7 +198,7 @@ def parameters(channels, *, scales, kernel=1, means=True, name="parameters"):
         rectify=False,
         kernel_initializer="zeros",
         bias=np.repeat([scales * 0.28, 0.0][:heads], channels),
-        name=name,
+        name="parameters",
     )
 
 

@@ -96,9 +96,9 @@ def full_precision():
 def compiled_step(step, inputs: dict[str, tf.TensorSpec]):
     """Compiles a step: (HLO as bytes, captured tensors, results that replace them).
 
-    The arguments of the HLO are the inputs, then the captured tensors; of those that
-    are variables which the step updates, the third part has the number of the result
-    that is the new value, by the number of the argument.
+    The HLO takes the inputs, then the captured tensors. The third part maps the number
+    of each argument that the step updates to the number of the result with its new
+    value.
     """
     function = traced(step, jit_compile=True)
     specs = list(inputs.values())
@@ -139,12 +139,8 @@ def _manifest(inputs, arguments, config):
         ],
         "metrics": METRICS,
         "arguments": arguments,
-        "schedule": {
-            "peak": config.learning_rate, "warmup": config.warmup, "hold": config.hold,
-            "steps": config.steps,
-        },
         "config": dataclasses.asdict(config),
-    }  # fmt: skip
+    }
 
 
 def write(model, given: Given, config, directory) -> pathlib.Path:
