@@ -81,7 +81,7 @@ class TensorFlowCompression(Peer):
 
     name = "tfc-bmshj2018"
 
-    def __init__(self):
+    def __init__(self, channels: int = 192):
         try:
             import tensorflow as tf
             import tensorflow_compression as tfc
@@ -94,7 +94,7 @@ class TensorFlowCompression(Peer):
         versions = importlib.metadata.version("tensorflow-compression"), tf.__version__
         self.version = "TensorFlow Compression {}, TensorFlow {}".format(*versions)
         tf.keras.utils.set_random_seed(0)
-        n = 192  # channels
+        n = channels
 
         def conv(filters, kernel, down=1, up=1, activation=None):
             return tfc.SignalConv2D(
