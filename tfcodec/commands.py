@@ -273,10 +273,12 @@ def export(args: argparse.Namespace) -> None:
 
 def eval_(args: argparse.Namespace) -> bool:
     """Compares codecs on images; returns whether a folder could not be read."""
-    from tfcodec import averages, contestants, evaluation, images, summary
+    from tfcodec import averages, evaluation, images, summary
     from tfcodec import report as html
 
-    codecs, missing = contestants.contestants(args.codecs)
+    codecs, missing = args.codecs
+    if not codecs:
+        raise ValueError("; ".join(missing))
     others: list[str] = []
     skipped: list[OSError] = []
     paths = files.find_images(args.images, others.append, skipped.append)

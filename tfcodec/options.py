@@ -97,21 +97,20 @@ def check_effort(number: int) -> None:
     compression.steps_of(number)
 
 
-def codecs(text: str) -> list[str]:
-    """Reads the names of the codecs that `eval` compares, for argparse.
+def codecs(text: str) -> tuple[list, list[str]]:
+    """Reads the codecs that `eval` compares, for argparse: `contestants.contestants`.
 
-    That one is not installed is no wrong usage, and is not said here.
+    That none is installed is no wrong usage: then the first list is empty.
     """
     from tfcodec import classical, contestants  # which import NumPy, as below
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
-        contestants.contestants(names)
-    except classical.Missing:
-        pass
+        return contestants.contestants(names)
+    except classical.Missing as error:
+        return [], [str(error)]
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return names
 
 
 def check_metric(text: str) -> None:
