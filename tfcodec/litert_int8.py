@@ -162,9 +162,8 @@ class _File:
         found = self.dense()
         for op in found:
             op.builtinOptions.asymmetricQuantizeInputs = True
-            self.round(
-                op, self.scaled_channels(op, inputs[op.inputs[0]]) if inputs else None
-            )
+            scales = self.scaled_channels(op, inputs[op.inputs[0]]) if inputs else None
+            self.round(op, scales)
         return len(found)
 
     def scaled_channels(self, op, x):
@@ -184,13 +183,27 @@ class _File:
             factors = copy.copy(product)
             factors.shape, factors.shapeSignature = [len(scales)], None
             product.name, factors.name = b"scaled", FACTORS
-            times = copy.deepcopy(self.operators(CODE.MUL)[0])
+            times = self._multiplication()
             times.inputs = [op.inputs[0], self.constant(factors, 1 / scales)]
             self.graph.tensors.append(product)
             op.inputs[0] = len(self.graph.tensors) - 1
             times.outputs = [op.inputs[0]]
             self.graph.operators.insert(self.graph.operators.index(op), times)
         return scales
+
+    def _multiplication(self):
+        """Returns a new operation, without inputs and outputs yet."""
+        if CODE.MUL not in self.kinds:
+            code = schema.OperatorCodeT()
+            code.builtinCode = code.deprecatedBuiltinCode = CODE.MUL
+            code.version = 1
+            self.model.operatorCodes.append(code)
+            self.kinds.append(CODE.MUL)
+        op = schema.OperatorT()
+        op.opcodeIndex = self.kinds.index(CODE.MUL)
+        op.builtinOptionsType = schema.BuiltinOptions.MulOptions
+        op.builtinOptions = schema.MulOptionsT()
+        return op
 
     def round(self, op, scales=None):
         """Rounds a layer's weights; its bias becomes float32, as LiteRT wants it.
