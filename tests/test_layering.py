@@ -21,8 +21,8 @@ TABLE = """
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
-    data weights rounding graph_size export same_decoder litert_int8 litert_exact
-    litert_export reencode
+    data weights rounding graph_size export same_decoder channel_scales litert_int8
+    litert_exact litert_export reencode
     workers programs locks training_tiles jax_step accelerate
     settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism

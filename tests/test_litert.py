@@ -143,7 +143,15 @@ def both(tmp_path_factory):
     return engine.Codec(model), engine.Codec(model, engine.LiteRTEngine)
 
 
-def test_a_directory_for_litert_alone_does_the_same(both):
+def close(pictures, realism=0):
+    """Whether pictures with dense layers in floats and in 8 bits differ as they may."""
+    difference = np.abs(np.subtract(*[each.astype(int) for each in pictures]))
+    if realism:  # grain makes some differences larger
+        return difference.mean() < 0.2 and np.mean(difference > 2) < 0.002
+    return difference.max() <= 2 and np.mean(difference > 1) < 0.001
+
+
+def test_a_directory_for_litert_alone_codes_the_same(both):
     together = both[1].model
     alone = registry.Model.at(together.path.with_name("alone"))
     assert not alone.tensorflow
@@ -157,7 +165,7 @@ def test_a_directory_for_litert_alone_does_the_same(both):
             each.decompress(*bitstream.unpack(data), realism=realism)
             for each in (one, both[1])
         ]
-        assert np.array_equal(*pictures)
+        assert close(pictures, realism)
 
 
 def golden(name):
@@ -175,10 +183,9 @@ def test_golden_files_hold_the_same_integers(both):
         assert found == ROWS[name]["integers"], name
 
 
-def test_both_draw_the_same_pixels_to_one_level(both):
+def test_both_draw_nearly_the_same_pixels(both):
     for name in ("face_50", "alpha_tiles", "grey_30", "pixel_30", "prime_30"):
-        pictures = [each.decompress(*golden(name)).astype(int) for each in both]
-        assert np.abs(pictures[0] - pictures[1]).max() <= 1, name
+        assert close([each.decompress(*golden(name)) for each in both]), name
 
 
 @pytest.mark.parametrize(("side", "stride"), [(32, 16), (16, 16), (4, 2)])
@@ -203,10 +210,7 @@ def test_both_draw_nearly_the_same_grain_in_tiles_too(both, realism):
         pictures = [
             each.decompress(*golden(name), realism=realism).astype(int) for each in both
         ]
-        # A mean of two pictures that are one level off may round to two.
-        difference = np.abs(pictures[0] - pictures[1])
-        assert difference.max() <= (1 if realism == 1 else 2), name
-        assert difference.mean() < 0.01, name
+        assert close(pictures, realism), name
     faithful = both[0].decompress(*golden("tiles_128"))
     assert np.abs(faithful - pictures[0]).mean() > 1
 
@@ -215,10 +219,7 @@ def test_a_file_of_one_engine_opens_with_the_other(both):
     image = tiny.photograph(130, 200)
     for writer in both:
         data = writer.compress(image, 60, verify=True)
-        pictures = [
-            each.decompress(*bitstream.unpack(data)).astype(int) for each in both
-        ]
-        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        assert close([each.decompress(*bitstream.unpack(data)) for each in both])
 
 
 def test_of_the_same_latents_both_write_the_same_bytes(both):
@@ -249,27 +250,27 @@ def test_weights_of_8_bits_hardly_change_the_latents(both):
     }
     assert "int8" in layouts["analysis"]
     assert "int8_blocks" in layouts["analysis"]
-    # The pictures of the synthesis are those of TensorFlow.
-    assert not any(name.startswith("int8") for name in layouts["synthesis"])
+    # Only dense layers of the synthesis have weights of 8 bits.
+    assert {"int8", "int8_scales"} <= layouts["synthesis"]
+    assert "phases" in layouts["synthesis"]
 
 
-def test_a_directory_of_8_bits_draws_nearly_the_same(both, tmp_path):
+def test_a_directory_of_8_bits_draws_as_the_model_does(both, tmp_path):
     from tfcodec import litert_export
 
-    whole = both[1].model.path.with_name("alone")
-    litert_export.export(both[1].model.path, tmp_path / "small", int8=True)
-    engines = [
-        engine.LiteRTEngine(registry.Model.at(path))
-        for path in (whole, tmp_path / "small")
-    ]
+    source = both[1].model
+    litert_export.export(source.path, tmp_path / "small", int8=True)
+    alone = source.path.with_name("alone")
+    models = [source, *map(registry.Model.at, (tmp_path / "small", alone))]
+    engines = [engine.LiteRTEngine(each) for each in models]
     y = engines[0].analysis(tiny.photograph(128, 192))
     for level in np.float32([0.2, 0.9]):
         _, _, y_hat = engines[0].encode(y, level)
         faithful = [each.synthesis(y_hat, level) for each in engines]
         grained = [each.realistic(y_hat, level, (0, 0)) for each in engines]
-        for first, second in (faithful, grained):
-            assert 0 < np.abs(first.astype(int) - second).max() <= 6
-            assert metrics.psnr(first, second) > 45
+        for first, second, floats in (faithful, grained):
+            assert np.array_equal(first, second)
+            assert 55 < metrics.psnr(first, floats) < np.inf
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -286,7 +287,7 @@ def test_each_network_is_converted_once(int8, monkeypatch):
     for arch in ("cnn", "tfcodec"):  # without and with dense layers
         model = architectures.build(arch, tiny.lmbda_of(arch), **tiny.OPTIONS[arch])
         calls.clear()
-        made = litert_export.converted_networks(model, int8)
+        made = litert_export.converted_networks(model, int8, fast=int8)
         assert len(calls) == len(made)
 
 

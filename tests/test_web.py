@@ -101,26 +101,6 @@ def test_a_model_that_only_decodes_is_not_what_a_page_encodes_with(tmp_path):
     assert web_files.listed(tmp_path, decoding.name)[0] == decoding.name
 
 
-def test_what_makes_files_may_come_from_weights_of_8_bits(models, tmp_path):
-    """Stood in for by a copy of the model with one byte of its analysis changed."""
-    other, plain = tmp_path / "other", of_page(models / "model")
-    shutil.copytree(GOLDEN / "model", other)
-    rest = dict(np.load(other / "litert" / "rest.npz"))
-    rest["analysis"] = rest["analysis"].copy()
-    rest["analysis"][-1] ^= 1
-    np.savez(other / "litert" / "rest.npz", **rest)
-    order = [str(GOLDEN / "model"), str(tmp_path), "--encoder", str(other)]
-    web_files.main(order)
-    made = tmp_path / plain.name
-    for name in "analysis", "hyper_analysis", "synthesis", "coder":
-        same = (made / f"{name}.gz").read_bytes() == (plain / f"{name}.gz").read_bytes()
-        assert same == (name != "analysis"), name
-    card = json.loads((other / "card.json").read_text())
-    (other / "card.json").write_text(json.dumps({**card, "fingerprint": "00" * 32}))
-    with pytest.raises(SystemExit):
-        web_files.main(order)
-
-
 def test_a_model_without_litert_files_is_refused(tmp_path, capsys):
     shutil.copytree(GOLDEN / "model", tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "litert")

@@ -28,6 +28,7 @@ import tensorflow as tf
 
 from tfcodec import (
     architectures,
+    channel_scales,
     exact_products,
     files,
     kernels,
@@ -40,6 +41,7 @@ from tfcodec import (
     walk,
     weights,
 )
+from tfcodec.constants import NOISE_PERIOD
 from tfcodec.entropy import Conditional
 from tfcodec.layers import Block, Joined, Noise, Sum
 from tfcodec.model import CENTRE, SCALE, whole_levels
@@ -60,9 +62,9 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             to that of the model, and shares the SavedModel's weights.
         int8: whether to round weights of the floating-point networks to 8 bits, for
             smaller files; only with `target`. In networks with residual blocks these
-            are the dense layers, in others all. Such layers round their inputs to 8
-            bits, too. The exact coder stays the same, so that files decode to the same
-            integers.
+            are the dense layers, as they are without `target`; in others all. Such
+            layers round their inputs to 8 bits, too. The exact coder stays the same, so
+            that files decode to the same integers.
 
     Returns:
         The directory that was written.
@@ -87,10 +89,12 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         )
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    made = converted_networks(model, int8)
+    fast = int8 or not target
+    made = converted_networks(model, int8, fast)
     if source.realism:
         second = realistic(model, source)
-        made["realism"] = written(realistic_network(model, second), int8)
+        part = realistic_network(model, second)
+        made["realism"] = written(part, int8, example(model, second) if fast else None)
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
     if target:
@@ -108,7 +112,7 @@ def _added(source, made, numbers) -> pathlib.Path:
     compact = litert_files.Compact(source.path, stored_arrays(source))
     coder = walk.coder_of(numbers)
     for name, data in made.items():
-        compact.add_network(name, data)
+        compact.add_network(name, data, scales=litert_int8.channel_scales_in(data))
     if exact_products.suited(coder):
         data = made[exact_products.NAME] = litert_exact.written(coder)
         compact.add_network(exact_products.NAME, data, litert_exact.layouts(coder))
@@ -215,23 +219,30 @@ def networks(model) -> dict:
     return found
 
 
-def converted_networks(model, int8: bool = False) -> dict[str, bytes]:
+def converted_networks(model, int8: bool, fast: bool) -> dict[str, bytes]:
     """Returns the LiteRT file of each of `networks`.
 
-    An analysis with residual blocks has weights of 8 bits in any case.
+    Args:
+        model: a `CompressionModel`.
+        int8: as for `export`.
+        fast: whether the dense layers of the synthesis have weights of 8 bits; those of
+            an analysis always have.
     """
-    return {
-        name: written(part, int8, of_pixels=name == "analysis")
-        for name, part in networks(model).items()
-    }
+    found = networks(model)
+    made = {"analysis": written(found.pop("analysis"), int8, of_pixels=True)}
+    inputs = example(model) if fast else None
+    made["synthesis"] = written(found.pop("synthesis"), int8, inputs)
+    return made | {name: written(part, int8) for name, part in found.items()}
 
 
-def written(part, int8: bool, of_pixels: bool = False) -> bytes:
+def written(part, int8: bool, inputs=None, of_pixels: bool = False) -> bytes:
     """Returns the LiteRT file of one of `networks`.
 
     Args:
         part: the function, and the specs of its inputs.
         int8: as for `export`.
+        inputs: examples of its inputs by name; dense layers then have weights of 8
+            bits in any case.
         of_pixels: whether it is an analysis.
     """
     graph = traced(part[0], input_signature=part[1]).get_concrete_function()
@@ -240,7 +251,18 @@ def written(part, int8: bool, of_pixels: bool = False) -> bytes:
     half = from_graph(graph)
     if of_pixels:
         return litert_int8.with_int8(half)
-    return litert_int8.with_dense_int8(half) if int8 else half
+    return litert_int8.with_dense_int8(half, inputs) if int8 or inputs else half
+
+
+def example(model, second=None) -> dict[str, np.ndarray]:
+    """Returns example inputs of a synthesis, or of the second one, by name."""
+    picture = channel_scales.picture(NOISE_PERIOD)
+    quality = np.float32(0.5)
+    y = model.scaled_latents(model.analyse(picture[None]), quality[None])
+    found = {"y_hat": np.rint(y), "quality": quality}
+    for k, layer in enumerate(second.noise if second else []):
+        found[f"noise_{k}"] = layer.noise  # a whole period of it
+    return found
 
 
 def has_dense(graph) -> bool:

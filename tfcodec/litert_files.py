@@ -29,6 +29,7 @@ LAYOUTS = {
     "first": lambda array: array[0],
     "kernel": kernels.outputs_first,
     "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
+    "int8_scales": lambda array: kernels.int8_scales(kernels.outputs_first(array)),
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
     "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
     "int8_blocks": lambda array, n: kernels.int8(
@@ -36,6 +37,7 @@ LAYOUTS = {
     ),
     "without_signs": kernels.without_signs,
 }
+INTEGERS = ["int8", "int8_scales"]  # of a layer, and what they are multiplied by
 STRIDES = (2, 4, 8, 16)
 
 
@@ -111,6 +113,9 @@ class Files:
         if "scale" in part:
             scale = self._stored({**part, **part["scale"]})
             array = (array * scale).astype(np.float16)
+        if "channels" in part:
+            exponents = self._rest[part["channels"]]
+            array = array * np.ldexp(np.float32(1), exponents)[:, None]
         array = laid_out(array, part["layout"])
         return np.ascontiguousarray(array, part.get("as", array.dtype))
 
@@ -178,17 +183,21 @@ class Compact:
         self.rest: dict[str, np.ndarray] = {}
         self.parts: dict = {"coder": {}}
 
-    def add_network(self, name: str, data: bytes, layouts: Iterable[str] = ()):
+    def add_network(
+        self, name: str, data: bytes, layouts: Iterable[str] = (), scales=()
+    ):
         """Splits the `.tflite` file of a network.
 
         Args:
             name: of the network.
             data: the file.
             layouts: in which it has kernels of integers, by default none.
+            scales: powers of two, each [in], by which the input channels of some
+                kernels of integers were multiplied: see `channel_scales`.
         """
         found, begins = [], set()
-        for where, array in self.candidates:
-            for layout, made in self._layouts(array, layouts):
+        for where, array, known in self._places(name, layouts, scales):
+            for layout, made in self._laid_out(array, known):
                 at = data.find(made.tobytes())
                 if at >= 0 and at not in begins:
                     begins.add(at)
@@ -196,7 +205,8 @@ class Compact:
                     if made.dtype != array.dtype:
                         part["as"] = made.dtype.name
                     found.append((at, made.nbytes, part))
-                    break
+                    if layout not in INTEGERS:  # which come with their scales
+                        break
         found.sort(key=lambda each: each[0])
         arrays, rest, end = [], [], 0
         for at, size, part in found:
@@ -208,12 +218,24 @@ class Compact:
         self.rest[name] = np.frombuffer(b"".join(rest), np.uint8)
         self.parts[name] = {"size": len(data), "arrays": arrays}
 
+    def _places(self, name, of_integers, scales):
+        """Yields (place in the SavedModel, array, names of layouts to look for)."""
+        for where, array in self.candidates:
+            yield where, array, self._layouts(array, of_integers)
+        for k, factors in enumerate(scales):
+            place = f"{name}/channels/{k}"
+            self.rest[place] = (np.frexp(factors)[1] - 1).astype(np.int8)
+            for where, array in self.candidates:
+                if array.dtype == np.float16 and array.shape[-2:-1] == factors.shape:
+                    where = {**where, "channels": place}
+                    yield where, array * factors[:, None], INTEGERS
+
     @staticmethod
     def _layouts(array, of_integers):
-        """Yields (name, array) for each way in which a LiteRT file may store it."""
+        """Returns the names of the ways in which a LiteRT file may store an array."""
         known = ["same", "kernel"]
         if array.dtype == np.float16:
-            known.append("int8")
+            known += INTEGERS
         if array.dtype == np.int8 and array.ndim == 4:
             known += of_integers
         if array.ndim == 4:
@@ -222,11 +244,18 @@ class Compact:
             if array.dtype == np.float16:
                 known += [f"int8_{each}" for each in known if each.startswith("blocks")]
             known += [f"phases {n}" for n in strides]
-        for layout in known:
+        return known
+
+    @staticmethod
+    def _laid_out(array, layouts):
+        """Yields (name, array) for each layout, and for both types of numbers."""
+        for layout in layouts:
             made = np.ascontiguousarray(laid_out(array, layout))
             yield layout, made
             if made.dtype == np.float32:
                 yield layout, made.astype(np.float16)
+            if made.dtype == np.float16:
+                yield layout, made.astype(np.float32)
 
     def add_numbers(self, numbers: dict[str, np.ndarray]):
         """Adds the numbers of the coder; those in the SavedModel by reference."""

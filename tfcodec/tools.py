@@ -59,9 +59,6 @@ def web_files(about: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_realism", action="store_true", help="leave out the second synthesis"
     )
-    parser.add_argument(
-        "--encoder", metavar="MODEL8", help="the same model in 8 bits, for encoding"
-    )
     return parser
 
 

@@ -1,7 +1,6 @@
 """Writes the files of a model for a web page: see docs/web.md.
 
     python -m tfcodec.web_files MODEL DIR [--decode_only] [--no_realism]
-        [--encoder MODEL8]
 
 MODEL is an exported model with LiteRT files, or the name of a shipped one. DIR gets a
 directory, named by the model's fingerprint, with `model.json` and gzip streams of the
@@ -32,10 +31,7 @@ FIELDS = ("name", "licence", "stride", "latents")
 
 
 def parts(
-    model: registry.Model,
-    encode: bool = True,
-    realism: bool = True,
-    encoder: registry.Model | None = None,
+    model: registry.Model, encode: bool = True, realism: bool = True
 ) -> Iterator[tuple[str, bytes]]:
     """Yields (name, bytes) of each file that a page may need.
 
@@ -43,14 +39,14 @@ def parts(
         model: one that has LiteRT files.
         encode: whether the page also compresses.
         realism: whether to include the second synthesis, if the model has one.
-        encoder: the same model with weights of 8 bits, whose networks for compression
-            are taken: their precision matters less than that of the synthesis.
 
     Raises:
-        ValueError: the model has no LiteRT files, these are damaged, it has no
-            hyperprior, or `encoder` is another model.
+        ValueError: the model has no LiteRT files, these are damaged, or it has no
+            hyperprior.
     """
-    source = _source(model)
+    if model.litert is None:
+        raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
+    source = litert_files.Files(model.litert, model.path)
     if "hyper_analysis" not in source:
         raise ValueError(
             f"model {model.name} has no hyperprior, which the JavaScript codec needs"
@@ -64,17 +60,8 @@ def parts(
     for name in [*DECODING, *more]:
         yield name, source.network(name)
     if encode:
-        if encoder and encoder.fingerprint != model.fingerprint:
-            raise ValueError(f"{encoder.path} is not the model {model.name}")
-        source = _source(encoder) if encoder else source
         for name in ENCODING:
             yield name, source.network(name)
-
-
-def _source(model):
-    if model.litert is None:
-        raise ValueError(f"model {model.name} has no LiteRT files: {model.path}")
-    return litert_files.Files(model.litert, model.path)
 
 
 def card(model: registry.Model, stored: dict[str, dict]) -> dict:
@@ -89,13 +76,15 @@ def card(model: registry.Model, stored: dict[str, dict]) -> dict:
 
 
 def write(
-    model: registry.Model, target: pathlib.Path, encode: bool = True,
-    realism: bool = True, encoder: registry.Model | None = None,
-) -> pathlib.Path:  # fmt: skip
+    model: registry.Model,
+    target: pathlib.Path,
+    encode: bool = True,
+    realism: bool = True,
+) -> pathlib.Path:
     """Writes a model's directory into `target`, replacing the files in it.
 
     Args:
-        model, encode, realism, encoder: as for `parts`.
+        model, encode, realism: as for `parts`.
         target: folder of all models.
 
     Returns:
@@ -108,7 +97,7 @@ def write(
     directory = target / model.fingerprint.hex()
     directory.mkdir(parents=True, exist_ok=True)
     stored = {}
-    for name, data in parts(model, encode, realism, encoder):
+    for name, data in parts(model, encode, realism):
         packed = gzip.compress(data, 9, mtime=0)
         path = f"{name}.gz"
         with files.new_file(directory / path) as file:
@@ -155,7 +144,6 @@ def main(argv=None):
         return write(
             registry.resolve(args.model), pathlib.Path(args.directory),
             encode=not args.decode_only, realism=not args.no_realism,
-            encoder=registry.resolve(args.encoder) if args.encoder else None,
         )  # fmt: skip
 
     tools.print_made(parser, make)
