@@ -36,7 +36,7 @@ def compress_options(args: argparse.Namespace) -> dict:
     from tfcodec import codec
 
     names = "quality model effort alpha_quality verify max_pixels engine".split()
-    options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
+    options = {name: getattr(args, name) for name in (*names, *quality.TARGETS)}
     codec.check_settings(**options)
     return options
 
@@ -50,7 +50,7 @@ def compress(args: argparse.Namespace) -> bool:
     server = args.server and predict.Server(args.server)
     if server:
         given = {
-            **{name: options[name] for name in codec.TARGETS},
+            **{name: options[name] for name in quality.TARGETS},
             "effort": args.effort or None,
             "verify": args.verify or None,
             "alpha_quality": args.alpha_quality,

@@ -10,6 +10,15 @@ from tfcodec import bitstream, quality, registry
 
 # Other names of stdin and stdout, which must not be replaced by a new file.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
+# Options in place of a quality, as `quality.TARGETS` -> help.
+TARGETS = {
+    "max_bytes": "the best image of at most N bytes",
+    "target_bpp": "the best image of at most X bits per pixel",
+    "target_psnr": "the smallest file with a PSNR of X dB or more",
+    "target_msssim": "the smallest file with an MS-SSIM of X or more, such as 0.97",
+    "target_ssimulacra2": "the smallest file with an SSIMULACRA2 of X or more, such "
+    "as 70",
+}
 
 
 def crop(text: str) -> tuple[int, ...]:
@@ -83,11 +92,6 @@ def checked(check, kind=float):
 
     read.__name__ = kind.__name__  # for argparse's own message
     return read
-
-
-def target(name: str, kind=float):
-    """Returns a reader of the value of a target of `codec.compress`, for argparse."""
-    return checked(functools.partial(quality.check_target, name), kind)
 
 
 def check_effort(number: int) -> None:
@@ -173,36 +177,12 @@ def add_rate(command) -> None:
         help="smallest file to best image, fractions allowed (default: "
         f"{quality.DEFAULT})",
     )
-    rate.add_argument(
-        "--max_bytes",
-        type=target("max_bytes", int),
-        metavar="N",
-        help="the best image of at most N bytes",
-    )
-    rate.add_argument(
-        "--target_bpp",
-        type=target("target_bpp"),
-        metavar="X",
-        help="the best image of at most X bits per pixel",
-    )
-    rate.add_argument(
-        "--target_psnr",
-        type=target("target_psnr"),
-        metavar="X",
-        help="the smallest file with a PSNR of X dB or more",
-    )
-    rate.add_argument(
-        "--target_msssim",
-        type=target("target_msssim"),
-        metavar="X",
-        help="the smallest file with an MS-SSIM of X or more, such as 0.97",
-    )
-    rate.add_argument(
-        "--target_ssimulacra2",
-        type=target("target_ssimulacra2"),
-        metavar="X",
-        help="the smallest file with an SSIMULACRA2 of X or more, such as 70",
-    )
+    for name, words in TARGETS.items():
+        kind, metavar = (int, "N") if name == "max_bytes" else (float, "X")
+        check = functools.partial(quality.check_target, name)
+        rate.add_argument(
+            f"--{name}", type=checked(check, kind), metavar=metavar, help=words
+        )
 
 
 def add_coding(command) -> None:
