@@ -144,9 +144,8 @@ def compress(
         target_psnr=target_psnr, target_msssim=target_msssim,
         target_ssimulacra2=target_ssimulacra2,
     )  # fmt: skip
-    level = DEFAULT_QUALITY if quality is None else quality
     return load(model, engine, effort).compress(
-        image, level, effort, progress, target=target, alpha_quality=alpha_quality,
+        image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata=metadata, verify=verify,
     )  # fmt: skip
 

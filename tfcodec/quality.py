@@ -164,6 +164,11 @@ def check(quality: float, name: str = "quality") -> float:
     return round(value, 2)
 
 
+def chosen(quality: float | None) -> float:
+    """Returns the quality to code at: `DEFAULT` if none is given, else as `check`."""
+    return check(DEFAULT if quality is None else quality)
+
+
 def check_realism(realism: float) -> float:
     """Returns `realism` as a float.
 
