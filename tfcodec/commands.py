@@ -48,21 +48,10 @@ def compress(args: argparse.Namespace) -> bool:
     options = compress_options(args)
     model = registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
-    if server:
-        given = {
-            **{name: options[name] for name in quality.TARGETS},
-            "effort": args.effort or None,
-            "verify": args.verify or None,
-            "alpha_quality": args.alpha_quality,
-        }
-        unfit = [name for name, value in given.items() if value is not None]
-        if unfit:
-            raise ValueError(f"--{unfit[0]} cannot be used with --server")
 
     def work(picture, progress):
         if server:
-            level = quality.DEFAULT if args.quality is None else args.quality
-            return server.compress(picture.pixels, level, picture.metadata)
+            return server.compress(picture.pixels, args.quality, picture.metadata)
         return codec.compress(
             picture.pixels, progress=progress, **options, **picture.metadata
         )
@@ -157,8 +146,6 @@ def decompress(args: argparse.Namespace) -> bool:
 
     if args.model is not None:
         registry.resolve(args.model)
-    if args.server and args.crop is not None:
-        raise ValueError("--crop cannot be used with --server")
     server = args.server and predict.Server(args.server)
     most = {"max_pixels": args.max_pixels}
     limits = bitstream.Limits().for_pixels(args.max_pixels)

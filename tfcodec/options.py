@@ -136,6 +136,32 @@ def check_above_zero(number: float) -> None:
         raise ValueError(f"must be above 0, not {number:g}")
 
 
+def check_server(text: str) -> None:
+    """Raises a ValueError for an address that `--server` cannot have."""
+    from tfcodec import predict
+
+    predict.Server(text)
+
+
+def check_beside_server(parser, command, args) -> None:
+    """Refuses options that have no effect where a server does the work.
+
+    Args:
+        parser: for errors.
+        command: the parser of the command, for the defaults of its options.
+        args: the arguments.
+    """
+    if not getattr(args, "server", None):
+        return
+    names = [*quality.TARGETS, "effort", "verify", "alpha_quality", "crop"]
+    if not getattr(args, "verbose", False):  # which decodes here, to measure
+        names += ["model", "engine"]
+    for name in names:
+        if getattr(args, name, None) != command.get_default(name):
+            hint = "; HOST:PORT/MODEL chooses a model" if name == "model" else ""
+            parser.error(f"--{name} cannot be used with --server{hint}")
+
+
 def add_max_pixels(command, what: str) -> None:
     """Adds the limit on the pixels of inputs; `what` is a plural noun for these."""
     command.add_argument(
