@@ -195,7 +195,7 @@ def jobs_of(
     for source in args.input:
         path = pathlib.Path(source)
         named = [path]
-        if files.WILDCARD.search(source) and not os.path.lexists(source):
+        if files.is_pattern(source):
             # Shells of Windows do not expand wildcards, others not those in quotes.
             named = [pathlib.Path(name) for name in files.matching(source)] or named
         for path in named:

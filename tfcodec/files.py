@@ -69,6 +69,11 @@ def find_images(
     )
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name has wildcards, and is not that of a file or folder with them."""
+    return bool(WILDCARD.search(name)) and not os.path.lexists(name)
+
+
 def matching(pattern: str) -> list[str]:
     """Returns the paths that match a glob, sorted.
 
