@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 
-from tfcodec import __version__, bitstream, files, quality, registry
+from tfcodec import __version__, bitstream, inputs, quality, registry
 from tfcodec.batch import Job, check_output, over_files, passed_over, to_stdout
 from tfcodec.console import (
     Progress,
@@ -68,7 +68,7 @@ def compress(args: argparse.Namespace) -> bool:
             text += _measured(picture.pixels, data, args, row)
         return row, text
 
-    return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)
+    return over_files(args, bitstream.SUFFIX, inputs.SUFFIXES, "steps", one)
 
 
 def note(name: str, notes: list[str]) -> None:
@@ -268,7 +268,7 @@ def eval_(args: argparse.Namespace) -> bool:
         raise ValueError("; ".join(missing))
     others: list[str] = []
     skipped: list[OSError] = []
-    paths = files.find_images(args.images, others.append, skipped.append)
+    paths = inputs.find_images(args.images, others.append, skipped.append)
     stdout = _stream_of_tables(args)
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
     for reason in missing:

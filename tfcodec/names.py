@@ -6,7 +6,7 @@ import argparse
 import os
 import pathlib
 
-from tfcodec import bitstream, files
+from tfcodec import bitstream, inputs
 from tfcodec.options import file
 
 ONE_INPUT = (
@@ -87,7 +87,7 @@ def is_folder(output: str, several: bool = False) -> bool:
 def takes_several(args) -> bool:
     """Whether the inputs of a command may be more than one file."""
     return len(args.input) > 1 or any(
-        (args.recursive and os.path.isdir(name)) or files.is_pattern(name)
+        (args.recursive and os.path.isdir(name)) or inputs.is_pattern(name)
         for name in args.input
     )
 
@@ -101,12 +101,12 @@ def check(parser, args) -> None:
         )
     # The last of several names, if nothing is there, is often that of a folder.
     last = args.input[-1]
-    suffixes = files.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
+    suffixes = inputs.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
     is_input = (
         last == "-"
         or pathlib.Path(last).suffix.lower() in suffixes
         or os.path.lexists(last)
-        or files.is_pattern(last)
+        or inputs.is_pattern(last)
     )
     if len(args.input) > 1 and not args.out_dir and not is_input:
         parser.error(
