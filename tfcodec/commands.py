@@ -72,7 +72,7 @@ def compress(args: argparse.Namespace) -> bool:
 
 
 def note(name: str, notes: list[str]) -> None:
-    """Prints on stderr what of a file was not kept, or was changed."""
+    """Prints on stderr what was left out of a file, or changed in it."""
     if notes:
         say(f"note: {shown(name)}: {'; '.join(notes)}", sys.stderr)
 
@@ -90,8 +90,8 @@ def _write(job, data):
 def _summary(job, data, model, seconds, notes):
     """Describes what was written: (a row of JSON, the same in words).
 
-    The file is of `model`, or of another one if a server made it; that may be unknown
-    here.
+    The file was made with `model`; or, if a server made it, with the server's model,
+    which may not be installed here.
     """
     from tfcodec import metrics
 
@@ -279,10 +279,10 @@ def eval_(args: argparse.Namespace) -> bool:
         report(error, args)
     if not paths:
         return True
-    for path in paths:  # first, as one that is no image would end a long run
+    for path in paths:  # now, as a file that is no image would end a long run later
         images.size_of(path, args.max_pixels)
     known = []
-    if args.published:  # first, as it fails if the images are not of a known set
+    if args.published:  # now, as it fails if the images are not of a known set
         known = averages.published([evaluation.digest(read(path)) for path in paths])
     with quiet_tensorflow() as stderr:
         with Progress(stderr, "files") as progress:

@@ -19,8 +19,8 @@ def take_late(parser, args, words: list[str]) -> None:
 
     Args:
         parser: for errors.
-        args: what argparse has read, with names up to the next option only.
-        words: what it has not taken.
+        args: what argparse has read; of names, only those before the next option.
+        words: those that argparse did not recognise.
     """
     taken = next(
         (v for v in map(vars(args).get, ("input", "images")) if isinstance(v, list)), []
@@ -93,13 +93,14 @@ def takes_several(args) -> bool:
 
 
 def check(parser, args) -> None:
-    """Refuses inputs that cannot be meant so, before any file is read."""
+    """Refuses names that must be mistakes, before any file is read."""
     if args.out_dir and "-" in args.input:
         parser.error(
             f"standard input has no name to have in {args.out_dir}; give it one, as "
             f"-o {args.out_dir / 'NAME'}"
         )
-    # The last of several names, if nothing is there, is often that of a folder.
+    # If nothing has the last of several names, it was probably meant as a folder to
+    # write to.
     last = args.input[-1]
     suffixes = inputs.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
     is_input = (

@@ -8,7 +8,8 @@ import pathlib
 
 from tfcodec import bitstream, quality, registry
 
-# Other names of stdin and stdout, which must not be replaced by a new file.
+# Devices that are read as "-", stdin or stdout. Under its own name, a device that the
+# shell has redirected to a file would be replaced by a new file.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
 # Options in place of a quality, as `quality.TARGETS` -> help.
 TARGETS = {
@@ -75,7 +76,7 @@ def _whole(text, least):
 
 
 def checked(check, kind=float):
-    """Returns a reader of numbers for argparse that refuses those that `check` does.
+    """Returns a function for argparse that reads a number and has `check` check it.
 
     Args:
         check: function that raises a ValueError, whose message is shown.
@@ -96,17 +97,18 @@ def checked(check, kind=float):
 
 def check_effort(number: int) -> None:
     """Raises a ValueError for an effort that `codec.compress` does not have."""
-    from tfcodec import compression  # which imports NumPy: not for `--help`
+    from tfcodec import compression  # imports NumPy: not for `--help`
 
     compression.steps_of(number)
 
 
 def codecs(text: str) -> tuple[list, list[str]]:
-    """Reads the codecs that `eval` compares, for argparse: `contestants.contestants`.
+    """Reads the codecs that `eval` compares, for argparse.
 
-    That none is installed is no wrong usage: then the first list is empty.
+    Returns what `contestants.contestants` does. If none of the codecs is installed, the
+    first list is empty: that is not wrong usage, and `eval` reports it later.
     """
-    from tfcodec import classical, contestants  # which import NumPy, as below
+    from tfcodec import classical, contestants  # not above, as these import NumPy
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
@@ -154,7 +156,7 @@ def check_beside_server(parser, command, args) -> None:
     if not getattr(args, "server", None):
         return
     names = [*quality.TARGETS, "effort", "verify", "alpha_quality", "crop"]
-    if not getattr(args, "verbose", False):  # which decodes here, to measure
+    if not getattr(args, "verbose", False):  # -v decodes on this machine, to measure
         names += ["model", "engine"]
     for name in names:
         if getattr(args, name, None) != command.get_default(name):
@@ -241,7 +243,7 @@ def add_coding(command) -> None:
 
 
 def add_realism(command) -> None:
-    """Adds how much texture is synthesised."""
+    """Adds the option that says how much texture is synthesised."""
     command.add_argument(
         "--realism",
         type=checked(quality.check_realism),
