@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from tfcodec import classical, codec, files, images, quality
+from tfcodec import classical, codec, images, inputs, quality
 
 SIDE = 112  # of the square, in pixels
 STEP = 8  # pixels between the places where it is tried
@@ -64,7 +64,7 @@ def main(arguments=None):
     parser.add_argument("--bpp", type=float, nargs="+", default=[0.2, 0.4, 0.8])
     given = parser.parse_args(arguments)
     pictures = []
-    for path in files.find_images(given.images):
+    for path in inputs.find_images(given.images):
         pixels = images.read_rgb(path)
         if min(pixels.shape[:2]) > SIDE:
             pictures.append((path.name, pixels, *reddest(pixels)))

@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from tfcodec import codec, files, images, predict, registry
+from tfcodec import codec, images, inputs, predict, registry
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def main(arguments=None):
 
     from tfcodec import serving
 
-    paths = files.find_images(given.images)
+    paths = inputs.find_images(given.images)
     pictures = [images.read(path).pixels for path in paths]
     megapixels = sum(p.shape[0] * p.shape[1] for p in pictures) / 1e6
     own = codec.load(given.model, "tensorflow")

@@ -98,7 +98,7 @@ def work(args) -> dict:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.worker])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from benchmarks import peers
-    from tfcodec import classical, contestants, files
+    from tfcodec import classical, contestants, inputs
     from tfcodec import images as pictures
 
     try:
@@ -108,7 +108,7 @@ def work(args) -> dict:
             each = contestants.contestant(args.codecs)
     except classical.Missing as error:
         return {"results": [], "missing": str(error)}
-    images = [pictures.read_rgb(path) for path in files.find_images(args.images)]
+    images = [pictures.read_rgb(path) for path in inputs.find_images(args.images)]
     groups = [images]
     if args.megapixels:
         sizes = [float(word) for word in args.megapixels.split(",")]

@@ -17,9 +17,9 @@ import numpy as np
 
 def photographs(paths, side, batch):
     """Returns uint8 [batch, side, side, 3], made of the images in turn."""
-    from tfcodec import files, images
+    from tfcodec import images, inputs
 
-    pictures = [images.read(p).pixels for p in files.find_images(paths)[:batch]]
+    pictures = [images.read(p).pixels for p in inputs.find_images(paths)[:batch]]
     tiled = []
     for k in range(batch):
         picture = pictures[k % len(pictures)]

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from tfcodec import bitstream, compression, engine, planes
+from tfcodec import bitstream, compression, engine, planes, quality
 from tfcodec.bitstream import Chunk, Header
 
 FINGERPRINT = "00112233445566778899aabbccddeeff"
@@ -37,7 +37,7 @@ class Lossless(engine.Codec):
         self.model = model
 
     def compress(
-        self, image, quality_=50, effort=0, progress=None, *, target=None,
+        self, image, quality_=None, effort=0, progress=None, *, target=None,
         alpha_quality=None, metadata=None, verify=False, tile=None,
     ):  # fmt: skip
         steps = compression.steps_of(effort)
@@ -46,7 +46,8 @@ class Lossless(engine.Codec):
         image = planes.checked_image(image)
         height, width = image.shape[:2]
         layout = planes.layout_of(image)
-        header = Header(self.model.fingerprint, width, height, quality_, layout)
+        level = quality.chosen(quality_)
+        header = Header(self.model.fingerprint, width, height, level, layout)
         chunks = bitstream.metadata_chunks(metadata)
         if header.alpha:
             chunks.append(Chunk(bitstream.ALPHA, b""))

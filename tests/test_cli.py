@@ -295,6 +295,36 @@ def test_numbers_out_of_range_are_wrong_usage(capsys, option, words):
     assert words in wrong(capsys, "compress", "in.png", option)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["compress", "--effort=1"], ["compress", "--verify"],
+        ["compress", "--alpha_quality=60"], ["compress", "--target_psnr=40"],
+        ["compress", "--model=other"], ["compress", "--engine=tensorflow"],
+        ["decompress", "--crop=0,0,8,8"], ["decompress", "--model=other"],
+        ["decompress", "--engine=litert"],
+    ],
+)  # fmt: skip
+def test_options_without_effect_on_a_server_are_wrong_usage(capsys, options):
+    name = options[1].partition("=")[0]
+    words = wrong(capsys, *options, "in", "--server=localhost:8500")
+    assert f"error: {name} cannot be used with --server" in words
+    assert ("HOST:PORT/MODEL chooses" in words) == (name == "--model")
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_a_server_without_a_port_is_wrong_usage(capsys, command):
+    words = wrong(capsys, command, "in", "--server=localhost")
+    assert "a server is HOST:PORT or HOST:PORT/MODEL, not localhost" in words
+
+
+def test_model_and_engine_beside_a_server_are_of_what_measures():
+    server = "--server=localhost:8500"
+    line = ["compress", "in.png", "-v", "--model=other", "--engine=litert", server]
+    args = cli.parse(["tfcodec", *line])
+    assert (args.model, args.engine) == ("other", "litert")
+
+
 def test_a_last_name_with_a_separator_is_a_folder_to_make(image):
     assert call("compress", "in.png", "new/") == 0
     assert call("decompress", "new/in.tfc", "newer/") == 0

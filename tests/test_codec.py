@@ -283,7 +283,7 @@ def test_bad_settings_are_value_errors(model, settings):
         tfcodec.compress(layouts()["RGBA"], model=model, **settings)
 
 
-@pytest.mark.parametrize("name", codec.TARGETS)
+@pytest.mark.parametrize("name", quality.TARGETS)
 def test_a_quality_beside_a_target_is_refused(model, name):
     settings = {"quality": codec.DEFAULT_QUALITY, name: 1, "model": model}
     if name == "target_msssim":

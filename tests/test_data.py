@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests import made
 from tests.tiny import images, photograph
-from tfcodec import data, files, held_out, training
+from tfcodec import data, held_out, inputs, training
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -48,23 +48,23 @@ def assert_same(a, b):
 
 
 def test_folders_and_globs_are_searched_to_any_depth(folder):
-    everything = files.find_images([str(folder)])
+    everything = inputs.find_images([str(folder)])
     assert len(everything) == 10
-    assert files.find_images([str(folder / "**" / "*.webp")]) == [
+    assert inputs.find_images([str(folder / "**" / "*.webp")]) == [
         n for n in everything if n.suffix == ".webp"
     ]
     with pytest.raises(ValueError, match="nothing"):
-        files.find_images([str(folder / "nothing*")])
+        inputs.find_images([str(folder / "nothing*")])
 
 
 def test_small_and_broken_files_are_left_out_and_counted(folder, caplog):
-    paths = data.usable(files.find_images([str(folder)]), 64)
+    paths = data.usable(inputs.find_images([str(folder)]), 64)
     assert len(paths) == 7  # The truncated one opens; it fails when it is decoded.
     assert "1 smaller than 64 pixels, 2 unreadable" in caplog.text
 
 
 def test_truncated_file_is_replaced_while_training(folder, caplog):
-    paths = data.usable(files.find_images([str(folder)]), 64)
+    paths = data.usable(inputs.find_images([str(folder)]), 64)
     for batch in batches(data.training_set(paths, 64, 7, seed=0), 2):
         assert batch["image"].shape == (7, 64, 64, 3)
         assert all(x.std() > 1 for x in batch["image"])
@@ -73,7 +73,7 @@ def test_truncated_file_is_replaced_while_training(folder, caplog):
 
 
 def test_training_set_resumes_where_it_was(folder):
-    paths = data.usable(files.find_images([str(folder / "deep")]), 64)
+    paths = data.usable(inputs.find_images([str(folder / "deep")]), 64)
     whole = batches(data.training_set(paths, 64, 4, seed=3), 6)
     rest = batches(data.training_set(paths, 64, 4, seed=3, first=16), 2)
     for a, b in zip(whole[4:], rest):
@@ -83,7 +83,7 @@ def test_training_set_resumes_where_it_was(folder):
 
 
 def test_examples_vary_in_crop_quality_and_noise(folder):
-    paths = data.usable(files.find_images([str(folder / "deep")]), 64)[:1]
+    paths = data.usable(inputs.find_images([str(folder / "deep")]), 64)[:1]
     batch = batches(data.training_set(paths, 64, 32, seed=0), 1)[0]
     assert len({x.tobytes() for x in batch["image"]}) == 32
     assert len({x.tobytes() for x in batch["seed"]}) == 32
@@ -102,7 +102,7 @@ def test_held_out_images_are_never_trained_on():
 
 
 def test_validation_set_has_each_image_at_each_quality(folder):
-    paths = data.usable(files.find_images([str(folder / "deep")]), 64)
+    paths = data.usable(inputs.find_images([str(folder / "deep")]), 64)
     found = batches(data.validation_set(data.open_images(paths, 3), 64), 10)
     assert len(found) == 3
     for batch in found:
@@ -285,7 +285,7 @@ def test_images_to_validate_on_are_read_once_and_whole(tmp_path, caplog):
     folder = images(tmp_path / "images")
     os.truncate(folder / "3.png", 9000)
     validation = data.validation_set(
-        data.open_images(files.find_images([folder]), 8), 64
+        data.open_images(inputs.find_images([folder]), 8), 64
     )
     assert caplog.text.count("left out") == 1
     assert "3.png" in caplog.text
@@ -308,7 +308,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", denied)
     for folder in (tmp_path / "a", tmp_path / "a" / "b"):
         with pytest.raises(PermissionError, match="b'$"):
-            files.find_images([folder])
+            inputs.find_images([folder])
 
 
 INTERRUPTED = """

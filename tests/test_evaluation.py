@@ -22,7 +22,7 @@ from tfcodec import (
     console,
     contestants,
     evaluation,
-    files,
+    inputs,
     metrics,
     ssimulacra2,
     summary,
@@ -50,7 +50,7 @@ class Steps:
 def images():
     for i in range(2):
         Image.fromarray(photo(40, 50 + i)).save(f"{i}.png")
-    return files.find_images(["."])
+    return inputs.find_images(["."])
 
 
 def rows_of(images, codec, **settings):
@@ -121,7 +121,7 @@ def test_other_pixels_are_another_result_and_other_names_are_not(images):
     images[0].rename("renamed.png")
     Image.fromarray(photo(40, 51) ^ 1).save("1.png")
     codec = Steps()
-    rows_of(files.find_images(["*.png"]), codec, cache="kept")
+    rows_of(inputs.find_images(["*.png"]), codec, cache="kept")
     assert codec.done == 3
 
 
@@ -369,10 +369,10 @@ def test_files_folders_and_globs_are_found_once(images):
     pathlib.Path("deep/er").mkdir(parents=True)
     Image.new("RGB", (9, 9)).save("deep/er/2.JPG")
     pathlib.Path("deep/notes.txt").write_text("no image")
-    found = files.find_images(["0.png", "?.png", "deep", "./0.png"])
+    found = inputs.find_images(["0.png", "?.png", "deep", "./0.png"])
     assert [path.name for path in found] == ["0.png", "1.png", "2.JPG"]
     with pytest.raises(ValueError, match=r"no\*such: no images"):
-        files.find_images(["0.png", "no*such"])
+        inputs.find_images(["0.png", "no*such"])
 
 
 def test_contestants_are_read():

@@ -11,7 +11,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_compression")
 
 from tests import tiny
-from tfcodec import data, files, progress, training
+from tfcodec import data, files, inputs, progress, training
 from tfcodec.checkpoints import Checkpoints, damage
 
 
@@ -226,7 +226,7 @@ class Reader(tf.keras.Model):
 def test_images_that_are_gone_end_a_training_by_their_name(images, tmp_path, caplog):
     folder = tmp_path / "images"
     shutil.copytree(images, folder)
-    paths = files.find_images([folder])
+    paths = inputs.find_images([folder])
     dataset = data.training_set(paths, 64, 1, seed=0)
     model = Reader()
     model.compile()

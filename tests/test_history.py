@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import history
 from tests.test_metrics import photo
-from tfcodec import contestants, files, held_out
+from tfcodec import contestants, held_out, inputs
 
 
 def card(zeros=None):
@@ -82,7 +82,7 @@ def test_other_codecs_code_the_crops_that_models_are_validated_on(tmp_path):
     pytest.importorskip("tensorflow_compression")
     for number in range(3):
         Image.fromarray(photo(100, 70 + number)).save(tmp_path / f"{number}.png")
-    held = held_out.split_by_name(files.find_images([tmp_path]))[1][0]
+    held = held_out.split_by_name(inputs.find_images([tmp_path]))[1][0]
     held.write_bytes(b"damaged")  # another is held out instead
     crops = history.held_out(history.parse([str(tmp_path), "--patch=32"]))
     assert [crop.shape for crop in crops] == [(96, 64, 3)]

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 
 # In reading order: a module may import only modules above it.
 TABLE = """
-    console files signals tools constants archives bitstream tiling quality forks
+    console inputs files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
     picture_metadata
@@ -33,7 +33,7 @@ TABLE = """
 
 # What runs wherever TensorFlow runs, so without Keras and TensorFlow Compression.
 RUNNING = """
-    console files signals tools constants archives bitstream tiling quality forks
+    console inputs files signals tools constants archives bitstream tiling quality forks
     plugins
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
     picture_metadata
@@ -50,7 +50,7 @@ RUNNING = """
 
 # What answers before there are pixels to code.
 QUICK = """
-    console files signals tools constants archives bitstream tiling quality forks
+    console inputs files signals tools constants archives bitstream tiling quality forks
     plugins blas
     metrics ssimulacra2 exif profiles tiff pixels jpegs headers picture_metadata
     formats images

@@ -31,13 +31,14 @@ from tests.test_cli import (  # noqa: F401
     pixels,
     wrong,
 )
-from tests.test_files import lock
+from tests.test_inputs import lock
 from tfcodec import (
     bitstream,
     codec,
     console,
     files,
     images,
+    inputs,
     planes,
     registry,
 )
@@ -397,10 +398,10 @@ def test_brackets_in_the_name_of_a_folder_stand_for_themselves(image, capsys):
     os.link("in.png", "[2024] a[1-3]/b[2].png")
     assert call("compress", "[2024] a[1-3]/*.png") == 0
     assert os.listdir("[2024] a[1-3]") != ["b[2].png"]
-    found = files.find_images(["[2024] a[1-3]/*.png"])
+    found = inputs.find_images(["[2024] a[1-3]/*.png"])
     assert [path.name for path in found] == ["b[2].png"]
     os.link("in.png", "a2.png")
-    assert [path.name for path in files.find_images(["a[1-3].png"])] == ["a2.png"]
+    assert [path.name for path in inputs.find_images(["a[1-3].png"])] == ["a2.png"]
 
 
 def test_named_pipes_are_read_and_written_as_files_are(image):
@@ -540,6 +541,20 @@ def test_a_link_to_nowhere_is_written_through_and_a_hard_link_is_not(image):
     assert os.path.islink("soft.tfc")
     assert pathlib.Path("real.tfc").read_bytes() == old
     assert pathlib.Path("hard.tfc").read_bytes() != old
+
+
+def test_without_links_a_file_that_has_appeared_is_not_overwritten(monkeypatch):
+    def link(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    with files.new_file("a", replace=False) as file:
+        file.write(b"new")
+    with pytest.raises(FileExistsError, match="File exists"):
+        with files.new_file("a", replace=False) as file:
+            file.write(b"newer")
+    assert pathlib.Path("a").read_bytes() == b"new"
+    assert os.listdir() == ["a"]
 
 
 def test_bytes_go_to_a_terminal_only_by_force(image):

@@ -465,8 +465,10 @@ def test_the_command_line_by_a_server(server, tmp_path):
     assert file.read_bytes() == data
     expected = opened(file.read_bytes())
     assert near(decoded(back.read_bytes()), expected)
-    line = ["compress", str(source), "-f", "--effort", "3", "--server", server]
-    assert cli.main(cli.parse(["tfcodec", *line]))
+    line = ["compress", str(source), "-f", "--server", server]
+    assert not cli.main(cli.parse(["tfcodec", *line]))
+    header = bitstream.read_header(file.read_bytes())
+    assert header.quality == codec.DEFAULT_QUALITY
 
 
 def test_rest_speaks_base64(served):

@@ -291,7 +291,7 @@ def test_what_cannot_be_trained_on_is_told_in_a_line(tmp_path, settings, words):
     with pytest.raises(ValueError, match=words) as caught:
         training.train(config_of(tmp_path, **settings), tmp_path / "run")
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # it did not wait for a TPU
     assert not (tmp_path / "run").exists()
 
 

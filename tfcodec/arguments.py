@@ -17,8 +17,10 @@ from tfcodec.options import (
     add_realism,
     add_strip,
     check_above_zero,
+    check_beside_server,
     check_metric,
     check_port,
+    check_server,
     checked,
     codecs,
     count,
@@ -84,6 +86,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if "input" in args and "out_dir" in args:
         names.settle_output(parser, args)
         names.check(parser, args)
+        check_beside_server(parser, commands.choices[args.command], args)
     return args
 
 
@@ -141,6 +144,7 @@ def add_files(command, source: str, target: str) -> None:
     )
     command.add_argument(
         "--server",
+        type=checked(check_server, str),
         metavar="HOST:PORT[/MODEL]",
         help="let a served model do the work, over gRPC: see export",
     )

@@ -14,7 +14,7 @@ import pathlib
 import sys
 import time
 
-from tfcodec import bitstream, files
+from tfcodec import bitstream, files, inputs
 from tfcodec.console import (
     Failure,
     Progress,
@@ -159,7 +159,7 @@ class Job:
                 coded = file.read(len(bitstream.MAGIC)) == bitstream.MAGIC
             if self.args.command == "compress" and coded:
                 raise ValueError("a .tfc file already; decompress makes an image of it")
-            named = pathlib.Path(self.source).suffix.lower() in files.SUFFIXES
+            named = pathlib.Path(self.source).suffix.lower() in inputs.SUFFIXES
             if self.args.command == "decompress" and named and not coded:
                 raise ValueError(
                     "not a .tfc file, but by its name an image; compress takes those"
@@ -195,14 +195,14 @@ def jobs_of(
     for source in args.input:
         path = pathlib.Path(source)
         named = [path]
-        if files.WILDCARD.search(source) and not os.path.lexists(source):
+        if inputs.is_pattern(source):
             # Shells of Windows do not expand wildcards, others not those in quotes.
-            named = [pathlib.Path(name) for name in files.matching(source)] or named
+            named = [pathlib.Path(name) for name in inputs.matching(source)] or named
         for path in named:
             found, base = [path], path.parent
             if args.recursive and source != "-" and os.path.isdir(path):
                 before, base = len(skipped), path
-                found = files.inside(path, suffixes, passed_over, skipped.append)
+                found = inputs.inside(path, suffixes, passed_over, skipped.append)
                 if not found and len(skipped) == before:
                     kind = "images" if len(suffixes) > 1 else min(suffixes)
                     raise ValueError(f"{shown(str(path))}: no {kind} in it")

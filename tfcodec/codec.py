@@ -140,19 +140,17 @@ def compress(
     metadata = _metadata(icc_profile=icc_profile, exif=exif, xmp=xmp)
     steps_of(effort)  # before an engine is loaded for it
     target = target_of(
-        image.shape, quality, max_bytes, target_bpp, target_psnr, target_msssim,
-        target_ssimulacra2,
+        image.shape, quality, max_bytes=max_bytes, target_bpp=target_bpp,
+        target_psnr=target_psnr, target_msssim=target_msssim,
+        target_ssimulacra2=target_ssimulacra2,
     )  # fmt: skip
-    level = DEFAULT_QUALITY if quality is None else quality
     return load(model, engine, effort).compress(
-        image, level, effort, progress, target=target, alpha_quality=alpha_quality,
+        image, quality, effort, progress, target=target, alpha_quality=alpha_quality,
         metadata=metadata, verify=verify,
     )  # fmt: skip
 
 
 _SIGNATURE = inspect.signature(compress)
-TARGETS = ("max_bytes", "target_bpp", "target_psnr", "target_msssim",
-           "target_ssimulacra2")  # fmt: skip
 
 
 def check_settings(**settings) -> None:
@@ -170,49 +168,40 @@ def check_settings(**settings) -> None:
             quality.check(found[name], name)
     steps_of(found["effort"])
     registry.resolve(found["model"])
-    target_of((1, 1), found["quality"], **{name: found[name] for name in TARGETS})
+    targets = {name: found[name] for name in quality.TARGETS}
+    target_of((1, 1), found["quality"], **targets)
 
 
 def target_of(
-    shape: Sequence[int],
-    level: float | None = None,
-    max_bytes: int | None = None,
-    target_bpp: float | None = None,
-    target_psnr: float | None = None,
-    target_msssim: float | None = None,
-    target_ssimulacra2: float | None = None,
+    shape: Sequence[int], level: float | None = None, **targets: float | None
 ) -> quality.Target | None:
     """Returns the target that arguments of `compress` set, or None.
 
     Args:
         shape: of the image, [height, width, ...].
         level: the quality, if one is given.
-        max_bytes, ...: as for `compress`.
+        **targets: `quality.TARGETS`, None for those that are not given.
 
     Raises:
         ValueError: there are several targets, or one beside a quality, or one is out
             of range.
     """
-    given = {
-        "max_bytes": max_bytes, "target_bpp": target_bpp, "target_psnr": target_psnr,
-        "target_msssim": target_msssim, "target_ssimulacra2": target_ssimulacra2,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in targets.items() if value is not None}
     both = [*(["quality"] if level is not None else []), *given]
     if len(both) > 1:
         raise ValueError(f"give a quality or one target, not {' and '.join(both)}")
     for name, value in given.items():
         quality.check_target(name, value)
+        figure, _ = quality.TARGETS[name]
+        pixels = None
         if name == "max_bytes":
-            return quality.Target("bytes", int(value))
-        if name == "target_bpp":
+            value = int(value)
+        elif name == "target_bpp":
             pixels = shape[0] * shape[1]
-            return quality.Target("bytes", int(value * pixels / 8) or 1, pixels)
-        if name == "target_psnr":
-            return quality.Target("psnr", value)
-        if name == "target_ssimulacra2":
-            return quality.Target("ssimulacra2", value)
-        return quality.Target("ms_ssim", metrics.decibels(value))
+            value = int(value * pixels / 8) or 1
+        elif name == "target_msssim":
+            value = metrics.decibels(value)
+        return quality.Target(figure, value, pixels)
     return None
 
 

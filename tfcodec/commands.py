@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 
-from tfcodec import __version__, bitstream, files, quality, registry
+from tfcodec import __version__, bitstream, inputs, quality, registry
 from tfcodec.batch import Job, check_output, over_files, passed_over, to_stdout
 from tfcodec.console import (
     Progress,
@@ -36,7 +36,7 @@ def compress_options(args: argparse.Namespace) -> dict:
     from tfcodec import codec
 
     names = "quality model effort alpha_quality verify max_pixels engine".split()
-    options = {name: getattr(args, name) for name in (*names, *codec.TARGETS)}
+    options = {name: getattr(args, name) for name in (*names, *quality.TARGETS)}
     codec.check_settings(**options)
     return options
 
@@ -48,21 +48,10 @@ def compress(args: argparse.Namespace) -> bool:
     options = compress_options(args)
     model = registry.resolve(args.model)
     server = args.server and predict.Server(args.server)
-    if server:
-        given = {
-            **{name: options[name] for name in codec.TARGETS},
-            "effort": args.effort or None,
-            "verify": args.verify or None,
-            "alpha_quality": args.alpha_quality,
-        }
-        unfit = [name for name, value in given.items() if value is not None]
-        if unfit:
-            raise ValueError(f"--{unfit[0]} cannot be used with --server")
 
     def work(picture, progress):
         if server:
-            level = quality.DEFAULT if args.quality is None else args.quality
-            return server.compress(picture.pixels, level, picture.metadata)
+            return server.compress(picture.pixels, args.quality, picture.metadata)
         return codec.compress(
             picture.pixels, progress=progress, **options, **picture.metadata
         )
@@ -79,11 +68,11 @@ def compress(args: argparse.Namespace) -> bool:
             text += _measured(picture.pixels, data, args, row)
         return row, text
 
-    return over_files(args, bitstream.SUFFIX, files.SUFFIXES, "steps", one)
+    return over_files(args, bitstream.SUFFIX, inputs.SUFFIXES, "steps", one)
 
 
 def note(name: str, notes: list[str]) -> None:
-    """Prints on stderr what of a file was not kept, or was changed."""
+    """Prints on stderr what was left out of a file, or changed in it."""
     if notes:
         say(f"note: {shown(name)}: {'; '.join(notes)}", sys.stderr)
 
@@ -101,8 +90,8 @@ def _write(job, data):
 def _summary(job, data, model, seconds, notes):
     """Describes what was written: (a row of JSON, the same in words).
 
-    The file is of `model`, or of another one if a server made it; that may be unknown
-    here.
+    The file was made with `model`; or, if a server made it, with the server's model,
+    which may not be installed here.
     """
     from tfcodec import metrics
 
@@ -157,8 +146,6 @@ def decompress(args: argparse.Namespace) -> bool:
 
     if args.model is not None:
         registry.resolve(args.model)
-    if args.server and args.crop is not None:
-        raise ValueError("--crop cannot be used with --server")
     server = args.server and predict.Server(args.server)
     most = {"max_pixels": args.max_pixels}
     limits = bitstream.Limits().for_pixels(args.max_pixels)
@@ -281,7 +268,7 @@ def eval_(args: argparse.Namespace) -> bool:
         raise ValueError("; ".join(missing))
     others: list[str] = []
     skipped: list[OSError] = []
-    paths = files.find_images(args.images, others.append, skipped.append)
+    paths = inputs.find_images(args.images, others.append, skipped.append)
     stdout = _stream_of_tables(args)
     read = functools.partial(images.read_rgb, max_pixels=args.max_pixels)
     for reason in missing:
@@ -292,10 +279,10 @@ def eval_(args: argparse.Namespace) -> bool:
         report(error, args)
     if not paths:
         return True
-    for path in paths:  # first, as one that is no image would end a long run
+    for path in paths:  # now, as a file that is no image would end a long run later
         images.size_of(path, args.max_pixels)
     known = []
-    if args.published:  # first, as it fails if the images are not of a known set
+    if args.published:  # now, as it fails if the images are not of a known set
         known = averages.published([evaluation.digest(read(path)) for path in paths])
     with quiet_tensorflow() as stderr:
         with Progress(stderr, "files") as progress:

@@ -99,8 +99,8 @@ def say(text: str = "", file=None, end: str = "\n") -> None:
 
     Args:
         text: what to print.
-        file: stream, such as `sys.stderr`; if it is None, as a closed one is, nothing
-            is printed.
+        file: stream, such as `sys.stderr`. Nothing is printed if it is None, which is
+            what Python sets for a standard stream that was closed at the start.
         end: printed after the text.
 
     Raises:
@@ -132,7 +132,7 @@ def naming(file):
 
 
 def names_are_shown(record) -> bool:
-    """A filter for handlers of `logging`, which escapes messages with `shown`."""
+    """Escapes a message of `logging` with `shown`: a filter that lets all pass."""
     record.msg, record.args = shown(record.getMessage(), keep="\n"), ()
     return True
 

@@ -319,7 +319,7 @@ def find(text: str) -> Dictionary:
 
 
 def main(argv=None):
-    from tfcodec import files, images
+    from tfcodec import files, images, inputs
 
     parser = argparse.ArgumentParser(
         prog="python -m tfcodec.dictionary",
@@ -333,7 +333,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         need_scikit_learn()
-        paths = files.find_images(args.images)
+        paths = inputs.find_images(args.images)
         each, rng, blocks = -(-args.blocks // len(paths)), np.random.default_rng(0), []
         for path in paths:
             planes = tiling.pad(images.read_rgb(path), SIDE) @ YCBCR.T

@@ -165,7 +165,7 @@ class Codec:
     def compress(
         self,
         image: np.ndarray,
-        quality_: float = quality.DEFAULT,
+        quality_: float | None = None,
         effort: int = 0,
         progress: Progress | None = None,
         *,
@@ -190,7 +190,7 @@ class Codec:
             quality.check(alpha_quality, "alpha_quality")
         height, width = image.shape[:2]
         header = Header(
-            self.model.fingerprint, width, height, quality.check(quality_), layout,
+            self.model.fingerprint, width, height, quality.chosen(quality_), layout,
             tiling.tile_layout(height, width, tile),
         )  # fmt: skip
         chunks = bitstream.metadata_chunks(metadata or {})

@@ -18,7 +18,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from tfcodec import beam, bitstream, bulk, files
+from tfcodec import beam, bitstream, bulk, files, inputs
 from tfcodec.console import Failure, output, say, shown, without_warnings
 from tfcodec.helpers import cores
 from tfcodec.options import dotted
@@ -121,7 +121,7 @@ def run(args, options: dict) -> bool:
     transform = transform_of(
         args, options, args.threads or threads_of(args.runner, beams)
     )
-    suffixes = {bitstream.SUFFIX} if args.decompress else files.SUFFIXES
+    suffixes = {bitstream.SUFFIX} if args.decompress else inputs.SUFFIXES
     patterns = [bulk.Pattern.of(text, suffixes) for text in args.patterns]
     for text, pattern in zip(args.patterns, patterns):
         check_some(text, pattern)

@@ -6,7 +6,7 @@ import argparse
 import os
 import pathlib
 
-from tfcodec import bitstream, files
+from tfcodec import bitstream, inputs
 from tfcodec.options import file
 
 ONE_INPUT = (
@@ -19,8 +19,8 @@ def take_late(parser, args, words: list[str]) -> None:
 
     Args:
         parser: for errors.
-        args: what argparse has read, with names up to the next option only.
-        words: what it has not taken.
+        args: what argparse has read; of names, only those before the next option.
+        words: those that argparse did not recognise.
     """
     taken = next(
         (v for v in map(vars(args).get, ("input", "images")) if isinstance(v, list)), []
@@ -34,73 +34,80 @@ def take_late(parser, args, words: list[str]) -> None:
 
 
 def settle_output(parser, args) -> None:
-    """Moves the last input to the output, if it is meant as one.
+    """Settles where outputs go: to `args.output`, one file, or `args.out_dir`.
 
-    As for `cp`, an existing folder that is named last is where to write; but with `-r`
-    all folders are inputs. The last of two files is the output if its suffix is that of
-    an output. If `-o` names nothing that exists, and there may be several inputs, it is
-    a folder to make.
+    The last input becomes the output if it is meant as one, and an output that is a
+    folder becomes `out_dir`.
     """
-    if not args.out_dir and takes_several(args) and is_new_folder(args.output):
-        args.out_dir, args.output = pathlib.Path(args.output), None
+    given = args.output is not None
+    if not given and last_is_output(args):
+        args.output = args.input.pop()
+    if args.output is None:
         return
-    named = args.output if args.output is not None else args.input[-1]
-    is_folder = os.path.isdir(named) and not named.lower().endswith(bitstream.SUFFIX)
-    if is_folder and args.out_dir is None:
-        if args.output is not None:
-            args.out_dir, args.output = pathlib.Path(args.output), None
-            return
-        if len(args.input) > 1 and not args.recursive:
-            args.out_dir = pathlib.Path(args.input.pop())
-            return
-    if named.endswith(os.sep) and len(args.input) > 1 and args.output is None:
-        # A folder that is not there yet.
-        args.output = args.input.pop()
-    ends = args.input[-1].lower().endswith(bitstream.SUFFIX)
-    last = ends == (args.command == "compress") or args.input[-1] in ("-", os.devnull)
-    last &= not (args.recursive and is_folder)
-    if args.output is None and len(args.input) == 2 and last:
-        args.output = args.input.pop()
-    if args.output and args.output.endswith(os.sep) and args.out_dir is None:
+    several = given and takes_several(args)
+    if args.out_dir is None and is_folder(args.output, several):
         args.out_dir, args.output = pathlib.Path(args.output), None
-    if args.output and (len(args.input) > 1 or args.out_dir):
+    elif args.out_dir or len(args.input) > 1:
         parser.error(ONE_INPUT)
+
+
+def last_is_output(args) -> bool:
+    """Whether the last of several inputs is where to write.
+
+    As for `cp`, a folder is; but with `-r` one that exists is an input, unless its name
+    ends in a separator. The last of two files is, if its suffix is that of an output.
+    """
+    if len(args.input) < 2:
+        return False
+    last = args.input[-1]
+    if last.endswith(os.sep):
+        return True
+    if is_folder(last) and (args.recursive or args.out_dir is None):
+        return not args.recursive
+    coded = last.lower().endswith(bitstream.SUFFIX)
+    is_target = coded == (args.command == "compress") or last in ("-", os.devnull)
+    return len(args.input) == 2 and is_target
+
+
+def is_folder(output: str, several: bool = False) -> bool:
+    """Whether an output is a folder to write to, which may still have to be made.
+
+    It is if its name ends in a separator, or if it is there, and not named as a `.tfc`
+    file, which is a mistake. For several inputs, it is also if nothing is there and its
+    name has no suffix.
+    """
+    if output.endswith(os.sep):
+        return True
+    if os.path.isdir(output):
+        return not output.lower().endswith(bitstream.SUFFIX)
+    is_new = output != "-" and not os.path.lexists(output)
+    return several and is_new and not pathlib.Path(output).suffix
 
 
 def takes_several(args) -> bool:
     """Whether the inputs of a command may be more than one file."""
     return len(args.input) > 1 or any(
-        (args.recursive and os.path.isdir(name))
-        or (files.WILDCARD.search(name) and not os.path.lexists(name))
+        (args.recursive and os.path.isdir(name)) or inputs.is_pattern(name)
         for name in args.input
     )
 
 
-def is_new_folder(output: str | None) -> bool:
-    """Whether the output of several inputs names a folder that is still to be made.
-
-    A name with a suffix is that of a file, unless it ends in `/`.
-    """
-    if output in (None, "-") or os.path.lexists(output):
-        return False
-    return not pathlib.Path(output).suffix
-
-
 def check(parser, args) -> None:
-    """Refuses inputs that cannot be meant so, before any file is read."""
+    """Refuses names that must be mistakes, before any file is read."""
     if args.out_dir and "-" in args.input:
         parser.error(
             f"standard input has no name to have in {args.out_dir}; give it one, as "
             f"-o {args.out_dir / 'NAME'}"
         )
-    # The last of several names, if nothing is there, is often that of a folder.
+    # If nothing has the last of several names, it was probably meant as a folder to
+    # write to.
     last = args.input[-1]
-    suffixes = files.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
+    suffixes = inputs.SUFFIXES if args.command == "compress" else {bitstream.SUFFIX}
     is_input = (
         last == "-"
         or pathlib.Path(last).suffix.lower() in suffixes
         or os.path.lexists(last)
-        or files.WILDCARD.search(last)
+        or inputs.is_pattern(last)
     )
     if len(args.input) > 1 and not args.out_dir and not is_input:
         parser.error(

@@ -8,8 +8,18 @@ import pathlib
 
 from tfcodec import bitstream, quality, registry
 
-# Other names of stdin and stdout, which must not be replaced by a new file.
+# Devices that are read as "-", stdin or stdout. Under its own name, a device that the
+# shell has redirected to a file would be replaced by a new file.
 STREAMS = dict.fromkeys(("/dev/stdin", "/dev/stdout"), "-")
+# Options in place of a quality, as `quality.TARGETS` -> help.
+TARGETS = {
+    "max_bytes": "the best image of at most N bytes",
+    "target_bpp": "the best image of at most X bits per pixel",
+    "target_psnr": "the smallest file with a PSNR of X dB or more",
+    "target_msssim": "the smallest file with an MS-SSIM of X or more, such as 0.97",
+    "target_ssimulacra2": "the smallest file with an SSIMULACRA2 of X or more, such "
+    "as 70",
+}
 
 
 def crop(text: str) -> tuple[int, ...]:
@@ -66,7 +76,7 @@ def _whole(text, least):
 
 
 def checked(check, kind=float):
-    """Returns a reader of numbers for argparse that refuses those that `check` does.
+    """Returns a function for argparse that reads a number and has `check` check it.
 
     Args:
         check: function that raises a ValueError, whose message is shown.
@@ -85,24 +95,20 @@ def checked(check, kind=float):
     return read
 
 
-def target(name: str, kind=float):
-    """Returns a reader of the value of a target of `codec.compress`, for argparse."""
-    return checked(functools.partial(quality.check_target, name), kind)
-
-
 def check_effort(number: int) -> None:
     """Raises a ValueError for an effort that `codec.compress` does not have."""
-    from tfcodec import compression  # which imports NumPy: not for `--help`
+    from tfcodec import compression  # imports NumPy: not for `--help`
 
     compression.steps_of(number)
 
 
 def codecs(text: str) -> tuple[list, list[str]]:
-    """Reads the codecs that `eval` compares, for argparse: `contestants.contestants`.
+    """Reads the codecs that `eval` compares, for argparse.
 
-    That none is installed is no wrong usage: then the first list is empty.
+    Returns what `contestants.contestants` does. If none of the codecs is installed, the
+    first list is empty: that is not wrong usage, and `eval` reports it later.
     """
-    from tfcodec import classical, contestants  # which import NumPy, as below
+    from tfcodec import classical, contestants  # not above, as these import NumPy
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
@@ -130,6 +136,32 @@ def check_above_zero(number: float) -> None:
     """Raises a ValueError for a number that is not above 0."""
     if not number > 0:
         raise ValueError(f"must be above 0, not {number:g}")
+
+
+def check_server(text: str) -> None:
+    """Raises a ValueError for an address that `--server` cannot have."""
+    from tfcodec import predict
+
+    predict.Server(text)
+
+
+def check_beside_server(parser, command, args) -> None:
+    """Refuses options that have no effect where a server does the work.
+
+    Args:
+        parser: for errors.
+        command: the parser of the command, for the defaults of its options.
+        args: the arguments.
+    """
+    if not getattr(args, "server", None):
+        return
+    names = [*quality.TARGETS, "effort", "verify", "alpha_quality", "crop"]
+    if not getattr(args, "verbose", False):  # -v decodes on this machine, to measure
+        names += ["model", "engine"]
+    for name in names:
+        if getattr(args, name, None) != command.get_default(name):
+            hint = "; HOST:PORT/MODEL chooses a model" if name == "model" else ""
+            parser.error(f"--{name} cannot be used with --server{hint}")
 
 
 def add_max_pixels(command, what: str) -> None:
@@ -173,36 +205,12 @@ def add_rate(command) -> None:
         help="smallest file to best image, fractions allowed (default: "
         f"{quality.DEFAULT})",
     )
-    rate.add_argument(
-        "--max_bytes",
-        type=target("max_bytes", int),
-        metavar="N",
-        help="the best image of at most N bytes",
-    )
-    rate.add_argument(
-        "--target_bpp",
-        type=target("target_bpp"),
-        metavar="X",
-        help="the best image of at most X bits per pixel",
-    )
-    rate.add_argument(
-        "--target_psnr",
-        type=target("target_psnr"),
-        metavar="X",
-        help="the smallest file with a PSNR of X dB or more",
-    )
-    rate.add_argument(
-        "--target_msssim",
-        type=target("target_msssim"),
-        metavar="X",
-        help="the smallest file with an MS-SSIM of X or more, such as 0.97",
-    )
-    rate.add_argument(
-        "--target_ssimulacra2",
-        type=target("target_ssimulacra2"),
-        metavar="X",
-        help="the smallest file with an SSIMULACRA2 of X or more, such as 70",
-    )
+    for name, words in TARGETS.items():
+        kind, metavar = (int, "N") if name == "max_bytes" else (float, "X")
+        check = functools.partial(quality.check_target, name)
+        rate.add_argument(
+            f"--{name}", type=checked(check, kind), metavar=metavar, help=words
+        )
 
 
 def add_coding(command) -> None:
@@ -235,7 +243,7 @@ def add_coding(command) -> None:
 
 
 def add_realism(command) -> None:
-    """Adds how much texture is synthesised."""
+    """Adds the option that says how much texture is synthesised."""
     command.add_argument(
         "--realism",
         type=checked(quality.check_realism),

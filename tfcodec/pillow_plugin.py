@@ -34,13 +34,13 @@ import io
 
 from PIL import Image, ImageFile
 
-from tfcodec import bitstream, codec, exif, images
+from tfcodec import bitstream, codec, exif, images, quality
 
 FORMAT = "TFC"
 MIME = "image/x-tfcodec"
 SETTINGS = {
-    "quality", "effort", "model", "max_bytes", "target_bpp", "target_psnr",
-    "target_msssim", "target_ssimulacra2", "alpha_quality", "verify", "max_pixels",
+    "quality", *quality.TARGETS, "effort", "model", "alpha_quality", "verify",
+    "max_pixels",
 }  # fmt: skip
 
 

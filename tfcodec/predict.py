@@ -13,12 +13,7 @@ import functools
 
 import numpy as np
 
-from tfcodec import (
-    bitstream,
-    codec,
-    planes,
-    quality,
-)
+from tfcodec import bitstream, planes, quality
 from tfcodec.console import Failure
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
@@ -177,7 +172,7 @@ class Server:
     def compress(
         self,
         image: np.ndarray,
-        level: float = codec.DEFAULT_QUALITY,
+        level: float | None = None,
         metadata: dict[str, bytes | None] | None = None,
     ) -> bytes:
         """As `tfcodec.compress`. Alpha and metadata are added by the client.
@@ -191,9 +186,8 @@ class Server:
         colours, alpha = planes.separated(image)
         if colours.ndim == 2:
             colours = colours[..., None]
-        result = self.call(
-            "compress_pixels", image=colours, quality=np.float32(quality.check(level))
-        )
+        level = np.float32(quality.chosen(level))
+        result = self.call("compress_pixels", image=colours, quality=level)
         error = result["error"].item().decode()
         if error:
             raise ValueError(f"the server: {_with_advice(error)}")

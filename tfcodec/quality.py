@@ -15,6 +15,15 @@ MAXIMUM = 100.0
 # At this quality the shipped model has an SSIMULACRA2 of 78 on Kodak. AVIF at 60, the
 # default of `avifenc`, has 73.
 DEFAULT = 60
+# Arguments of `codec.compress` that may stand in place of a quality -> (the figure of
+# the `Target` that they set, what the value must be below).
+TARGETS = {
+    "max_bytes": ("bytes", math.inf),
+    "target_bpp": ("bytes", math.inf),
+    "target_psnr": ("psnr", math.inf),
+    "target_msssim": ("ms_ssim", 1),
+    "target_ssimulacra2": ("ssimulacra2", 100),
+}
 # A file stores quality in hundredths.
 STEPS = 10_000
 # The quality at which a search begins, and the slope that it first assumes: the change
@@ -155,6 +164,11 @@ def check(quality: float, name: str = "quality") -> float:
     return round(value, 2)
 
 
+def chosen(quality: float | None) -> float:
+    """Returns the quality to code at: `DEFAULT` if none is given, else as `check`."""
+    return check(DEFAULT if quality is None else quality)
+
+
 def check_realism(realism: float) -> float:
     """Returns `realism` as a float.
 
@@ -168,12 +182,12 @@ def check_realism(realism: float) -> float:
 
 
 def check_target(name: str, value: float) -> float:
-    """Returns the value of a target, such as `max_bytes` of `codec.compress`.
+    """Returns the value of one of `TARGETS`.
 
     Raises:
         ValueError: no image can have such a figure.
     """
-    end = {"target_msssim": 1, "target_ssimulacra2": 100}.get(name, math.inf)
+    _, end = TARGETS[name]
     if not 0 < _number(name, value) < end:
         below = "" if end == math.inf else f" and below {end:g}"
         raise ValueError(f"{name} must be above 0{below}, not {value}")

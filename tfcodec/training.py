@@ -23,8 +23,8 @@ from tfcodec import (
     archives,
     data,
     export,
-    files,
     held_out,
+    inputs,
     locks,
     losses,
     optimizers,
@@ -131,7 +131,7 @@ def datasets(config: TrainConfig, validating: bool = True):
         images, held = data.tfds_sets(config.dataset, config.data_dir or None, count)
         read, paths = data.tfds_training_set, ()
     else:
-        paths = files.find_images(files.patterns_of(config.images), logging.warning)
+        paths = inputs.find_images(inputs.patterns_of(config.images), logging.warning)
         if not config.validation:
             paths, held_paths = held_out.split(paths, side)
         images = paths = data.usable(paths, config.patch)
@@ -142,8 +142,8 @@ def datasets(config: TrainConfig, validating: bool = True):
         return read(images, config.patch, config.batch, config.seed, first, share)
 
     if config.validation:
-        held_paths = files.find_images(
-            files.patterns_of(config.validation), logging.warning
+        held_paths = inputs.find_images(
+            inputs.patterns_of(config.validation), logging.warning
         )
         if both := set(held_paths) & set(paths):
             raise ValueError(

@@ -1,11 +1,11 @@
-"""Finding images: folders, links, suffixes, names with commas; writing files whole."""
+"""Finding images: folders, links, suffixes, names with commas."""
 
 import errno
 import os
 
 import pytest
 
-from tfcodec import files
+from tfcodec import inputs
 
 
 def touch(folder, *names):
@@ -28,10 +28,10 @@ def lock(monkeypatch, folder):
     monkeypatch.setattr(os, "scandir", scandir)
 
 
-def names_in(folder, suffixes=files.SUFFIXES):
+def names_in(folder, suffixes=inputs.SUFFIXES):
     """(names of what is found, what is told)"""
     told = []
-    found = files.inside(folder, suffixes, told.append)
+    found = inputs.inside(folder, suffixes, told.append)
     return [path.relative_to(folder).as_posix() for path in found], told
 
 
@@ -97,9 +97,9 @@ def test_a_folder_that_cannot_be_read_is_an_error_or_skipped(tmp_path, monkeypat
     touch(tmp_path, "a.png", "locked/b.png", "open/c.png")
     lock(monkeypatch, tmp_path / "locked")
     with pytest.raises(PermissionError):
-        files.inside(tmp_path, files.SUFFIXES)
+        inputs.inside(tmp_path, inputs.SUFFIXES)
     skipped = []
-    found = files.find_images([tmp_path, tmp_path / "locked"], None, skipped.append)
+    found = inputs.find_images([tmp_path, tmp_path / "locked"], None, skipped.append)
     assert [path.name for path in found] == ["a.png", "c.png"]
     assert [error.filename for error in skipped] == [str(tmp_path / "locked")] * 2
     assert skipped[0].strerror == "Permission denied; this folder is skipped"
@@ -112,37 +112,21 @@ def test_a_name_with_a_comma_is_one_of_a_list(tmp_path, monkeypatch):
         ("a,b", ["a,b"]), ("a,b,c", ["a,b", "c"]), ("c,a,b", ["c", "a,b"]),
         ("a,c", ["a", "c"]), ("a", ["a"]), ("x*,y*", ["x*", "y*"]),
     ):  # fmt: skip
-        assert files.patterns_of(text) == wanted
+        assert inputs.patterns_of(text) == wanted
 
 
 def test_a_file_that_has_several_names_is_found_once(tmp_path, monkeypatch):
     touch(tmp_path, "a.png", "b.png")
     monkeypatch.chdir(tmp_path)
     names = ["a.png", tmp_path, f"../{tmp_path.name}/b.png", "*.png"]
-    found = files.find_images(names)
+    found = inputs.find_images(names)
     assert sorted(path.name for path in found) == ["a.png", "b.png"]
 
 
 def test_find_images_tells_of_folders_alone(tmp_path):
     touch(tmp_path, "a.png", "b.raw")
     told = []
-    files.find_images([tmp_path / "b.raw", tmp_path / "*"], told.append)
+    inputs.find_images([tmp_path / "b.raw", tmp_path / "*"], told.append)
     assert told == []
-    files.find_images([tmp_path], told.append)
+    inputs.find_images([tmp_path], told.append)
     assert len(told) == 1
-
-
-def test_without_links_a_file_that_has_appeared_is_not_overwritten(
-    tmp_path, monkeypatch
-):
-    def link(*_):
-        raise OSError(errno.ENOTSUP, "Operation not supported")
-
-    monkeypatch.setattr(os, "link", link)
-    with files.new_file(tmp_path / "a", replace=False) as file:
-        file.write(b"new")
-    with pytest.raises(FileExistsError, match="File exists"):
-        with files.new_file(tmp_path / "a", replace=False) as file:
-            file.write(b"newer")
-    assert (tmp_path / "a").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["a"]
