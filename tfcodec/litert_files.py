@@ -23,7 +23,9 @@ from tfcodec import archives, kernels
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
 # How a LiteRT file may store an array of the SavedModel. `parts.json` has the name of
-# the layout and, for some, an integer argument after a space.
+# the layout and, for some, an integer argument after a space. An array may have to be
+# multiplied before: by `scale`, another array of the SavedModel, and its input channels
+# by powers of two, whose exponents `rest.npz` has under the name `channels`.
 LAYOUTS = {
     "same": lambda array: array,
     "first": lambda array: array[0],
