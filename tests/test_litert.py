@@ -345,6 +345,16 @@ def test_weights_lie_in_the_model_once(both):
     assert len(parts["synthesis"]["arrays"]) >= 5
 
 
+def test_an_array_is_found_where_it_lies_in_a_file():
+    data = np.random.default_rng(0).bytes(4003)
+    words = np.unique(litert_files.whole_words(data))
+    for start, end in ((0, 4003), (400, 1400), (4, 7), (3900, 4003)):
+        part = data[start:end]
+        assert litert_files.place_of(part, data, words) == start
+        assert litert_files.place_of(part[:-1] + b"\0", data, words) == -1
+    assert litert_files.place_of(bytes(400), data, words) == -1
+
+
 FORKED = """
 import contextlib, os, signal, sys
 import numpy as np, tfcodec

@@ -115,7 +115,8 @@ def _added(source, made, numbers) -> pathlib.Path:
         compact.add_network(name, data, scales=litert_int8.channel_scales_in(data))
     if exact_products.suited(coder):
         data = made[exact_products.NAME] = litert_exact.written(coder)
-        compact.add_network(exact_products.NAME, data, litert_exact.layouts(coder))
+        layouts = sorted(litert_exact.layouts(coder))
+        compact.add_network(exact_products.NAME, data, layouts)
     compact.add_numbers(numbers)
     with files.new_directory(source.path / registry.LITERT) as part:
         part.mkdir(exist_ok=True)

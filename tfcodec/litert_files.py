@@ -197,10 +197,10 @@ class Compact:
             scales: powers of two, each [in], by which the input channels of some
                 kernels of integers were multiplied: see `channel_scales`.
         """
-        found, begins = [], set()
+        found, begins, words = [], set(), np.unique(whole_words(data))
         for where, array, known in self._places(name, layouts, scales):
             for layout, made in self._laid_out(array, known):
-                at = data.find(made.tobytes())
+                at = place_of(made.tobytes(), data, words)
                 if at >= 0 and at not in begins:
                     begins.add(at)
                     part = {"at": at, **where, "layout": layout}
@@ -278,6 +278,28 @@ class Compact:
         """Writes the compact directory."""
         np.savez_compressed(directory / REST, **self.rest)
         (directory / PARTS).write_text(json.dumps(self.parts) + "\n")
+
+
+def whole_words(data: bytes) -> np.ndarray:
+    """Returns the 32-bit numbers that data consist of, but for what is left over."""
+    return np.frombuffer(data, "<u4", len(data) // 4)
+
+
+def place_of(part: bytes, data: bytes, words: np.ndarray) -> int:
+    """Returns where in a LiteRT file an array lies, or -1.
+
+    In such a file every array of numbers begins at a multiple of four bytes. So if some
+    words of the array are not among those of the file, it is not there; to find that
+    out takes a hundredth of the time of a search.
+
+    Args:
+        part: the values of the array.
+        data: the file.
+        words: the different `whole_words` of the file, sorted.
+    """
+    some = whole_words(part)[:: max(1, len(part) // 64)]
+    near = np.minimum(np.searchsorted(words, some), len(words) - 1)
+    return data.find(part) if np.array_equal(words[near], some) else -1
 
 
 def write_whole(directory: pathlib.Path, networks: dict[str, bytes], numbers):
