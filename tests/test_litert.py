@@ -287,7 +287,8 @@ def test_each_network_is_converted_once(int8, monkeypatch):
     for arch in ("cnn", "tfcodec"):  # without and with dense layers
         model = architectures.build(arch, tiny.lmbda_of(arch), **tiny.OPTIONS[arch])
         calls.clear()
-        made = litert_export.converted_networks(model, int8, fast=int8)
+        inputs = litert_export.example(model) if int8 else None
+        made = litert_export.converted_networks(model, int8, inputs)
         assert len(calls) == len(made)
 
 

@@ -34,10 +34,10 @@ def written(coder) -> bytes:
     )
 
 
-def layouts(coder) -> set[str]:
+def layouts(coder) -> list[str]:
     """Returns how the file stores kernels, in the terms of `litert_files.LAYOUTS`."""
     suited = exact_products.suited(coder).values()
-    return {f"without_signs {unsigned}" for _, unsigned in suited}
+    return sorted({f"without_signs {unsigned}" for _, unsigned in suited})
 
 
 def convolutions(weights: dict[str, np.ndarray]) -> bytes:

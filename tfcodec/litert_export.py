@@ -89,12 +89,14 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         )
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    fast = int8 or not target
-    made = converted_networks(model, int8, fast)
+    inputs = example(model) if int8 or not target else None
+    made = converted_networks(model, int8, inputs)
     if source.realism:
         second = realistic(model, source)
+        # A whole period of the noise is as large as the example's picture.
+        noise = {f"noise_{k}": layer.noise for k, layer in enumerate(second.noise)}
         part = realistic_network(model, second)
-        made["realism"] = written(part, int8, example(model, second) if fast else None)
+        made["realism"] = written(part, int8, inputs and {**inputs, **noise})
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
     if target:
@@ -115,8 +117,7 @@ def _added(source, made, numbers) -> pathlib.Path:
         compact.add_network(name, data, scales=litert_int8.channel_scales_in(data))
     if exact_products.suited(coder):
         data = made[exact_products.NAME] = litert_exact.written(coder)
-        layouts = sorted(litert_exact.layouts(coder))
-        compact.add_network(exact_products.NAME, data, layouts)
+        compact.add_network(exact_products.NAME, data, litert_exact.layouts(coder))
     compact.add_numbers(numbers)
     with files.new_directory(source.path / registry.LITERT) as part:
         part.mkdir(exist_ok=True)
@@ -220,18 +221,16 @@ def networks(model) -> dict:
     return found
 
 
-def converted_networks(model, int8: bool, fast: bool) -> dict[str, bytes]:
+def converted_networks(model, int8: bool, inputs=None) -> dict[str, bytes]:
     """Returns the LiteRT file of each of `networks`.
 
     Args:
         model: a `CompressionModel`.
         int8: as for `export`.
-        fast: whether the dense layers of the synthesis have weights of 8 bits; those of
-            an analysis always have.
+        inputs: as for `written`, of the synthesis.
     """
     found = networks(model)
     made = {"analysis": written(found.pop("analysis"), int8, of_pixels=True)}
-    inputs = example(model) if fast else None
     made["synthesis"] = written(found.pop("synthesis"), int8, inputs)
     return made | {name: written(part, int8) for name, part in found.items()}
 
@@ -255,15 +254,12 @@ def written(part, int8: bool, inputs=None, of_pixels: bool = False) -> bytes:
     return litert_int8.with_dense_int8(half, inputs) if int8 or inputs else half
 
 
-def example(model, second=None) -> dict[str, np.ndarray]:
-    """Returns example inputs of a synthesis, or of the second one, by name."""
+def example(model) -> dict[str, np.ndarray]:
+    """Returns example inputs of a synthesis by name: of a picture of made discs."""
     picture = channel_scales.picture(NOISE_PERIOD)
     quality = np.float32(0.5)
     y = model.scaled_latents(model.analyse(picture[None]), quality[None])
-    found = {"y_hat": np.rint(y), "quality": quality}
-    for k, layer in enumerate(second.noise if second else []):
-        found[f"noise_{k}"] = layer.noise  # a whole period of it
-    return found
+    return {"y_hat": np.rint(y), "quality": quality}
 
 
 def has_dense(graph) -> bool:
