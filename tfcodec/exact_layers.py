@@ -124,6 +124,9 @@ class Layer:
 
     def activate(self, sums):
         """Adds the bias, shifts and clips: the outputs of sums [h, w, out]."""
-        real = (sums + self.bias) * self.scale
+        real = sums + self.bias
+        real *= self.scale
         np.floor(real, out=real)
-        return np.clip(real, self.low, self.high, out=real)
+        # `np.clip` takes four times as long when its limits are arrays.
+        np.maximum(real, self.low, out=real)
+        return np.minimum(real, self.high, out=real)

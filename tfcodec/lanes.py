@@ -4,6 +4,10 @@ docs/format.md, "A string", says what the bytes are. A string is coded by many r
 states side by side, its lanes. One step codes one symbol in each lane, in a few NumPy
 calls on arrays of one element per lane. The number of lanes grows with the number of
 symbols, so that a string of up to four million symbols has at most 8192 steps.
+
+These arrays are so small that the time of a call hardly depends on their size. So the
+loops over steps make few calls, write results into arrays that are there already, and
+have constants as arrays: NumPy takes longer to convert a Python number.
 """
 
 from __future__ import annotations
@@ -22,6 +26,9 @@ from tfcodec.constants import (
     TOTAL,
 )
 
+# In place of a value, for the symbol that stands for all values outside a row.
+ESCAPE = np.int32(-(2**31))
+
 
 class Tables:
     """Distributions over runs of consecutive integers, one for each row.
@@ -38,21 +45,24 @@ class Tables:
     """
 
     def __init__(self, frequency, size, offset):
-        frequency = np.append(frequency, TOTAL).astype(np.int64)
+        frequency = np.append(frequency, TOTAL).astype(np.uint32)
         self.size = np.append(size, 1).astype(np.int64)
         self.offset = np.append(offset, 0).astype(np.int64)
         self.first = np.cumsum(self.size) - self.size
         # A row sums to exactly 4096, so one cumulative sum serves all rows.
-        begin = np.cumsum(frequency) - frequency
-        self.frequency, self.start = frequency, begin % TOTAL
-        # For each of a row's 4096 slots, row after row: its symbol, the frequency of
-        # that symbol, and how many slots of the same symbol come before it. In the
-        # smallest types that hold them.
-        self.slot_symbol = np.arange(len(frequency), dtype=np.int32).repeat(frequency)
-        self.slot_frequency = frequency.astype(np.int16).repeat(frequency)
-        slots = np.arange(len(self.slot_symbol), dtype=np.int32)
-        begin = begin.astype(np.int32).repeat(frequency)
-        self.slot_rank = (slots - begin).astype(np.int16)
+        begin = np.cumsum(frequency, dtype=np.uint32) - frequency
+        self.frequency, self.start = frequency, begin % np.uint32(TOTAL)
+        # The value that each symbol stands for, or ESCAPE.
+        places = np.arange(len(frequency)) - self.first.repeat(self.size)
+        value = (places + self.offset.repeat(self.size)).astype(np.int32)
+        value[self.first[:-1] + self.size[:-1] - 1] = ESCAPE
+        # For each of a row's 4096 slots, row after row: the value and the frequency of
+        # its symbol, and how many slots of the same symbol come before it. The last
+        # two have the type of states, so that the decoder need not convert them.
+        self.slot_value = value.repeat(frequency)
+        self.slot_frequency = frequency.repeat(frequency)
+        slots = np.arange(len(self.slot_value), dtype=np.uint32)
+        self.slot_rank = slots - begin.repeat(frequency)
 
 
 def lanes_for(count: int) -> int:
@@ -83,13 +93,14 @@ class Writer:
                 the last value of their row.
         """
         tables = self.tables
-        values = values.astype(np.int64) - tables.offset[rows]
-        escape = tables.size[rows] - 1
-        above, below = values - escape, -1 - values
-        escaped = (above >= 0) | (below >= 0)
-        excess = np.minimum(np.maximum(above, below)[escaped], MAX_EXCESS)
-        self.escapes.append(2 * excess + (below[escaped] >= 0))
-        self.symbols.append(tables.first[rows] + np.where(escaped, escape, values))
+        values = values.astype(np.int64) - tables.offset.take(rows)
+        escape = tables.size.take(rows) - 1
+        escaped = np.flatnonzero((values < 0) | (values >= escape))
+        own, escape = values[escaped], escape[escaped]
+        excess = np.minimum(np.where(own < 0, -1 - own, own - escape), MAX_EXCESS)
+        self.escapes.append(2 * excess + (own < 0))
+        values[escaped] = escape
+        self.symbols.append(tables.first.take(rows) + values)
 
     def finish(self) -> bytes:
         """Returns the string."""
@@ -98,7 +109,9 @@ class Writer:
         null = len(tables.frequency) - 1
         symbols = [_steps(part, lanes, null) for part in self.symbols]
         symbols = np.concatenate([np.empty((0, lanes), np.int64), *symbols])
-        states, words = _encode(tables.frequency[symbols], tables.start[symbols])
+        states, words = _encode(
+            tables.frequency.take(symbols), tables.start.take(symbols)
+        )
         escapes = np.concatenate([np.empty(0, np.int64), *self.escapes])
         count = len(escapes)
         header = np.array([lanes, count & 0xFFFF, count >> 16], "<u2")
@@ -114,27 +127,46 @@ class Writer:
         )
 
 
+def _halves(states):
+    """Returns views of the lower and the upper 16 bits of states: uint16 [lanes] each.
+
+    The type that states have, "<u4", has its lower half first on every machine.
+    """
+    halves = states.view("<u2").reshape(-1, 2)
+    return halves[:, 0], halves[:, 1]
+
+
 def _encode(frequency, start):
     """Encodes symbols, from the last step to the first.
 
     Args:
-        frequency: of each symbol, int64 [steps, lanes].
+        frequency: of each symbol, uint32 [steps, lanes].
         start: sum of the frequencies before it in its row, likewise.
 
     Returns:
-        (final states [lanes], 16-bit words in the order in which a decoder takes them).
+        (final states, uint32 [lanes]; 16-bit words in the order in which a decoder
+        takes them).
     """
     before = np.empty_like(frequency)
-    x = np.full(frequency.shape[1], LOWEST, np.int64)
-    limit = frequency << (32 - PRECISION)  # a state from this on gives off a word
-    rest = TOTAL - frequency
-    for step in range(len(frequency) - 1, -1, -1):
-        before[step] = x
-        x = x >> ((x >= limit[step]) << 4)
+    x = np.full(frequency.shape[1], LOWEST, "<u4")
+    lower, upper = _halves(x)
+    # A state above this gives off a word. For a frequency of 4096, 2**32 - 1 is the
+    # right number, too: no state is above it.
+    most = (frequency << np.uint32(32 - PRECISION)) - np.uint32(1)
+    rest = np.uint32(TOTAL) - frequency
+    above, quotient = np.empty(len(x), bool), np.empty_like(x)
+    steps = [part[::-1] for part in (before, most, frequency, rest, start)]
+    for state, limit, f, others, begin in zip(*steps):
+        state[:] = x
+        gives = np.greater(x, limit, above).nonzero()[0]
+        lower[gives] = upper[gives]
+        upper[gives] = 0
         # x = (x // f) * 4096 + x % f + s, with one division.
-        x += x // frequency[step] * rest[step]
-        x += start[step]
-    return x, before[before >= limit] & 0xFFFF
+        np.floor_divide(x, f, quotient)
+        np.multiply(quotient, others, quotient)
+        np.add(x, quotient, x)
+        np.add(x, begin, x)
+    return x, before[before > most] & np.uint32(0xFFFF)
 
 
 class Reader:
@@ -154,8 +186,7 @@ class Reader:
         lanes, escapes = int(units[0]), int(units[1] + (units[2] << 16))
         begin, end = HEADER + 2 * lanes, len(units) - (escapes + 1) // 2
         _check(1 <= lanes <= MAX_LANES and begin <= end)
-        halves = units[HEADER:begin].reshape(-1, 2)
-        self.states = halves[:, 0] + (halves[:, 1] << 16)
+        self.states = np.frombuffer(string, "<u4", lanes, 2 * HEADER).copy()
         _check(self.states.min() >= LOWEST)
         small = np.frombuffer(string, np.uint8)[2 * end :]
         _check(not small[escapes:].any())
@@ -164,11 +195,11 @@ class Reader:
         middle = end - int(np.count_nonzero(large))
         _check(begin <= middle and (units[middle:end] >= LARGE).all())
         values[large] = units[middle:end]
-        self.escapes, self.words = values, units[begin:middle]
+        self.escapes, self.words = values, units[begin:middle].astype("<u2")
         self.count = self.words_read = self.escapes_read = 0
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the next segment, int64 [n]; `rows` [n] as the writer got them."""
+        """Returns the next segment, int32 [n]; `rows` [n] as the writer got them."""
         tables, lanes = self.tables, len(self.states)
         self.count += len(rows)
         # A string with fewer lanes than a writer would choose is forged, and could make
@@ -176,18 +207,19 @@ class Reader:
         _check(lanes >= lanes_for(self.count))
         slots = _steps(rows * TOTAL, lanes, (len(tables.size) - 1) * TOTAL)
         self._decode(slots)
-        symbols = tables.slot_symbol[slots.reshape(-1)[: len(rows)]].astype(np.int64)
-        symbols -= tables.first[rows]
-        escaped = np.flatnonzero(symbols >= tables.size[rows] - 1)
+        values = tables.slot_value.take(slots.reshape(-1)[: len(rows)])
+        escaped = np.flatnonzero(values == ESCAPE)
         if len(escaped):
             last = self.escapes_read + len(escaped)
             _check(last <= len(self.escapes))
             zigzag = self.escapes[self.escapes_read : last]
             self.escapes_read = last
-            symbols[escaped] = np.where(
-                zigzag % 2, -1 - zigzag // 2, symbols[escaped] + zigzag // 2
+            excess, own = zigzag // 2, rows[escaped]
+            above = tables.size[own] - 1 + excess
+            values[escaped] = tables.offset[own] + np.where(
+                zigzag % 2, -1 - excess, above
             )
-        return symbols + tables.offset[rows]
+        return values
 
     def _decode(self, slots):
         """Decodes in place: from the first slot of each symbol's row to its own slot.
@@ -196,18 +228,21 @@ class Reader:
         """
         frequency, rank = self.tables.slot_frequency, self.tables.slot_rank
         x, words, taken = self.states, self.words, self.words_read
+        lower, upper = _halves(x)
+        low_bits, shift = (np.full_like(x, value) for value in (TOTAL - 1, PRECISION))
+        within, small = np.empty_like(x), np.empty(len(x), bool)
         for slot in slots:
-            slot += x & (TOTAL - 1)
-            x = x >> PRECISION
-            x *= frequency.take(slot)
-            x += rank.take(slot)
-            takes = (x < LOWEST).nonzero()[0]
-            count = len(takes)
-            if count:
-                _check(taken + count <= len(words))
-                x[takes] = (x[takes] << 16) + words[taken : taken + count]
-                taken += count
-        self.states, self.words_read = x, taken
+            np.add(slot, np.bitwise_and(x, low_bits, within), slot)
+            np.right_shift(x, shift, x)
+            np.multiply(x, frequency.take(slot), x)
+            np.add(x, rank.take(slot), x)
+            # Below 2**16: the upper half is zero. The lower half moves there.
+            takes = np.logical_not(upper, small).nonzero()[0]
+            begin, taken = taken, taken + len(takes)
+            _check(taken <= len(words))
+            upper[takes] = lower[takes]
+            lower[takes] = words[begin:taken]
+        self.words_read = taken
 
     def finish(self) -> None:
         """Checks that all of the string was read, and all states are initial ones."""

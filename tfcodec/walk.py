@@ -121,20 +121,24 @@ class Write:
         self.writer.write(self.coder.side_rows(z.shape), residuals)
         return z
 
-    def residual(self, k, pick, index, mean):
-        """Codes some latents of slice k; returns their quantised residuals, integers.
+    def residuals(self, k, pick, places, index, mean):
+        """Codes n of some latents of slice k; returns their residuals.
 
         Args:
             k: number of the slice.
-            pick: function that takes these latents out of an array of the whole slice.
-            index: of the table of each.
-            mean: of each, in sixteenths.
+            pick: function that takes the latents out of an array of the whole slice.
+            places: [n], the positions of the n among these, counted as in a flat array.
+            index: of the table of each of the n.
+            mean: of all, in sixteenths.
+
+        Returns:
+            Integers [n], quantised.
         """
-        value = finite(pick(self.parts[k])) - mean / mean.dtype.type(UNIT)
+        value = pick(self.parts[k]).reshape(-1).take(places)
+        mean = mean.reshape(-1).take(places)
+        value = finite(value) - mean / mean.dtype.type(UNIT)
         whole = self.coder.quantised(value, index)
-        coded = index > SKIPPED
-        self.writer.write(self.coder.scale_rows(index[coded]), whole[coded])
-        whole[~coded] = 0
+        self.writer.write(self.coder.scale_rows(index), whole)
         return whole
 
 
@@ -152,13 +156,10 @@ class Read:
         limit = self.coder.side_limit
         return np.clip(z, -limit, limit).astype(exact_dtype())
 
-    def residual(self, k, pick, index, mean):
-        """Decodes residuals, as `Write.residual` returns them; k, pick are not used."""
-        coded = index > SKIPPED
-        values = self.reader.read(self.coder.scale_rows(index[coded]))
-        whole = np.zeros_like(index)
-        whole[coded] = np.clip(values, -LATENT_MAX, LATENT_MAX)
-        return whole
+    def residuals(self, k, pick, places, index, mean):
+        """Decodes residuals, as `Write.residuals` returns them; uses only the index."""
+        values = self.reader.read(self.coder.scale_rows(index))
+        return np.clip(values, -LATENT_MAX, LATENT_MAX)
 
 
 def finite(value):
@@ -328,15 +329,20 @@ class Coder(Factorized):
 
     def coded(self, code, k, pick, index, mean):
         """Codes the latents that `pick` takes out of slice k; returns (y, y_hat)."""
-        whole = code.residual(k, pick, index, mean)
-        y = whole * index.dtype.type(UNIT) + mean
+        places = np.flatnonzero(index > SKIPPED)
+        index = index.reshape(-1).take(places)
+        whole = code.residuals(k, pick, places, index, mean)
+        # All that follows concerns only the residuals that are not zero.
+        some = np.flatnonzero(whole)
+        places, index, y = places.take(some), index.take(some), mean.flatten()
+        whole = whole.take(some).astype(y.dtype)
+        y[places] += whole * y.dtype.type(UNIT)
         y_hat = (y / y.dtype.type(UNIT)).astype(np.float32)
-        some = whole != 0
-        value = whole[some].astype(np.float32)
-        shift = self.entry(self.points, np.abs(value), index[some])
+        value = whole.astype(np.float32)
+        shift = self.entry(self.points, np.abs(value), index)
         # Summed in the same order as in `entropy`, so that both agree to the last bit.
-        y_hat[some] += (value + np.sign(value) * shift) - value
-        return y, y_hat
+        y_hat[places] += (value + np.sign(value) * shift) - value
+        return y.reshape(mean.shape), y_hat.reshape(mean.shape)
 
     def two_passes(self, code, k, seen):
         """Codes slice k in two passes, as on a checkerboard: even positions first.
@@ -395,7 +401,7 @@ class Coder(Factorized):
     def entry(self, table, magnitude, index):
         """Looks up magnitudes and indexes in a table of the quantiser, [64 * 9]."""
         column = np.minimum(magnitude, LEVELS).astype(np.int64)
-        return table[index.astype(np.int64) * (LEVELS + 1) + column]
+        return table.take(index.astype(np.int64) * (LEVELS + 1) + column)
 
     def quantised(self, residual, index):
         """Rounds residuals to integers: see `densities.Quantiser`."""
