@@ -20,6 +20,7 @@ from tfcodec import (
     blas,
     engine,
     exact_layers,
+    kernels,
     lanes,
     litert_files,
     metrics,
@@ -344,6 +345,16 @@ def test_weights_lie_in_the_model_once(both):
     assert ours < sum(sizes.values())
     parts = json.loads((model.litert / "parts.json").read_text())
     assert len(parts["synthesis"]["arrays"]) >= 5
+
+
+def test_a_kernel_is_rounded_once_for_its_integers_and_its_scales(monkeypatch):
+    model = registry.resolve(registry.DEFAULT)
+    files, rounded = litert_files.Files(model.litert, model.path), []
+    int8 = kernels.int8
+    monkeypatch.setattr(kernels, "int8", lambda x: rounded.append(x.shape) or int8(x))
+    files.network("synthesis")
+    layouts = [part["layout"] for part in files.parts["synthesis"]["arrays"]]
+    assert len(rounded) == layouts.count("int8") == layouts.count("int8_scales") > 0
 
 
 def test_an_array_is_found_where_it_lies_in_a_file():

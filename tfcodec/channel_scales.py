@@ -53,8 +53,8 @@ def rounded_product(x, kernel):
     step = np.where(step > 0, step, 1)
     zero = np.rint(low / step)
     levels = np.clip(np.rint(x / step) - zero, 0, 255) + zero
-    weights = kernels.int8(kernel) * kernels.int8_scales(kernel)[:, None]
-    return (levels * step) @ weights.T
+    whole, scales = kernels.int8(kernel)
+    return (levels * step) @ (whole * scales[:, None]).T
 
 
 def picture(side: int):

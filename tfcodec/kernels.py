@@ -64,22 +64,25 @@ def split(array):
     return None
 
 
-def int8_scales(array):
-    """The scale of each output channel's weights in `int8`: float32 [out].
-
-    `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
-    channel becomes 127.
-    """
-    array = array.reshape(len(array), -1).astype(np.float32, copy=False)
-    largest = np.maximum(array.max(1), -array.min(1))
-    return np.where(largest > 0, largest / np.float32(127), np.float32(1))
-
-
 def int8(array):
-    """A kernel with outputs first, rounded to whole multiples of its `int8_scales`."""
-    array = np.ascontiguousarray(array, np.float32)
-    scales = int8_scales(array).reshape(-1, *[1] * (array.ndim - 1))
-    return np.rint(array / scales).astype(np.int8)
+    """Rounds a kernel with outputs first to 8 bits, with a scale for each output.
+
+    The largest magnitude of each output channel becomes 127.
+
+    Args:
+        array: [out, ...].
+
+    Returns:
+        (int8 [out, ...], scales float32 [out]).
+    """
+    array = array.astype(np.float32, copy=False)
+    inputs = tuple(range(1, array.ndim))
+    largest = np.maximum(array.max(inputs), -array.min(inputs))
+    scales = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+    whole = array / scales.reshape(-1, *[1] * len(inputs))
+    whole = np.rint(whole, out=whole).astype(np.int8)
+    # Moved in memory last, when each weight is only one byte.
+    return np.ascontiguousarray(whole), scales
 
 
 def integers(array):
@@ -90,7 +93,7 @@ def integers(array):
     """
     parts = split(np.moveaxis(array, 0, -1))
     if parts is None:
-        return int8(array), int8_scales(array)
+        return int8(array)
     whole, scales = parts
     return outputs_first(whole), scales
 
@@ -141,7 +144,9 @@ def phases(array, stride: int, numpy=np):
     side, _, n_out, n_in = array.shape
     taps = -(-side // stride)
     beyond = [0, taps * stride - side]
-    whole = numpy.pad(array, [beyond, beyond, [0, 0], [0, 0]], "constant")
+    whole = array
+    if any(beyond):
+        whole = numpy.pad(array, [beyond, beyond, [0, 0], [0, 0]], "constant")
     whole = numpy.reshape(whole, [taps, stride, taps, stride, n_out, n_in])
     # The first input that a position sees is the furthest back: it has the last tap.
     whole = numpy.transpose(whole[::-1, :, ::-1], [0, 2, 5, 1, 3, 4])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Iterable
 
@@ -30,23 +31,27 @@ LAYOUTS = {
     "same": lambda array: array,
     "first": lambda array: array[0],
     "kernel": kernels.outputs_first,
-    "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
-    "int8_scales": lambda array: kernels.int8_scales(kernels.outputs_first(array)),
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
     "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
-    "int8_blocks": lambda array, n: kernels.int8(
-        kernels.outputs_first(kernels.blocks(array, n))
-    ),
+    "int8_blocks": lambda array, n: int8_layouts(kernels.blocks(array, n))["int8"],
     "without_signs": kernels.without_signs,
 }
-INTEGERS = ["int8", "int8_scales"]  # of a layer, and what they are multiplied by
+# Two more, of a kernel [..., out]: its weights as integers, and their scales.
+INTEGERS = "int8", "int8_scales"
 STRIDES = (2, 4, 8, 16)
 
 
 def laid_out(array, layout: str):
     """Returns an array in a layout, named as in `parts.json`."""
+    if layout in INTEGERS:
+        return int8_layouts(array)[layout]
     name, *numbers = layout.split()
     return LAYOUTS[name](array, *map(int, numbers))
+
+
+def int8_layouts(array) -> dict[str, np.ndarray]:
+    """Returns a kernel [..., out] in the layouts of `INTEGERS`."""
+    return dict(zip(INTEGERS, kernels.int8(kernels.outputs_first(array))))
 
 
 class Files:
@@ -82,10 +87,10 @@ class Files:
         rest = self._rest
         with self._explained(PARTS):
             parts = self.parts[name]
-            rest, pieces, at = rest[name], [], 0
+            rest, pieces, at, rounded = rest[name], [], 0, {}
             for part in parts["arrays"]:
                 between = part["at"] - at
-                pieces += [rest[:between], self._array(part)]
+                pieces += [rest[:between], self._array(part, rounded)]
                 rest, at = rest[between:], part["at"] + pieces[-1].nbytes
             if at + len(rest) != parts["size"]:
                 raise ValueError(f"{name} is of another size")
@@ -102,15 +107,34 @@ class Files:
         }
         with self._explained(PARTS):
             for name, part in self.parts["coder"].items():
-                numbers[name] = self._array(part)
+                numbers[name] = self._array(part, {})
         return numbers
 
     @functools.cached_property
     def _rest(self) -> dict[str, np.ndarray]:
         return self._loaded(REST)
 
-    def _array(self, part):
-        """Returns a variable of the SavedModel, as a LiteRT file stores it."""
+    def _array(self, part, rounded: dict):
+        """Returns a variable of the SavedModel, as a LiteRT file stores it.
+
+        Args:
+            part: of `parts.json`.
+            rounded: the `int8_layouts` of kernels by where these come from, to which
+                that of the part is added. A kernel's integers and its scales are two
+                parts; so it is rounded once for both.
+        """
+        layout = part["layout"]
+        if layout in INTEGERS:
+            source = part["from"], part["offset"], part.get("channels")
+            if source not in rounded:
+                rounded[source] = int8_layouts(self._multiplied(part))
+            array = rounded[source][layout]
+        else:
+            array = laid_out(self._multiplied(part), layout)
+        return np.ascontiguousarray(array, part.get("as", array.dtype))
+
+    def _multiplied(self, part):
+        """Returns a variable of the SavedModel, multiplied as a part says."""
         array = self._stored(part)
         if "scale" in part:
             scale = self._stored({**part, **part["scale"]})
@@ -118,17 +142,16 @@ class Files:
         if "channels" in part:
             exponents = self._rest[part["channels"]]
             array = array * np.ldexp(np.float32(1), exponents)[:, None]
-        array = laid_out(array, part["layout"])
-        return np.ascontiguousarray(array, part.get("as", array.dtype))
+        return array
 
     def _stored(self, where):
         """Returns a variable of the SavedModel."""
         name, dtype = where["from"], np.dtype(where["dtype"])
         if name not in self.sources:
             self.sources[name] = np.memmap(self.model / name, np.uint8, "r")
-        size = int(np.prod(where["shape"])) * dtype.itemsize
-        values = self.sources[name][where["offset"] :][:size]
-        return np.frombuffer(values, dtype).reshape(where["shape"])
+        count = math.prod(where["shape"])
+        values = np.frombuffer(self.sources[name], dtype, count, where["offset"])
+        return values.reshape(where["shape"])
 
     def _loaded(self, name) -> dict[str, np.ndarray]:
         with self._explained(name) as path, np.load(path) as found:
