@@ -19,6 +19,8 @@ from tfcodec import channel_scales, kernels
 
 CODE = schema.BuiltinOperator
 FACTORS = b"channel_scales"  # the name of constants by which channels are multiplied
+# The version of CONV_2D whose weights of 8 bits have a scale for each output channel.
+BY_CHANNEL = 5
 ZERO = 127  # the level that becomes zero before a convolution sees pixels
 
 
@@ -42,10 +44,9 @@ def with_int8(data: bytes) -> bytes | None:
     for op in file.operators(CODE.CONV_2D):
         if op in first or max(file.shape(op.inputs[1])[1:3]) > 1:
             file.round(op)
-    # Version 5 says that weights of 8 bits have a scale for each channel.
     for code in file.model.operatorCodes:
         if _kind(code) == CODE.CONV_2D:
-            code.version = 5
+            code.version = BY_CHANNEL
     file.whole_levels(first)
     return file.written()
 
@@ -106,7 +107,22 @@ def channel_scales_in(data: bytes) -> list:
 
 
 def _kind(code) -> int:
+    """Returns which operation of `CODE` an entry of the operator codes stands for."""
     return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_code(kind: int, version: int):
+    """Returns an entry of a file's list of the operations that it uses.
+
+    Args:
+        kind: of `CODE`.
+        version: the first one of the operation that can do what the file asks of it.
+    """
+    code = schema.OperatorCodeT()
+    # Older readers know only the second field; others take the larger, as `_kind` does.
+    code.builtinCode = code.deprecatedBuiltinCode = kind
+    code.version = version
+    return code
 
 
 def added(buffers: list, array) -> int:
@@ -194,10 +210,7 @@ class _File:
     def _multiplication(self):
         """Returns a new operation, without inputs and outputs yet."""
         if CODE.MUL not in self.kinds:
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = CODE.MUL
-            code.version = 1
-            self.model.operatorCodes.append(code)
+            self.model.operatorCodes.append(operator_code(CODE.MUL, 1))
             self.kinds.append(CODE.MUL)
         op = schema.OperatorT()
         op.opcodeIndex = self.kinds.index(CODE.MUL)
