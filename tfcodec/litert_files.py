@@ -220,8 +220,13 @@ class Compact:
             scales: powers of two, each [in], by which the input channels of some
                 kernels of integers were multiplied: see `channel_scales`.
         """
+        exponents = {
+            f"{name}/channels/{k}": (np.frexp(factors)[1] - 1).astype(np.int8)
+            for k, factors in enumerate(scales)
+        }
+        self.rest.update(exponents)
         found, begins, words = [], set(), np.unique(whole_words(data))
-        for where, array, known in self._places(name, layouts, scales):
+        for where, array, known in self._places(layouts, exponents):
             for layout, made in self._laid_out(array, known):
                 at = place_of(made.tobytes(), data, words)
                 if at >= 0 and at not in begins:
@@ -243,17 +248,21 @@ class Compact:
         self.rest[name] = np.frombuffer(b"".join(rest), np.uint8)
         self.parts[name] = {"size": len(data), "arrays": arrays}
 
-    def _places(self, name, of_integers, scales):
-        """Yields (place in the SavedModel, array, names of layouts to look for)."""
+    def _places(self, of_integers, exponents: dict):
+        """Yields (place in the SavedModel, array, names of layouts to look for).
+
+        Args:
+            of_integers: layouts in which the file has kernels of integers.
+            exponents: by name in `rest`, those of the powers of two by which the input
+                channels of some kernels may have been multiplied.
+        """
         for where, array in self.candidates:
             yield where, array, self._layouts(array, of_integers)
-        for k, factors in enumerate(scales):
-            place = f"{name}/channels/{k}"
-            self.rest[place] = (np.frexp(factors)[1] - 1).astype(np.int8)
+        for name, powers in exponents.items():
+            factors = np.ldexp(np.float32(1), powers)[:, None]
             for where, array in self.candidates:
-                if array.dtype == np.float16 and array.shape[-2:-1] == factors.shape:
-                    where = {**where, "channels": place}
-                    yield where, array * factors[:, None], INTEGERS
+                if array.dtype == np.float16 and array.shape[-2:-1] == powers.shape:
+                    yield {**where, "channels": name}, array * factors, INTEGERS
 
     @staticmethod
     def _layouts(array, of_integers):
