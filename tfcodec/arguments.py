@@ -119,7 +119,8 @@ def add_files(command, source: str, target: str) -> None:
         metavar="DIR",
         type=folder,
         help="write to this folder, with the names of the inputs (default: beside "
-        "each); a last IN that is a folder does the same, unless -r is given",
+        "each); a last IN that is a folder, or whose name ends in /, does the same; "
+        "with -r, only one whose name ends in /",
     )
     command.add_argument(
         "-r",
