@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-from tfcodec import names
+from tfcodec import names, registry
 from tfcodec.console import Failure, output, report, say, shown
 from tfcodec.options import (
     add_coding,
@@ -87,6 +87,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         names.settle_output(parser, args)
         names.check(parser, args)
         check_beside_server(parser, commands.choices[args.command], args)
+    # Only now: as a default of argparse it could not be told from one that is given,
+    # which `check_beside_server` refuses.
+    if args.command in ("compress", "bulk") and args.model is None:
+        args.model = registry.DEFAULT
     return args
 
 
