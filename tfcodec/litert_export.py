@@ -96,7 +96,7 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
     made = converted_networks(model, int8, inputs)
     if source.realism:
         second = realistic(model, source)
-        # A whole period of the noise is as large as the example's picture.
+        # As an example, one period of the noise: it is as large as the picture.
         noise = {f"noise_{k}": layer.noise for k, layer in enumerate(second.noise)}
         part = realistic_network(model, second)
         made["realism"] = written(part, int8, inputs and (lambda: inputs() | noise))
@@ -249,7 +249,7 @@ def written(part, int8: bool, inputs=None, of_pixels: bool = False) -> bytes:
         of_pixels: whether it is an analysis.
     """
     graph = traced(part[0], input_signature=part[1]).get_concrete_function()
-    if not has_dense(graph):  # LiteRT's converter rounds such a network as a whole.
+    if not has_dense(graph):  # Of such a network, the converter rounds all layers.
         return from_graph(graph, int8)
     half = from_graph(graph)
     if of_pixels:
@@ -344,7 +344,8 @@ def lite(layer, x):
 def dense(network, x):
     """Applies part of a `Block`, its pointwise convolutions as dense layers.
 
-    These compute the same as fast, and can have weights of 8 bits: `litert_int8`.
+    Dense layers compute the same at the same speed, and LiteRT rounds their inputs more
+    finely if they have weights of 8 bits: see `litert_int8`.
     """
     for layer in network.layers:
         if isinstance(layer, tf.keras.layers.Conv2D) and layer.kernel_size == (1, 1):

@@ -23,10 +23,12 @@ from tfcodec import archives, kernels
 
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
-# How a LiteRT file may store an array of the SavedModel. `parts.json` has the name of
-# the layout and, for some, an integer argument after a space. An array may have to be
-# multiplied before: by `scale`, another array of the SavedModel, and its input channels
-# by powers of two, whose exponents `rest.npz` has under the name `channels`.
+# How a LiteRT file may store an array of the SavedModel. Each part in `parts.json` says
+# where such an array is (file, offset, type, shape) and has one of these names as its
+# `layout`, for some with an integer after a space. Before the array is laid out, it may
+# have to be multiplied: by the array of the SavedModel that the part describes as its
+# `scale`, and the input channels by powers of two. The exponents of these are an array
+# in `rest.npz`, which `channels` names.
 LAYOUTS = {
     "same": lambda array: array,
     "first": lambda array: array[0],
@@ -183,10 +185,13 @@ class Compact:
             the values.
     """
 
-    # Bytes; the values of a shorter array may occur in a file by chance.
+    # In bytes. Shorter arrays stay in the rest: their values may occur in a file by
+    # chance, and little space would be saved.
     SHORTEST = 256
 
     def __init__(self, model: pathlib.Path, arrays: dict[str, list]):
+        # What a LiteRT file may share: (its place, as a part of `parts.json` describes
+        # it, the array). Arrays with scales are there twice, without and multiplied.
         self.candidates = []
         for name, values in arrays.items():
             data = (model / name).read_bytes()
@@ -216,7 +221,8 @@ class Compact:
         Args:
             name: of the network.
             data: the file.
-            layouts: in which it has kernels of integers, by default none.
+            layouts: names of layouts to look for, besides the usual ones, of kernels
+                that the SavedModel has as integers.
             scales: powers of two, each [in], by which the input channels of some
                 kernels of integers were multiplied: see `channel_scales`.
         """
@@ -235,7 +241,8 @@ class Compact:
                     if made.dtype != array.dtype:
                         part["as"] = made.dtype.name
                     found.append((at, made.nbytes, part))
-                    if layout not in INTEGERS:  # which come with their scales
+                    # The file has one layout of an array, or integers and scales.
+                    if layout not in INTEGERS:
                         break
         found.sort(key=lambda each: each[0])
         arrays, rest, end = [], [], 0
@@ -252,7 +259,7 @@ class Compact:
         """Yields (place in the SavedModel, array, names of layouts to look for).
 
         Args:
-            of_integers: layouts in which the file has kernels of integers.
+            of_integers: as `layouts` of `add_network`.
             exponents: by name in `rest`, those of the powers of two by which the input
                 channels of some kernels may have been multiplied.
         """
@@ -282,7 +289,7 @@ class Compact:
 
     @staticmethod
     def _laid_out(array, layouts):
-        """Yields (name, array) for each layout, and for both types of numbers."""
+        """Yields (name, array) for each layout; floats as float32 and as float16."""
         for layout in layouts:
             made = np.ascontiguousarray(laid_out(array, layout))
             yield layout, made

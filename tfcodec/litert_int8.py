@@ -4,6 +4,9 @@ LiteRT then rounds the inputs of such a layer to 8 bits, too, with a scale for e
 position of the picture before a dense layer and one for the whole picture before a
 convolution, and sums exact products of integers. Processors with instructions for these
 (AVX512-VNNI, and ARM's dot products) do four times as many of them as of float32's.
+
+In a LiteRT file, operations and tensors are items of lists, and refer to each other by
+their indices, which are called places here.
 """
 
 from __future__ import annotations
@@ -119,7 +122,7 @@ def operator_code(kind: int, version: int):
         version: the first one of the operation that can do what the file asks of it.
     """
     code = schema.OperatorCodeT()
-    # Older readers know only the second field; others take the larger, as `_kind` does.
+    # Older readers know only the deprecated field; newer ones do as `_kind`.
     code.builtinCode = code.deprecatedBuiltinCode = kind
     code.version = version
     return code
@@ -133,7 +136,11 @@ def added(buffers: list, array) -> int:
 
 
 def by_output(scales):
-    """What integers [out, ...] are to be multiplied by, in terms of LiteRT's schema."""
+    """Returns LiteRT's description of integers [out, ...] with a scale per output.
+
+    Args:
+        scales: float32 [out], by which the integers are to be multiplied.
+    """
     found = schema.QuantizationParametersT()
     found.scale, found.zeroPoint = scales, np.zeros(len(scales), np.int64)
     found.quantizedDimension = 0
@@ -141,7 +148,15 @@ def by_output(scales):
 
 
 class _File:
-    """A LiteRT file of one graph, to be changed in place."""
+    """A LiteRT file of one graph, to be changed in place.
+
+    Attributes:
+        model: the file, as objects of LiteRT's schema.
+        graph: its only graph, a part of `model`.
+        kinds: the operations of `CODE` that `opcodeIndex` of an operator refers to.
+        halves: by the place of its output, each operation that turns a constant of half
+            precision into float32.
+    """
 
     def __init__(self, data: bytes):
         self.model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
@@ -163,7 +178,7 @@ class _File:
     def dense(self) -> list:
         """Returns the dense layers of pictures, which have inputs [1, h, w, c].
 
-        Those of a gain have others.
+        Other dense layers, which compute the gain from the quality, are left out.
         """
         layers = self.operators(CODE.FULLY_CONNECTED)
         return [op for op in layers if len(self.shape(op.inputs[0])) == 4]
@@ -221,7 +236,9 @@ class _File:
     def round(self, op, scales=None):
         """Rounds a layer's weights; its bias becomes float32, as LiteRT wants it.
 
-        The weights are multiplied by `scales`, [in], first.
+        Args:
+            op: the layer.
+            scales: [in], by which the weights are multiplied before; None for ones.
         """
         for place, constant in ((1, self.integers), (2, self.constant)):
             widening = self.halves.get(op.inputs[place])
@@ -263,7 +280,7 @@ class _File:
         return len(self.graph.tensors) - 1
 
     def of_pixels(self) -> list:
-        """Returns the convolutions that see pixels."""
+        """Returns the convolutions that see pixels, scaled and maybe rearranged."""
         _, times = self._scaling()
         pixels, found = {times.outputs[0]}, []
         for op in self.graph.operators:
@@ -282,14 +299,17 @@ class _File:
         return less, times
 
     def whole_levels(self, convolutions):
-        """Lets the convolutions that see pixels see whole levels of these.
+        """Lets convolutions see pixels as whole levels, which 8 bits represent exactly.
 
         A file begins with (pixel - centre) * factor. If the centre lies between two
         levels, LiteRT's rounding to 8 bits, which represents zero exactly, is off by
         half a level. So the input becomes pixel - `ZERO`; in a picture that has both a
         black and a white sample, rounding then leaves every pixel unchanged. The
         factor moves into the weights' scales, and the biases make up for the other
-        centre. Beyond a picture's edges lies level `ZERO`.
+        centre. The zeros around a picture then stand for level `ZERO`.
+
+        Args:
+            convolutions: those that `of_pixels` found, with weights of 8 bits.
         """
         less, times = self._scaling()
         centre, factor = map(self._number, (less, times))
@@ -317,7 +337,7 @@ class _File:
                 tensor.buffer = 0
 
     def _number(self, op) -> np.float32:
-        """The constant second input of an operation, a number."""
+        """Returns the second input of an operation, a constant of one number."""
         place = op.inputs[1]
         if place in self.halves:
             place = self.halves[place].inputs[0]
