@@ -300,7 +300,8 @@ def test_numbers_out_of_range_are_wrong_usage(capsys, option, words):
     [
         ["compress", "--effort=1"], ["compress", "--verify"],
         ["compress", "--alpha_quality=60"], ["compress", "--target_psnr=40"],
-        ["compress", "--model=other"], ["compress", "--engine=tensorflow"],
+        ["compress", "--model=other"], ["compress", "--model=tfcodec"],
+        ["compress", "--engine=tensorflow"],
         ["decompress", "--crop=0,0,8,8"], ["decompress", "--model=other"],
         ["decompress", "--engine=litert"],
     ],
@@ -323,6 +324,15 @@ def test_model_and_engine_beside_a_server_are_of_what_measures():
     line = ["compress", "in.png", "-v", "--model=other", "--engine=litert", server]
     args = cli.parse(["tfcodec", *line])
     assert (args.model, args.engine) == ("other", "litert")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["compress in.png", "bulk in.png --out_dir x", "compress in.png -v --server=a:1"],
+)
+def test_without_a_model_it_is_the_default(line):
+    args = cli.parse(["tfcodec", *line.split()])
+    assert args.model == registry.DEFAULT
 
 
 def test_a_last_name_with_a_separator_is_a_folder_to_make(image):

@@ -20,6 +20,7 @@ from tfcodec import (
     blas,
     engine,
     exact_layers,
+    kernels,
     lanes,
     litert_files,
     metrics,
@@ -274,7 +275,7 @@ def test_a_directory_of_8_bits_draws_as_the_model_does(both, tmp_path):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_each_network_is_converted_once(int8, monkeypatch):
+def test_each_network_is_converted_once_and_examples_made_if_needed(int8, monkeypatch):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")
     from tfcodec import architectures, litert_export
@@ -287,9 +288,16 @@ def test_each_network_is_converted_once(int8, monkeypatch):
     for arch in ("cnn", "tfcodec"):  # without and with dense layers
         model = architectures.build(arch, tiny.lmbda_of(arch), **tiny.OPTIONS[arch])
         calls.clear()
-        inputs = litert_export.example(model) if int8 else None
-        made = litert_export.converted_networks(model, int8, inputs)
+        examples = []
+
+        def inputs(model=model, examples=examples):
+            examples.append(litert_export.example(model))
+            return examples[0]
+
+        made = litert_export.converted_networks(model, int8, inputs if int8 else None)
         assert len(calls) == len(made)
+        # Only dense layers need examples of their inputs, which take time to make.
+        assert len(examples) == (int8 and arch == "tfcodec")
 
 
 def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
@@ -344,6 +352,16 @@ def test_weights_lie_in_the_model_once(both):
     assert ours < sum(sizes.values())
     parts = json.loads((model.litert / "parts.json").read_text())
     assert len(parts["synthesis"]["arrays"]) >= 5
+
+
+def test_a_kernel_is_rounded_once_for_its_integers_and_its_scales(monkeypatch):
+    model = registry.resolve(registry.DEFAULT)
+    files, rounded = litert_files.Files(model.litert, model.path), []
+    int8 = kernels.int8
+    monkeypatch.setattr(kernels, "int8", lambda x: rounded.append(x.shape) or int8(x))
+    files.network("synthesis")
+    layouts = [part["layout"] for part in files.parts["synthesis"]["arrays"]]
+    assert len(rounded) == layouts.count("int8") == layouts.count("int8_scales") > 0
 
 
 def test_an_array_is_found_where_it_lies_in_a_file():

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-from tfcodec import names
+from tfcodec import names, registry
 from tfcodec.console import Failure, output, report, say, shown
 from tfcodec.options import (
     add_coding,
@@ -87,6 +87,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         names.settle_output(parser, args)
         names.check(parser, args)
         check_beside_server(parser, commands.choices[args.command], args)
+    # Only now: as a default of argparse it could not be told from one that is given,
+    # which `check_beside_server` refuses.
+    if args.command in ("compress", "bulk") and args.model is None:
+        args.model = registry.DEFAULT
     return args
 
 
@@ -119,7 +123,8 @@ def add_files(command, source: str, target: str) -> None:
         metavar="DIR",
         type=folder,
         help="write to this folder, with the names of the inputs (default: beside "
-        "each); a last IN that is a folder does the same, unless -r is given",
+        "each); a last IN that is a folder, or whose name ends in /, does the same; "
+        "with -r, only one whose name ends in /",
     )
     command.add_argument(
         "-r",

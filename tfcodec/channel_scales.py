@@ -14,10 +14,12 @@ import numpy as np
 
 from tfcodec import kernels
 
-# The part of the differences in size between channels that the inputs lose; the weights
-# take the rest. 0.4 had the least error in `tfcodec` on photographs; 0.5 is as good.
+# How much the scales follow the sizes of the inputs; 1 - SHARE is how much they follow
+# those of the weights. It is "alpha" in the paper. With 1, the channels of all scaled
+# inputs would be of one size; with 0, those of all scaled weights. 0.4 had the least
+# error in `tfcodec` on photographs; 0.5 is as good.
 SHARE = 0.4
-# A layer keeps its channels as they are if its error would not fall below this part.
+# Scales are used only if they bring a layer's error below this part of what it was.
 WORTH = 0.5
 
 
@@ -30,7 +32,7 @@ def found(x, kernel):
 
     Returns:
         float32 [in], powers of two by which to divide the channels, or None if that
-        would not halve the error of rounding.
+        does not reduce the error of rounding enough: see `WORTH`.
     """
     size = np.sqrt(np.mean(np.square(x), 0)) + 1e-6
     weight = np.sqrt(np.mean(np.square(kernel, dtype=np.float32), 0)) + 1e-9
@@ -53,8 +55,8 @@ def rounded_product(x, kernel):
     step = np.where(step > 0, step, 1)
     zero = np.rint(low / step)
     levels = np.clip(np.rint(x / step) - zero, 0, 255) + zero
-    weights = kernels.int8(kernel) * kernels.int8_scales(kernel)[:, None]
-    return (levels * step) @ weights.T
+    whole, scales = kernels.int8(kernel)
+    return (levels * step) @ (whole * scales[:, None]).T
 
 
 def picture(side: int):

@@ -309,6 +309,11 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
+def named(path: str | os.PathLike, error: Exception) -> str:
+    """Returns the message of an error, with the name of the file once in it."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
 def need_training(program: str) -> None:
     """Ends the process with a line on stderr if no model can be made here."""
     try:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import logging
 from PIL import Image
 
-from tfcodec import held_out, images, inputs
+from tfcodec import console, held_out, images
 from tfcodec.pixels import rgb_of
 from tfcodec.tiff import Unfit
 
@@ -54,7 +54,7 @@ def usable(paths: Sequence[Path], side: int) -> list[Path]:
         try:
             size = images.size_of(path)
         except Exception as error:  # Pillow may raise anything on a damaged file.
-            broken.append(inputs.named(path, error))
+            broken.append(console.named(path, error))
             continue
         if min(size) < side:
             small += 1
@@ -200,7 +200,7 @@ def training_set(
                 image = Image.fromarray(images.read_rgb(path))
                 return random_crop(image, side, rng), quality, noise
             except Exception as error:  # Pillow may raise anything on a damaged file.
-                failure = inputs.named(path, error)
+                failure = console.named(path, error)
                 if path not in failed:
                     failed.add(path)
                     logging.warning("left out: %s", failure)
@@ -267,7 +267,7 @@ def open_images(paths: Sequence[Path], count: int) -> Callable:
                 try:
                     whole = Image.fromarray(images.read_rgb(path))
                 except Exception as error:  # Pillow may raise anything on damage.
-                    logging.warning("left out: %s", inputs.named(path, error))
+                    logging.warning("left out: %s", console.named(path, error))
                     continue
                 yield whole
                 break

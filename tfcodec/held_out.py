@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfcodec import images, inputs
+from tfcodec import console, images
 
 ONE_IN = 50  # files, of which one is held out by its name
 # Sides of validation crops are multiples of this, or of the patch if that is smaller.
@@ -80,5 +80,5 @@ def _unfit(path, side) -> str:
     try:
         height, width, _ = images.read_rgb(path).shape
     except Exception as error:  # Pillow may raise anything on a damaged file.
-        return inputs.named(path, error)
+        return console.named(path, error)
     return "" if min(height, width) >= side else f"{path}: below {side} pixels a side"

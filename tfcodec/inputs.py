@@ -185,8 +185,3 @@ def _above(path, folder):
         path = os.path.dirname(path)
         above.add(os.path.realpath(path))
     return above
-
-
-def named(path: str | os.PathLike, error: Exception) -> str:
-    """Returns the message of an error, with the name of the file once in it."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"

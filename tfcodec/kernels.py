@@ -1,4 +1,9 @@
-"""Kernels of convolutions in other layouts, for other ways to compute the same."""
+"""Kernels of convolutions and dense layers, rounded to 8 bits or in other layouts.
+
+There are two ways of rounding. `rounded` is for models: its scales have so few bits
+that half precision holds the rounded weights exactly, and `split` finds the integers
+again. `int8` is LiteRT's own, with the finest scales.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,17 @@ def outputs_first(array):
 
 
 def whole_scales(array):
-    """Scales, so that a kernel in multiples of them fits integers of 8 bits.
+    """Returns a scale for each output channel, of which its weights become multiples.
 
-    They have four significant bits. A multiple of up to 127 then has eleven, as half
-    precision has, so that it is represented exactly there, too.
+    The multiples fit 8 bits, and the scales have four significant bits. So a multiple
+    of up to 127 (seven bits) of a scale has at most eleven significant bits, and half
+    precision, which has as many, represents it exactly.
 
     Args:
         array: a kernel [..., out].
 
     Returns:
-        float32 [out]: of each output channel. The largest magnitude is at most 127 of
-        them.
+        float32 [out]. No magnitude of a channel is above 127 times its scale.
     """
     largest = np.abs(array.reshape(-1, array.shape[-1])).max(0).astype(np.float64)
     fraction, exponent = np.frexp(largest / 127)
@@ -32,7 +37,7 @@ def whole_scales(array):
 def rounded(array):
     """A kernel [..., out], rounded to multiples of its `whole_scales`: float32.
 
-    One that `split` can split already stays as it is.
+    A kernel that is rounded already, so that `split` can split it, stays as it is.
     """
     if split(array):
         return array.astype(np.float32)
@@ -53,7 +58,9 @@ def split(array):
     scales = whole_scales(array)
     for _ in range(2):
         whole = array / scales
-        # Rounding may have made the largest magnitude small enough for a finer scale.
+        # `rounded` may have rounded the largest magnitude of a channel down so far that
+        # `whole_scales` of the result gives the next finer scale. So if the weights are
+        # not multiples of that, the second try is with the next coarser one.
         fits = np.all(whole == np.rint(whole), tuple(range(array.ndim - 1)))
         if np.all(fits):
             whole = whole.astype(np.int8)
@@ -64,33 +71,36 @@ def split(array):
     return None
 
 
-def int8_scales(array):
-    """The scale of each output channel's weights in `int8`: float32 [out].
-
-    `array` is a kernel with outputs first, [out, ...]. The largest magnitude of each
-    channel becomes 127.
-    """
-    array = array.reshape(len(array), -1).astype(np.float32, copy=False)
-    largest = np.maximum(array.max(1), -array.min(1))
-    return np.where(largest > 0, largest / np.float32(127), np.float32(1))
-
-
 def int8(array):
-    """A kernel with outputs first, rounded to whole multiples of its `int8_scales`."""
-    array = np.ascontiguousarray(array, np.float32)
-    scales = int8_scales(array).reshape(-1, *[1] * (array.ndim - 1))
-    return np.rint(array / scales).astype(np.int8)
+    """Rounds a kernel with outputs first to 8 bits, with a scale for each output.
+
+    The largest magnitude of each output channel becomes 127.
+
+    Args:
+        array: [out, ...].
+
+    Returns:
+        (int8 [out, ...], scales float32 [out]).
+    """
+    array = array.astype(np.float32, copy=False)
+    inputs = tuple(range(1, array.ndim))
+    largest = np.maximum(array.max(inputs), -array.min(inputs))
+    scales = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+    whole = array / scales.reshape(-1, *[1] * len(inputs))
+    whole = np.rint(whole, out=whole).astype(np.int8)
+    # Moved in memory last, when each weight is only one byte.
+    return np.ascontiguousarray(whole), scales
 
 
 def integers(array):
     """A kernel with outputs first as (int8 [out, ...], scales float32 [out]).
 
-    They are those of `split` if there are any, so that nothing is rounded twice; if
-    not, those of `int8`.
+    If the kernel was rounded before, by `rounded`, they are those of `split`, so that
+    nothing is rounded twice; if not, those of `int8`.
     """
     parts = split(np.moveaxis(array, 0, -1))
     if parts is None:
-        return int8(array), int8_scales(array)
+        return int8(array)
     whole, scales = parts
     return outputs_first(whole), scales
 
@@ -98,8 +108,16 @@ def integers(array):
 def without_signs(array, unsigned: int):
     """The kernel of an exact layer for inputs from `exact_products.without_signs`.
 
-    [k, k, in, out], integers in -127..127, to int8 [out, k, k, 2 in - unsigned + 1]:
-    the weights of what is positive, of what was negative, and zeros.
+    There, each input channel that may have negative values is two: its positive part,
+    and the magnitude of its negative part, whose weights here have the other sign. The
+    last channel, a constant that does not count, has weights of zero.
+
+    Args:
+        array: [k, k, in, out], integers in -127..127.
+        unsigned: so many input channels, the first ones, have no negative values.
+
+    Returns:
+        int8 [out, k, k, 2 in - unsigned + 1].
     """
     array = array.astype(np.int8)
     parts = [array, -array[:, :, unsigned:], np.zeros_like(array[:, :, :1])]
@@ -113,7 +131,12 @@ def blocks(array, stride: int):
     many channels. A kernel with sides of k s pixels then has sides of k positions, and
     a stride of 1.
 
-    [side, side, in, out] to [taps, taps, stride^2 in, out].
+    Args:
+        array: [side, side, in, out], whose side is a multiple of the stride.
+        stride: s.
+
+    Returns:
+        [taps, taps, stride^2 in, out]; taps = side / stride.
     """
     side, _, n_in, n_out = array.shape
     taps = side // stride
@@ -136,13 +159,16 @@ def phases(array, stride: int, numpy=np):
         numpy: what computes it, NumPy or `tensorflow.experimental.numpy`.
 
     Returns:
-        [taps, taps, in, stride^2 out].
+        [taps, taps, in, stride^2 out]; taps = side / stride, rounded up.
     """
     side, _, n_out, n_in = array.shape
     taps = -(-side // stride)
     beyond = [0, taps * stride - side]
-    whole = numpy.pad(array, [beyond, beyond, [0, 0], [0, 0]], "constant")
+    whole = array
+    if any(beyond):
+        whole = numpy.pad(array, [beyond, beyond, [0, 0], [0, 0]], "constant")
     whole = numpy.reshape(whole, [taps, stride, taps, stride, n_out, n_in])
-    # The first input that a position sees is the furthest back: it has the last tap.
+    # The ordinary convolution multiplies its first tap by the earliest input, which
+    # contributes to these outputs by the last taps of the transposed kernel.
     whole = numpy.transpose(whole[::-1, :, ::-1], [0, 2, 5, 1, 3, 4])
     return numpy.reshape(whole, [taps, taps, n_in, stride * stride * n_out])

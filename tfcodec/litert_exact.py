@@ -46,9 +46,9 @@ def convolutions(weights: dict[str, np.ndarray]) -> bytes:
     Args:
         weights: by name of the signature, int8 [out, k, k, in].
     """
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
-    code.version = 5
+    code = litert_int8.operator_code(
+        schema.BuiltinOperator.CONV_2D, litert_int8.BY_CHANNEL
+    )
     model = schema.ModelT()
     model.version, model.operatorCodes = 3, [code]
     model.buffers = [schema.BufferT()]

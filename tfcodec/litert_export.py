@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before what takes long to import, or is not instal
 
     tools.begin(tools.litert_export(__doc__))
 
+import functools
 import json
 import pathlib
 
@@ -89,14 +90,16 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
         )
     numbers = coder_numbers(source.path, model)
     numbers["fingerprint"] = np.frombuffer(source.fingerprint, np.uint8)
-    inputs = example(model) if int8 or not target else None
+    inputs = None
+    if int8 or not target:
+        inputs = functools.cache(functools.partial(example, model))
     made = converted_networks(model, int8, inputs)
     if source.realism:
         second = realistic(model, source)
-        # A whole period of the noise is as large as the example's picture.
+        # As an example, one period of the noise: it is as large as the picture.
         noise = {f"noise_{k}": layer.noise for k, layer in enumerate(second.noise)}
         part = realistic_network(model, second)
-        made["realism"] = written(part, int8, inputs and {**inputs, **noise})
+        made["realism"] = written(part, int8, inputs and (lambda: inputs() | noise))
         for k, layer in enumerate(second.noise):
             numbers[f"noise/{k}"] = layer.noise[0].astype(np.float16)
     if target:
@@ -241,17 +244,19 @@ def written(part, int8: bool, inputs=None, of_pixels: bool = False) -> bytes:
     Args:
         part: the function, and the specs of its inputs.
         int8: as for `export`.
-        inputs: examples of its inputs by name; dense layers then have weights of 8
-            bits in any case.
+        inputs: function that returns examples of its inputs by name, called if it has
+            dense layers; these then have weights of 8 bits in any case.
         of_pixels: whether it is an analysis.
     """
     graph = traced(part[0], input_signature=part[1]).get_concrete_function()
-    if not has_dense(graph):  # LiteRT's converter rounds such a network as a whole.
+    if not has_dense(graph):  # Of such a network, the converter rounds all layers.
         return from_graph(graph, int8)
     half = from_graph(graph)
     if of_pixels:
         return litert_int8.with_int8(half)
-    return litert_int8.with_dense_int8(half, inputs) if int8 or inputs else half
+    if not (int8 or inputs):
+        return half
+    return litert_int8.with_dense_int8(half, inputs() if inputs else None)
 
 
 def example(model) -> dict[str, np.ndarray]:
@@ -339,7 +344,8 @@ def lite(layer, x):
 def dense(network, x):
     """Applies part of a `Block`, its pointwise convolutions as dense layers.
 
-    These compute the same as fast, and can have weights of 8 bits: `litert_int8`.
+    Dense layers compute the same at the same speed, and LiteRT rounds their inputs more
+    finely if they have weights of 8 bits: see `litert_int8`.
     """
     for layer in network.layers:
         if isinstance(layer, tf.keras.layers.Conv2D) and layer.kernel_size == (1, 1):

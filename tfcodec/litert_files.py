@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Iterable
 
@@ -22,31 +23,37 @@ from tfcodec import archives, kernels
 
 REST, PARTS, CODER = "rest.npz", "parts.json", "coder.npz"
 
-# How a LiteRT file may store an array of the SavedModel. `parts.json` has the name of
-# the layout and, for some, an integer argument after a space. An array may have to be
-# multiplied before: by `scale`, another array of the SavedModel, and its input channels
-# by powers of two, whose exponents `rest.npz` has under the name `channels`.
+# How a LiteRT file may store an array of the SavedModel. Each part in `parts.json` says
+# where such an array is (file, offset, type, shape) and has one of these names as its
+# `layout`, for some with an integer after a space. Before the array is laid out, it may
+# have to be multiplied: by the array of the SavedModel that the part describes as its
+# `scale`, and the input channels by powers of two. The exponents of these are an array
+# in `rest.npz`, which `channels` names.
 LAYOUTS = {
     "same": lambda array: array,
     "first": lambda array: array[0],
     "kernel": kernels.outputs_first,
-    "int8": lambda array: kernels.int8(kernels.outputs_first(array)),
-    "int8_scales": lambda array: kernels.int8_scales(kernels.outputs_first(array)),
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
     "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
-    "int8_blocks": lambda array, n: kernels.int8(
-        kernels.outputs_first(kernels.blocks(array, n))
-    ),
+    "int8_blocks": lambda array, n: int8_layouts(kernels.blocks(array, n))["int8"],
     "without_signs": kernels.without_signs,
 }
-INTEGERS = ["int8", "int8_scales"]  # of a layer, and what they are multiplied by
+# Two more, of a kernel [..., out]: its weights as integers, and their scales.
+INTEGERS = "int8", "int8_scales"
 STRIDES = (2, 4, 8, 16)
 
 
 def laid_out(array, layout: str):
     """Returns an array in a layout, named as in `parts.json`."""
+    if layout in INTEGERS:
+        return int8_layouts(array)[layout]
     name, *numbers = layout.split()
     return LAYOUTS[name](array, *map(int, numbers))
+
+
+def int8_layouts(array) -> dict[str, np.ndarray]:
+    """Returns a kernel [..., out] in the layouts of `INTEGERS`."""
+    return dict(zip(INTEGERS, kernels.int8(kernels.outputs_first(array))))
 
 
 class Files:
@@ -82,10 +89,10 @@ class Files:
         rest = self._rest
         with self._explained(PARTS):
             parts = self.parts[name]
-            rest, pieces, at = rest[name], [], 0
+            rest, pieces, at, rounded = rest[name], [], 0, {}
             for part in parts["arrays"]:
                 between = part["at"] - at
-                pieces += [rest[:between], self._array(part)]
+                pieces += [rest[:between], self._array(part, rounded)]
                 rest, at = rest[between:], part["at"] + pieces[-1].nbytes
             if at + len(rest) != parts["size"]:
                 raise ValueError(f"{name} is of another size")
@@ -102,15 +109,34 @@ class Files:
         }
         with self._explained(PARTS):
             for name, part in self.parts["coder"].items():
-                numbers[name] = self._array(part)
+                numbers[name] = self._array(part, {})
         return numbers
 
     @functools.cached_property
     def _rest(self) -> dict[str, np.ndarray]:
         return self._loaded(REST)
 
-    def _array(self, part):
-        """Returns a variable of the SavedModel, as a LiteRT file stores it."""
+    def _array(self, part, rounded: dict):
+        """Returns a variable of the SavedModel, as a LiteRT file stores it.
+
+        Args:
+            part: of `parts.json`.
+            rounded: the `int8_layouts` of kernels by where these come from, to which
+                that of the part is added. A kernel's integers and its scales are two
+                parts; so it is rounded once for both.
+        """
+        layout = part["layout"]
+        if layout in INTEGERS:
+            source = part["from"], part["offset"], part.get("channels")
+            if source not in rounded:
+                rounded[source] = int8_layouts(self._multiplied(part))
+            array = rounded[source][layout]
+        else:
+            array = laid_out(self._multiplied(part), layout)
+        return np.ascontiguousarray(array, part.get("as", array.dtype))
+
+    def _multiplied(self, part):
+        """Returns a variable of the SavedModel, multiplied as a part says."""
         array = self._stored(part)
         if "scale" in part:
             scale = self._stored({**part, **part["scale"]})
@@ -118,17 +144,16 @@ class Files:
         if "channels" in part:
             exponents = self._rest[part["channels"]]
             array = array * np.ldexp(np.float32(1), exponents)[:, None]
-        array = laid_out(array, part["layout"])
-        return np.ascontiguousarray(array, part.get("as", array.dtype))
+        return array
 
     def _stored(self, where):
         """Returns a variable of the SavedModel."""
         name, dtype = where["from"], np.dtype(where["dtype"])
         if name not in self.sources:
             self.sources[name] = np.memmap(self.model / name, np.uint8, "r")
-        size = int(np.prod(where["shape"])) * dtype.itemsize
-        values = self.sources[name][where["offset"] :][:size]
-        return np.frombuffer(values, dtype).reshape(where["shape"])
+        count = math.prod(where["shape"])
+        values = np.frombuffer(self.sources[name], dtype, count, where["offset"])
+        return values.reshape(where["shape"])
 
     def _loaded(self, name) -> dict[str, np.ndarray]:
         with self._explained(name) as path, np.load(path) as found:
@@ -160,10 +185,13 @@ class Compact:
             the values.
     """
 
-    # Bytes; the values of a shorter array may occur in a file by chance.
+    # In bytes. Shorter arrays stay in the rest: their values may occur in a file by
+    # chance, and little space would be saved.
     SHORTEST = 256
 
     def __init__(self, model: pathlib.Path, arrays: dict[str, list]):
+        # What a LiteRT file may share: (its place, as a part of `parts.json` describes
+        # it, the array). Arrays with scales are there twice, without and multiplied.
         self.candidates = []
         for name, values in arrays.items():
             data = (model / name).read_bytes()
@@ -193,12 +221,18 @@ class Compact:
         Args:
             name: of the network.
             data: the file.
-            layouts: in which it has kernels of integers, by default none.
+            layouts: names of layouts to look for, besides the usual ones, of kernels
+                that the SavedModel has as integers.
             scales: powers of two, each [in], by which the input channels of some
                 kernels of integers were multiplied: see `channel_scales`.
         """
+        exponents = {
+            f"{name}/channels/{k}": (np.frexp(factors)[1] - 1).astype(np.int8)
+            for k, factors in enumerate(scales)
+        }
+        self.rest.update(exponents)
         found, begins, words = [], set(), np.unique(whole_words(data))
-        for where, array, known in self._places(name, layouts, scales):
+        for where, array, known in self._places(layouts, exponents):
             for layout, made in self._laid_out(array, known):
                 at = place_of(made.tobytes(), data, words)
                 if at >= 0 and at not in begins:
@@ -207,7 +241,8 @@ class Compact:
                     if made.dtype != array.dtype:
                         part["as"] = made.dtype.name
                     found.append((at, made.nbytes, part))
-                    if layout not in INTEGERS:  # which come with their scales
+                    # The file has one layout of an array, or integers and scales.
+                    if layout not in INTEGERS:
                         break
         found.sort(key=lambda each: each[0])
         arrays, rest, end = [], [], 0
@@ -220,17 +255,21 @@ class Compact:
         self.rest[name] = np.frombuffer(b"".join(rest), np.uint8)
         self.parts[name] = {"size": len(data), "arrays": arrays}
 
-    def _places(self, name, of_integers, scales):
-        """Yields (place in the SavedModel, array, names of layouts to look for)."""
+    def _places(self, of_integers, exponents: dict):
+        """Yields (place in the SavedModel, array, names of layouts to look for).
+
+        Args:
+            of_integers: as `layouts` of `add_network`.
+            exponents: by name in `rest`, those of the powers of two by which the input
+                channels of some kernels may have been multiplied.
+        """
         for where, array in self.candidates:
             yield where, array, self._layouts(array, of_integers)
-        for k, factors in enumerate(scales):
-            place = f"{name}/channels/{k}"
-            self.rest[place] = (np.frexp(factors)[1] - 1).astype(np.int8)
+        for name, powers in exponents.items():
+            factors = np.ldexp(np.float32(1), powers)[:, None]
             for where, array in self.candidates:
-                if array.dtype == np.float16 and array.shape[-2:-1] == factors.shape:
-                    where = {**where, "channels": place}
-                    yield where, array * factors[:, None], INTEGERS
+                if array.dtype == np.float16 and array.shape[-2:-1] == powers.shape:
+                    yield {**where, "channels": name}, array * factors, INTEGERS
 
     @staticmethod
     def _layouts(array, of_integers):
@@ -250,7 +289,7 @@ class Compact:
 
     @staticmethod
     def _laid_out(array, layouts):
-        """Yields (name, array) for each layout, and for both types of numbers."""
+        """Yields (name, array) for each layout; floats as float32 and as float16."""
         for layout in layouts:
             made = np.ascontiguousarray(laid_out(array, layout))
             yield layout, made

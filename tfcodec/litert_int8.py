@@ -4,6 +4,9 @@ LiteRT then rounds the inputs of such a layer to 8 bits, too, with a scale for e
 position of the picture before a dense layer and one for the whole picture before a
 convolution, and sums exact products of integers. Processors with instructions for these
 (AVX512-VNNI, and ARM's dot products) do four times as many of them as of float32's.
+
+In a LiteRT file, operations and tensors are items of lists, and refer to each other by
+their indices, which are called places here.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from tfcodec import channel_scales, kernels
 
 CODE = schema.BuiltinOperator
 FACTORS = b"channel_scales"  # the name of constants by which channels are multiplied
+# The version of CONV_2D whose weights of 8 bits have a scale for each output channel.
+BY_CHANNEL = 5
 ZERO = 127  # the level that becomes zero before a convolution sees pixels
 
 
@@ -42,10 +47,9 @@ def with_int8(data: bytes) -> bytes | None:
     for op in file.operators(CODE.CONV_2D):
         if op in first or max(file.shape(op.inputs[1])[1:3]) > 1:
             file.round(op)
-    # Version 5 says that weights of 8 bits have a scale for each channel.
     for code in file.model.operatorCodes:
         if _kind(code) == CODE.CONV_2D:
-            code.version = 5
+            code.version = BY_CHANNEL
     file.whole_levels(first)
     return file.written()
 
@@ -106,7 +110,22 @@ def channel_scales_in(data: bytes) -> list:
 
 
 def _kind(code) -> int:
+    """Returns which operation of `CODE` an entry of the operator codes stands for."""
     return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def operator_code(kind: int, version: int):
+    """Returns an entry of a file's list of the operations that it uses.
+
+    Args:
+        kind: of `CODE`.
+        version: the first one of the operation that can do what the file asks of it.
+    """
+    code = schema.OperatorCodeT()
+    # Older readers know only the deprecated field; newer ones do as `_kind`.
+    code.builtinCode = code.deprecatedBuiltinCode = kind
+    code.version = version
+    return code
 
 
 def added(buffers: list, array) -> int:
@@ -117,7 +136,11 @@ def added(buffers: list, array) -> int:
 
 
 def by_output(scales):
-    """What integers [out, ...] are to be multiplied by, in terms of LiteRT's schema."""
+    """Returns LiteRT's description of integers [out, ...] with a scale per output.
+
+    Args:
+        scales: float32 [out], by which the integers are to be multiplied.
+    """
     found = schema.QuantizationParametersT()
     found.scale, found.zeroPoint = scales, np.zeros(len(scales), np.int64)
     found.quantizedDimension = 0
@@ -125,7 +148,15 @@ def by_output(scales):
 
 
 class _File:
-    """A LiteRT file of one graph, to be changed in place."""
+    """A LiteRT file of one graph, to be changed in place.
+
+    Attributes:
+        model: the file, as objects of LiteRT's schema.
+        graph: its only graph, a part of `model`.
+        kinds: the operations of `CODE` that `opcodeIndex` of an operator refers to.
+        halves: by the place of its output, each operation that turns a constant of half
+            precision into float32.
+    """
 
     def __init__(self, data: bytes):
         self.model = flatbuffer_utils.convert_bytearray_to_object(bytearray(data))
@@ -147,7 +178,7 @@ class _File:
     def dense(self) -> list:
         """Returns the dense layers of pictures, which have inputs [1, h, w, c].
 
-        Those of a gain have others.
+        Other dense layers, which compute the gain from the quality, are left out.
         """
         layers = self.operators(CODE.FULLY_CONNECTED)
         return [op for op in layers if len(self.shape(op.inputs[0])) == 4]
@@ -194,10 +225,7 @@ class _File:
     def _multiplication(self):
         """Returns a new operation, without inputs and outputs yet."""
         if CODE.MUL not in self.kinds:
-            code = schema.OperatorCodeT()
-            code.builtinCode = code.deprecatedBuiltinCode = CODE.MUL
-            code.version = 1
-            self.model.operatorCodes.append(code)
+            self.model.operatorCodes.append(operator_code(CODE.MUL, 1))
             self.kinds.append(CODE.MUL)
         op = schema.OperatorT()
         op.opcodeIndex = self.kinds.index(CODE.MUL)
@@ -208,7 +236,9 @@ class _File:
     def round(self, op, scales=None):
         """Rounds a layer's weights; its bias becomes float32, as LiteRT wants it.
 
-        The weights are multiplied by `scales`, [in], first.
+        Args:
+            op: the layer.
+            scales: [in], by which the weights are multiplied before; None for ones.
         """
         for place, constant in ((1, self.integers), (2, self.constant)):
             widening = self.halves.get(op.inputs[place])
@@ -250,7 +280,7 @@ class _File:
         return len(self.graph.tensors) - 1
 
     def of_pixels(self) -> list:
-        """Returns the convolutions that see pixels."""
+        """Returns the convolutions that see pixels, scaled and maybe rearranged."""
         _, times = self._scaling()
         pixels, found = {times.outputs[0]}, []
         for op in self.graph.operators:
@@ -269,14 +299,17 @@ class _File:
         return less, times
 
     def whole_levels(self, convolutions):
-        """Lets the convolutions that see pixels see whole levels of these.
+        """Lets convolutions see pixels as whole levels, which 8 bits represent exactly.
 
         A file begins with (pixel - centre) * factor. If the centre lies between two
         levels, LiteRT's rounding to 8 bits, which represents zero exactly, is off by
         half a level. So the input becomes pixel - `ZERO`; in a picture that has both a
         black and a white sample, rounding then leaves every pixel unchanged. The
         factor moves into the weights' scales, and the biases make up for the other
-        centre. Beyond a picture's edges lies level `ZERO`.
+        centre. The zeros around a picture then stand for level `ZERO`.
+
+        Args:
+            convolutions: those that `of_pixels` found, with weights of 8 bits.
         """
         less, times = self._scaling()
         centre, factor = map(self._number, (less, times))
@@ -304,7 +337,7 @@ class _File:
                 tensor.buffer = 0
 
     def _number(self, op) -> np.float32:
-        """The constant second input of an operation, a number."""
+        """Returns the second input of an operation, a constant of one number."""
         place = op.inputs[1]
         if place in self.halves:
             place = self.halves[place].inputs[0]

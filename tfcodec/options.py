@@ -223,9 +223,8 @@ def add_coding(command) -> None:
     )
     command.add_argument(
         "--model",
-        default=registry.DEFAULT,
         metavar="NAME_OR_DIR",
-        help="a shipped model, or a model directory (default: %(default)s)",
+        help=f"a shipped model, or a model directory (default: {registry.DEFAULT})",
     )
     command.add_argument(
         "--effort",

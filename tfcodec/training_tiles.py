@@ -17,7 +17,7 @@ import threading
 import numpy as np
 from PIL import Image
 
-from tfcodec import held_out, images, inputs, workers
+from tfcodec import console, held_out, images, inputs, workers
 
 # Tiles are handed over in blocks of this many.
 BLOCK = 64
@@ -81,7 +81,7 @@ def tiles_of(path, side: int, patch: int, scales=SCALES):
                 pixels = np.asarray(whole.resize(size, Image.Resampling.LANCZOS))
             parts.append(cut(pixels, side, stride_of(side, patch)))
     except Exception as error:  # Pillow may raise anything on a damaged file.
-        failure = inputs.named(path, error)
+        failure = console.named(path, error)
     return tuple(np.concatenate(x) for x in zip(*parts)), failure
 
 
