@@ -8,7 +8,6 @@ import io
 import os
 import pathlib
 import re
-import secrets
 import shutil
 import stat
 
@@ -73,9 +72,7 @@ def new_file(path: str | os.PathLike, replace: bool = True):
             file.write(whole.getvalue())
         return
     target = os.path.realpath(path)
-    part = os.path.join(
-        os.path.dirname(target), f".tfcodec-{secrets.token_hex(8)}.part"
-    )
+    part = os.path.join(os.path.dirname(target), f".tfcodec-{os.urandom(8).hex()}.part")
     mode = _mode_of(target)
 
     def opener(name, flags):
@@ -120,7 +117,7 @@ def new_directory(path: pathlib.Path):
     Raises:
         OSError: naming `path`, which is unchanged.
     """
-    name = f".tfcodec-{secrets.token_hex(8)}"
+    name = f".tfcodec-{os.urandom(8).hex()}"
     part, old = (path.with_name(name + suffix) for suffix in (".part", ".old"))
     try:
         with writing(path), begun(os.fspath(part)):
