@@ -407,7 +407,8 @@ def test_brackets_in_the_name_of_a_folder_stand_for_themselves(image, capsys):
 def test_named_pipes_are_read_and_written_as_files_are(image):
     assert call("compress", "in.png") == 0
     data = pathlib.Path("in.tfc").read_bytes()
-    png = pathlib.Path("in.png").read_bytes()
+    assert call("decompress", "in.tfc", "back.png") == 0
+    png = pathlib.Path("back.png").read_bytes()
     for line, given, wanted, suffix in (
         ("compress", png, data, "tfc"), ("decompress", data, png, "png"),
     ):  # fmt: skip
