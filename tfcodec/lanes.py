@@ -12,6 +12,8 @@ have constants as arrays: NumPy takes longer to convert a Python number.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from tfcodec.bitstream import CorruptStream
@@ -50,19 +52,24 @@ class Tables:
         self.offset = np.append(offset, 0).astype(np.int64)
         self.first = np.cumsum(self.size) - self.size
         # A row sums to exactly 4096, so one cumulative sum serves all rows.
-        begin = np.cumsum(frequency, dtype=np.uint32) - frequency
-        self.frequency, self.start = frequency, begin % np.uint32(TOTAL)
-        # The value that each symbol stands for, or ESCAPE.
+        self.begin = np.cumsum(frequency, dtype=np.uint32) - frequency
+        self.frequency, self.start = frequency, self.begin % np.uint32(TOTAL)
+
+    @functools.cached_property
+    def slots(self):
+        """What a decoder finds in each of a row's 4096 slots, row after row.
+
+        Three arrays: the value of the slot's symbol, or ESCAPE; the frequency of this
+        symbol; and how many slots of the same symbol come before it. The last two have
+        the type of states, so that they need not be converted.
+        """
+        frequency = self.frequency
         places = np.arange(len(frequency)) - self.first.repeat(self.size)
         value = (places + self.offset.repeat(self.size)).astype(np.int32)
         value[self.first[:-1] + self.size[:-1] - 1] = ESCAPE
-        # For each of a row's 4096 slots, row after row: the value and the frequency of
-        # its symbol, and how many slots of the same symbol come before it. The last
-        # two have the type of states, so that the decoder need not convert them.
-        self.slot_value = value.repeat(frequency)
-        self.slot_frequency = frequency.repeat(frequency)
-        slots = np.arange(len(self.slot_value), dtype=np.uint32)
-        self.slot_rank = slots - begin.repeat(frequency)
+        rank = np.arange(frequency.sum(), dtype=np.uint32)
+        rank -= self.begin.repeat(frequency)
+        return value.repeat(frequency), frequency.repeat(frequency), rank
 
 
 def lanes_for(count: int) -> int:
@@ -207,7 +214,7 @@ class Reader:
         _check(lanes >= lanes_for(self.count))
         slots = _steps(rows * TOTAL, lanes, (len(tables.size) - 1) * TOTAL)
         self._decode(slots)
-        values = tables.slot_value.take(slots.reshape(-1)[: len(rows)])
+        values = tables.slots[0].take(slots.reshape(-1)[: len(rows)])
         escaped = np.flatnonzero(values == ESCAPE)
         if len(escaped):
             last = self.escapes_read + len(escaped)
@@ -226,7 +233,7 @@ class Reader:
 
         `slots` is int64 [steps, lanes].
         """
-        frequency, rank = self.tables.slot_frequency, self.tables.slot_rank
+        _, frequency, rank = self.tables.slots
         x, words, taken = self.states, self.words, self.words_read
         lower, upper = _halves(x)
         low_bits, shift = (np.full_like(x, value) for value in (TOTAL - 1, PRECISION))
