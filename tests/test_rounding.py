@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from tfcodec import kernels, registry
+from tfcodec import kernels, litert_files, registry
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -55,6 +55,25 @@ def test_other_kernels_are_not_split(shape):
     for found, expected in zip(kernels.int8(first), (whole, scales)):
         assert np.array_equal(found, expected)
     assert np.abs(whole * scales[:, None, None, None] - first).max() < scales.max()
+
+
+def test_equal_integers_of_several_kernels_keep_their_own_scales(tmp_path):
+    whole = RNG.integers(-127, 128, (16, 24)).astype(np.int8)
+    scales = np.exp2(-RNG.integers(3, 9, (2, 24))).astype(np.float16)
+    (tmp_path / "variables").write_bytes(whole.tobytes() + scales.tobytes())
+    data = RNG.bytes(64)
+    for scale in scales:
+        product = (whole * scale).astype(np.float16)
+        made = litert_files.int8_layouts(product)
+        data += made["int8"].tobytes() + made["int8_scales"].tobytes()
+    compact = litert_files.Compact(
+        tmp_path, {"variables": [(whole, scale) for scale in scales]}
+    )
+    compact.add_network("net", data)
+    compact.write(tmp_path)
+    layouts = [part["layout"] for part in compact.parts["net"]["arrays"]]
+    assert layouts == ["int8", "int8_scales", "int8_scales"]
+    assert litert_files.Files(tmp_path, tmp_path).network("net") == data
 
 
 def test_channels_of_zeros_are_kept():

@@ -40,6 +40,8 @@ LAYOUTS = {
 }
 # Two more, of a kernel [..., out]: its weights as integers, and their scales.
 INTEGERS = "int8", "int8_scales"
+# What of a part says which array it is made of, and by what this is multiplied.
+SOURCE = "from", "offset", "dtype", "shape", "scale", "channels"
 STRIDES = (2, 4, 8, 16)
 
 
@@ -121,13 +123,13 @@ class Files:
 
         Args:
             part: of `parts.json`.
-            rounded: the `int8_layouts` of kernels by where these come from, to which
-                that of the part is added. A kernel's integers and its scales are two
-                parts; so it is rounded once for both.
+            rounded: the `int8_layouts` of kernels by their `SOURCE`, to which those of
+                the part are added. A kernel's integers and its scales are two parts;
+                so it is rounded once for both.
         """
         layout = part["layout"]
         if layout in INTEGERS:
-            source = part["from"], part["offset"], part.get("channels")
+            source = json.dumps([part.get(key) for key in SOURCE])
             if source not in rounded:
                 rounded[source] = int8_layouts(self._multiplied(part))
             array = rounded[source][layout]
