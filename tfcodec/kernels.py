@@ -88,7 +88,7 @@ def int8(array):
     scales = np.where(largest > 0, largest / np.float32(127), np.float32(1))
     whole = array / scales.reshape(-1, *[1] * len(inputs))
     whole = np.rint(whole, out=whole).astype(np.int8)
-    # Moved in memory last, when each weight is only one byte.
+    # Copied into the order of its axes only now, as a weight is one byte from here on.
     return np.ascontiguousarray(whole), scales
 
 

@@ -157,8 +157,8 @@ def _encode(frequency, start):
     before = np.empty_like(frequency)
     x = np.full(frequency.shape[1], LOWEST, "<u4")
     lower, upper = _halves(x)
-    # A state above this gives off a word. For a frequency of 4096, 2**32 - 1 is the
-    # right number, too: no state is above it.
+    # A state above this gives off a word. For a frequency of 4096, the shift gives 0
+    # in 32 bits, and this is 2**32 - 1, as it should be: no state is above it.
     most = (frequency << np.uint32(32 - PRECISION)) - np.uint32(1)
     rest = np.uint32(TOTAL) - frequency
     above, quotient = np.empty(len(x), bool), np.empty_like(x)

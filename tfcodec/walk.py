@@ -122,17 +122,15 @@ class Write:
         return z
 
     def residuals(self, k, pick, places, index, mean):
-        """Codes n of some latents of slice k; returns their residuals.
+        """Codes n latents of slice k; returns their residuals, integers [n].
 
         Args:
             k: number of the slice.
-            pick: function that takes the latents out of an array of the whole slice.
-            places: [n], the positions of the n among these, counted as in a flat array.
-            index: of the table of each of the n.
-            mean: of all, in sixteenths.
-
-        Returns:
-            Integers [n], quantised.
+            pick: function that takes these latents, and more that are not coded, out of
+                an array of the whole slice.
+            places: [n], where the n are in what `pick` returns, flattened.
+            index: [n], the table of each of the n.
+            mean: of all that `pick` takes, in sixteenths.
         """
         value = pick(self.parts[k]).reshape(-1).take(places)
         mean = mean.reshape(-1).take(places)
@@ -332,7 +330,7 @@ class Coder(Factorized):
         places = np.flatnonzero(index > SKIPPED)
         index = index.reshape(-1).take(places)
         whole = code.residuals(k, pick, places, index, mean)
-        # All that follows concerns only the residuals that are not zero.
+        # Most residuals are zero and change nothing, so only the others are added.
         some = np.flatnonzero(whole)
         places, index, y = places.take(some), index.take(some), mean.flatten()
         whole = whole.take(some).astype(y.dtype)
