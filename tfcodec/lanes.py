@@ -126,7 +126,7 @@ class Writer:
         return b"".join(
             [
                 header.tobytes(),
-                states.astype("<u4").tobytes(),
+                states.tobytes(),
                 words.astype("<u2").tobytes(),
                 escapes[escapes >= LARGE].astype("<u2").tobytes(),
                 small + b"\0" * (count % 2),
