@@ -35,6 +35,11 @@ def remove_unfinished() -> None:
                 os.unlink(part)
 
 
+def temporary_name() -> str:
+    """Returns a new name for an incomplete file or folder, hidden and unlike others."""
+    return f".tfcodec-{os.urandom(8).hex()}"
+
+
 def is_stream(path: str | os.PathLike) -> bool:
     """Whether a path is a named pipe or a device, so that a reader gets the bytes."""
     with contextlib.suppress(OSError):
@@ -72,7 +77,7 @@ def new_file(path: str | os.PathLike, replace: bool = True):
             file.write(whole.getvalue())
         return
     target = os.path.realpath(path)
-    part = os.path.join(os.path.dirname(target), f".tfcodec-{os.urandom(8).hex()}.part")
+    part = os.path.join(os.path.dirname(target), f"{temporary_name()}.part")
     mode = _mode_of(target)
 
     def opener(name, flags):
@@ -117,7 +122,7 @@ def new_directory(path: pathlib.Path):
     Raises:
         OSError: naming `path`, which is unchanged.
     """
-    name = f".tfcodec-{os.urandom(8).hex()}"
+    name = temporary_name()
     part, old = (path.with_name(name + suffix) for suffix in (".part", ".old"))
     try:
         with writing(path), begun(os.fspath(part)):

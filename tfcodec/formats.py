@@ -89,12 +89,12 @@ def form_of(path: pathlib.Path) -> str:
     """
     from PIL import Image
 
-    need = plugins.SUFFIXES.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    need = plugins.SUFFIXES.get(suffix)
     if reason := need and plugins.missing(need):
         raise ValueError(f"{path}: {reason}, or try .png")
     # Pillow's few common formats; all its plug-ins take 50 ms more to import.
     Image.preinit()
-    suffix = path.suffix.lower()
     form = Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix)
     if form not in Image.SAVE or form not in FORMS:
         raise ValueError(f"{path}: no image format of that suffix to write; try .png")

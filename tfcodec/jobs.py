@@ -8,7 +8,6 @@ import io
 import json
 import os
 import pathlib
-import secrets
 import sys
 import time
 
@@ -127,7 +126,7 @@ def run(args, options: dict) -> bool:
         check_some(text, pattern)
     job = beam.Job(
         patterns, out_dir, args.suffix if args.decompress else bitstream.SUFFIX,
-        transform, f"{out_dir}/.tfcodec-{secrets.token_hex(8)}", args.force,
+        transform, f"{out_dir}/{files.temporary_name()}", args.force,
         args.skip_existing,
     )  # fmt: skip
     stdout = output("JSON") if args.json else sys.stdout
