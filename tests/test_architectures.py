@@ -18,6 +18,7 @@ from tfcodec import (
     architectures,
     bitstream,
     codec,
+    compression,
     export,
     metrics,
     registry,
@@ -154,7 +155,7 @@ def test_improving_lowers_the_cost_that_a_model_is_trained_for(
     first = y = model.analyse(image)
     costs = []
     for step in range(3):
-        y, cost = model.improve(image, y, quality, 0.3 / (1 + 0.1 * step))
+        y, cost = model.improve(image, y, quality, compression.damping(step))
         costs.append(float(cost[0]))
     y_hat, bits = model.coder(model.scaled_latents(first, quality))
     x = tf.cast(image, tf.float32)

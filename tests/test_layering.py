@@ -16,7 +16,7 @@ TABLE = """
     classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
     picture_metadata
     formats images held_out rans tracing kernels transposed shuffles layers
-    transforms densities entropy losses model architectures
+    transforms densities newton entropy losses model architectures
     registry memory planes compression lanes helpers exact_layers
     exact_products walk litert_files web_files
     tensorflow_engine litert_engine engine codec pipelines predict

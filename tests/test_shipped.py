@@ -12,7 +12,7 @@ pytest.importorskip("tensorflow")
 import tensorflow as tf
 
 import tfcodec
-from tfcodec import metrics, registry, ssimulacra2
+from tfcodec import codec, compression, metrics, registry, ssimulacra2
 
 if not registry.models():
     pytest.skip("no shipped model in this checkout", allow_module_level=True)
@@ -148,6 +148,17 @@ def test_a_picture_as_good_as_asked_for(photograph, target, figure):
 def test_the_best_picture_of_so_many_bytes(photograph, curve):
     size = int(curve[4][1])
     assert 0.98 * size <= len(tfcodec.compress(photograph, max_bytes=size)) <= size
+
+
+def test_two_steps_of_effort_lower_the_cost(photograph):
+    engine = codec.loaded(registry.resolve(registry.DEFAULT), effort=2).engine
+    image = np.ascontiguousarray(photograph[64:320, 128:384])
+    y, costs = engine.analysis(image), []
+    for step in range(3):
+        y, cost = engine.improve(image, y, 0.8, compression.damping(step))
+        costs.append(cost)
+    assert costs[1] < costs[0]
+    assert costs[2] < 0.98 * costs[0]
 
 
 def test_the_models_take_at_most_60_megabytes():

@@ -8,8 +8,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from tfcodec import losses
-from tfcodec.densities import ERROR_BITS
+from tfcodec import losses, newton
 from tfcodec.layers import ExactConv, QualityGain
 from tfcodec.tracing import as_written, traced
 
@@ -165,16 +164,15 @@ class CompressionModel(tf.keras.Model):
         """Takes a Newton step of the latents of images towards the least cost.
 
         The cost is bits + lambda * distortion * pixels, with the distortion that the
-        model is trained for, and its curvature in each latent is twice ERROR_BITS,
-        which docs/training.md derives (under "Effort"). The step counts half of the
-        effect of latents on each other's bits, and is damped, as the rounding makes the
-        cost rough.
+        model is trained for. The step counts half of the effect of latents on each
+        other's bits, and is damped, as the rounding makes the cost rough and latents
+        change each other's slopes.
 
         Args:
             x: pixels [b, h, w, 3], 0 to 255.
             y: latents before the gain, from `analyse` or a previous call.
             quality: [b], 0 to 1.
-            damping: the part of a whole step to take, 0.3 at first.
+            damping: the part of a whole step to take, 0.25 at first.
 
         Returns:
             (y after the step, usually of lower cost; cost [b], in bits, of the y that
@@ -189,8 +187,7 @@ class CompressionModel(tf.keras.Model):
             distortion = self.distortion(tf.cast(x, tf.float32), x_hat)
             error = distortion * pixels * self.lmbda_at(quality)
             half = error + 0.5 * bits
-        slope = tf.clip_by_value(tape.gradient(half, y_gained), -20.0, 20.0)
-        target = y_hat - slope / (2 * ERROR_BITS)
+        target = newton.target(y_gained, y_hat, tape.gradient(half, y_gained))
         gain = self.scaled_latents(tf.ones_like(y), quality)
         return y + damping * (target / gain - y), bits + error
 
