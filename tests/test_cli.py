@@ -959,7 +959,7 @@ def test_effort_is_passed_on_and_its_progress_told(image, capsys, monkeypatch):
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(console, "PROGRESS_SECONDS", 0)
     assert call("compress", "in.png", "b.tfc", "--effort", 3) == 0
-    assert "of 4 steps" in capsys.readouterr().err
+    assert "of 6 steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("terminal", [True, False])

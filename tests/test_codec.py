@@ -499,6 +499,19 @@ def test_search_meets_a_target_from_the_right_side(figure, seed):
     assert abs(near) <= quality.NEAR[figure] or not target.met(measure(worse))
 
 
+def test_the_quality_after_a_change_follows_the_curve_from_before():
+    target = quality.Target("ssimulacra2", 70)
+    curve = {30.0: 55.0, 50.0: 71.0, 50.01: 70.0}
+    # The curve rises by 0.8 a unit of quality; the nearest point is too near to tell.
+    assert quality.nearer(target, 50.01, 74.0, curve) == pytest.approx(45.0, abs=0.5)
+    # With a single point, or one that falls, it is the usual slope, 0.6.
+    for alone in ({50.0: 71.0}, {50.0: 71.0, 60.0: 60.0}):
+        assert quality.nearer(target, 50.0, 73.0, alone) == 45.0
+    assert quality.nearer(target, 2.0, 99.0, {2.0: 98.0}) == 0.0
+    fewer = quality.Target("bytes", 1000)
+    assert quality.nearer(fewer, 50.0, 1050.0, {50.0: 1000, 40.0: 800}) < 50.0
+
+
 def test_work_on_other_tiles_may_end_early_when_one_is_interrupted():
     ended = threading.Event()
 

@@ -13,16 +13,16 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "tfcodec"
 TABLE = """
     console inputs files signals tools constants archives bitstream tiling quality forks
     plugins
-    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
-    picture_metadata
+    classical blas metrics array_functions ssimulacra2 exif profiles tiff pixels jpegs
+    headers picture_metadata
     formats images held_out rans tracing kernels transposed shuffles layers
-    transforms densities newton entropy losses model architectures
+    transforms densities newton entropy distortions losses model architectures
     registry memory planes compression lanes helpers exact_layers
-    exact_products walk litert_files web_files
+    exact_products walk litert_files web_files ssimulacra2_slope distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights rounding graph_size export same_decoder channel_scales litert_int8
-    litert_exact litert_export reencode
+    litert_exact litert_layers litert_slope litert_export reencode
     workers programs locks training_tiles jax_step accelerate
     settings strategies optimizers checkpoints validation progress xla_program training
     captions critics wasserstein textures adversarial realism
@@ -35,11 +35,12 @@ TABLE = """
 RUNNING = """
     console inputs files signals tools constants archives bitstream tiling quality forks
     plugins
-    classical blas metrics ssimulacra2 exif profiles tiff pixels jpegs headers
-    picture_metadata
+    classical blas metrics array_functions ssimulacra2 exif profiles tiff pixels jpegs
+    headers picture_metadata
     formats images held_out rans tracing
     kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
+    newton distortions ssimulacra2_slope distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation averages summary report
@@ -52,10 +53,11 @@ RUNNING = """
 QUICK = """
     console inputs files signals tools constants archives bitstream tiling quality forks
     plugins blas
-    metrics ssimulacra2 exif profiles tiff pixels jpegs headers picture_metadata
+    metrics array_functions ssimulacra2 exif profiles tiff pixels jpegs
+    headers picture_metadata
     formats images
     registry memory planes compression lanes helpers exact_layers exact_products
-    walk kernels litert_files
+    walk kernels litert_files newton distortions ssimulacra2_slope distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines
     pillow_plugin programs settings options names arguments batch commands cli
 """.split()

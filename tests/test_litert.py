@@ -193,16 +193,16 @@ def test_both_draw_nearly_the_same_pixels(both):
 def test_blocks_and_phases_are_the_convolutions_they_stand_for(side, stride):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")
-    from tfcodec import layers, litert_export
+    from tfcodec import layers, litert_layers
 
     x = tf.random.stateless_normal([1, 64, 96, 3], (1, 2))
     conv = layers.conv(5, side, stride)
     expected = conv(x)
-    assert litert_export.blockwise(conv)
-    np.testing.assert_allclose(litert_export.lite(conv, x), expected, atol=1e-4)
+    assert litert_layers.blockwise(conv.strides[0], conv.kernel.shape)
+    np.testing.assert_allclose(litert_layers.lite(conv, x), expected, atol=1e-4)
     up = layers.up(3, side, stride)
     expected = up(conv(x))
-    np.testing.assert_allclose(litert_export.lite(up, conv(x)), expected, atol=1e-4)
+    np.testing.assert_allclose(litert_layers.lite(up, conv(x)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("realism", [0.5, 1])
@@ -336,11 +336,6 @@ def test_only_analyses_with_dense_layers_get_weights_of_8_bits():
     assert len(after) < len(before) - (3 * 3 * 48 + 64) * 64 * 0.9
     expected, found = outputs([before, after])
     assert 0 < np.std(found - expected) < 0.02 * np.std(expected)
-
-
-def test_effort_names_the_engine_that_has_it(both):
-    with pytest.raises(ValueError, match="needs the TensorFlow engine"):
-        both[1].compress(tiny.photograph(64, 64), effort=1)
 
 
 def test_weights_lie_in_the_model_once(both):

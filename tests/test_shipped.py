@@ -151,11 +151,12 @@ def test_the_best_picture_of_so_many_bytes(photograph, curve):
 
 
 def test_two_steps_of_effort_lower_the_cost(photograph):
-    engine = codec.loaded(registry.resolve(registry.DEFAULT), effort=2).engine
+    model = registry.resolve(registry.DEFAULT)
+    engine = codec.loaded(model, "tensorflow", effort=2).engine
     image = np.ascontiguousarray(photograph[64:320, 128:384])
-    y, costs = engine.analysis(image), []
+    y, costs, improver = engine.analysis(image), [], engine.improver(image, 0.8)
     for step in range(3):
-        y, cost = engine.improve(image, y, 0.8, compression.damping(step))
+        y, cost = improver(y, compression.damping(step))
         costs.append(cost)
     assert costs[1] < costs[0]
     assert costs[2] < 0.98 * costs[0]

@@ -18,7 +18,7 @@ from tfcodec.tiling import Box
 Progress = Callable[[int, int], None]
 
 # Optimisation steps of the latents, by effort 0 to 9.
-EFFORTS = (0, 1, 2, 4, 6, 9, 14, 20, 30, 50)
+EFFORTS = (0, 1, 3, 6, 9, 13, 18, 25, 35, 50)
 
 # How many times a search codes all tiles, roughly; for progress.
 ROUNDS = 4
@@ -52,30 +52,28 @@ class Compression:
         effort, progress, verify: as for `Codec.compress`.
 
     Raises:
-        ValueError: there is an effort, and the engine or model cannot optimise latents.
+        ValueError: there is an effort, and the engine has none for the model.
     """
 
     def __init__(self, codec, header, image, chunks, effort, progress, verify):
         self.codec, self.header, self.image = codec, header, image
         self.chunks, self.steps, self.verify = chunks, steps_of(effort), verify
         self.boxes = codec.boxes(header)
-        if self.steps and not codec.engine.can_improve:
-            raise ValueError(
-                f"model {codec.model.name} has no effort above 0"
-                if codec.engine.name == "tensorflow"
-                else "effort above 0 needs the TensorFlow engine"
-            )
+        if self.steps and codec.engine.without_effort:
+            raise ValueError(codec.engine.without_effort)
         self.progress, self.tick = progress, lambda: None
         self.latents: list = []  # of each tile, in a search; else empty
         self.ended = threading.Event()  # set if no result is wanted any longer
-        self.files: dict[float, bytes] = {}  # by quality
+        self.files: dict[float, bytes] = {}  # by quality, in a search
+        self.figures: dict[float, float] = {}  # the target's, by quality
 
-    def _expect(self, rounds):
+    def _expect(self, rounds, optimisations=1):
         """Returns a progress counter.
 
-        Its total is `rounds` calls for each tile, plus the optimisation's.
+        Its total is `rounds` calls for each tile, plus those of optimisations.
         """
-        total = len(self.boxes) * (rounds + (self.steps and self.steps + 1))
+        steps = optimisations * (self.steps + 1) if self.steps else 0
+        total = len(self.boxes) * (rounds + steps)
         return Counted(self.progress, total) if self.progress else lambda: None
 
     def file(self, level: float) -> bytes:
@@ -121,37 +119,47 @@ class Compression:
         return words
 
     def _search(self, target):
-        self.tick = self._expect(1 + ROUNDS)
+        single = self.codec.model.single_rate
+        self.tick = self._expect(1 + ROUNDS, 1 if single else 2)
         # Latents are optimised for one quality, so not before it is nearly known.
         steps, self.steps = self.steps, 0
-        self.latents = self._all_analysed(None)
+        self._analyse(None)
         found = self._searched(target, None)
         if steps:
-            self.steps, self.files = steps, {}
-            # Again, as `improve` needs larger surroundings: see `_seen`.
-            self.latents = self._all_analysed(found)
+            self.steps, curve = steps, self.figures
+            self._analyse(found)
+            if not single:
+                # Optimised latents have more bytes and a better picture, so another
+                # quality meets the target; there they lose half of what they gained.
+                value = self._measured(target, found)
+                found = quality.nearer(target, found, value, curve)
+                self._analyse(found)
             found = self._searched(target, found)
         return self.files[found]
+
+    def _measured(self, target, level):
+        """Returns the target's figure at a quality, whose file is then in `files`."""
+        strings = [b""] * len(self.boxes)
+
+        def y_hat(k):
+            strings[k], _, y_hat = self._encode(self.boxes[k], self.latents[k], level)
+            return y_hat
+
+        if target.figure == "bytes":
+            for _ in side_by_side(y_hat, range(len(self.boxes))):
+                pass
+        else:  # It asks for the y_hat of one tile after the other, to save memory.
+            figure = self._figure(target.figure, level, y_hat)
+        self.files[level] = self._packed(level, strings)
+        figure = len(self.files[level]) if target.figure == "bytes" else figure
+        self.figures[level] = figure
+        return figure
 
     def _searched(self, target, start):
         """Returns the quality that meets a target, whose file is then in `files`."""
 
         def measure(level):
-            strings = [b""] * len(self.boxes)
-
-            def y_hat(k):
-                strings[k], _, y_hat = self._encode(
-                    self.boxes[k], self.latents[k], level
-                )
-                return y_hat
-
-            if target.figure == "bytes":
-                for _ in side_by_side(y_hat, range(len(self.boxes))):
-                    pass
-            else:  # It asks for the y_hat of one tile after the other, to save memory.
-                figure = self._figure(target.figure, level, y_hat)
-            self.files[level] = self._packed(level, strings)
-            return len(self.files[level]) if target.figure == "bytes" else figure
+            return self._measured(target, level)
 
         if not self.codec.model.single_rate:
             return quality.search(target, measure, start)
@@ -189,8 +197,13 @@ class Compression:
         function = {"ms_ssim": metrics.ms_ssim_db, "ssimulacra2": ssimulacra2.score}
         return function[figure](self.image, decoded)
 
-    def _all_analysed(self, level):
-        return list(
+    def _analyse(self, level):
+        """Finds the latents of all tiles; with an effort, optimised for a quality.
+
+        The latter takes larger surroundings of a tile: see `_seen`.
+        """
+        self.files, self.figures = {}, {}
+        self.latents = list(
             side_by_side(lambda box: self._analysed(box, level), self.boxes, self.ended)
         )
 
@@ -215,7 +228,7 @@ class Compression:
         whole = Box(0, 0, *tiling.padded_size(height, width, stride))
         halo = codec.model.reach["analysis"] * codec.model.latent_stride
         outer = box.aligned(stride).grown(halo) & whole
-        # `improve` runs the coder, which needs multiples of the stride.
+        # An improver runs the coder, which needs multiples of the stride.
         outer = outer.aligned(stride) if self.steps else outer
         pixels = tiling.cut(self.image, outer)
         if pixels.ndim == 2:
@@ -225,10 +238,10 @@ class Compression:
     def _improved(self, pixels, y, level):
         """Optimises y step by step; returns the best of all, y itself included."""
         best, least = y, np.inf
+        improver = self.codec.engine.improver(pixels, quality.fraction(level))
         for step in range(self.steps + 1):
-            improved, cost = self.codec.engine.improve(
-                pixels, y, quality.fraction(level), damping(step)
-            )
+            # After the last step only its cost is wanted.
+            improved, cost = improver(y, damping(step) if step < self.steps else 0.0)
             if cost < least:
                 best, least = y, cost
             y = improved

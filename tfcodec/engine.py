@@ -16,7 +16,7 @@ import numpy as np
 from tfcodec import bitstream, compression, planes, quality, registry, tiling
 from tfcodec.bitstream import Chunk, CorruptStream, Header, Limits, UnsupportedStream
 from tfcodec.compression import Progress
-from tfcodec.litert_engine import LiteRTEngine
+from tfcodec.litert_engine import LiteRTEngine, without_effort
 from tfcodec.litert_engine import installed as litert_installed
 from tfcodec.tensorflow_engine import TensorFlowEngine
 from tfcodec.tiling import Box
@@ -44,7 +44,7 @@ class Engine(Protocol):
     """
 
     name: str  # one of `ENGINES`
-    can_improve: bool  # whether it has `improve`
+    without_effort: str  # why it has no `improver` for the model, or ""
 
     def check(self) -> None:
         """Raises RuntimeError in a process in which the engine would hang."""
@@ -52,10 +52,12 @@ class Engine(Protocol):
     def analysis(self, image: np.ndarray) -> np.ndarray:
         """Returns y."""
 
-    def improve(self, image, y, quality: float, damping: float):
-        """Returns (y after a step to lower cost, the cost of the y given, in bits).
+    def improver(self, image: np.ndarray, quality: float):
+        """Returns a function that takes a step to lower cost for the latents of image.
 
-        See `model.CompressionModel.improve`.
+        It takes (y, damping) and returns (y after the step, the cost of the y given, in
+        bits): see `model.CompressionModel.improve`. With a damping of 0, y stays, which
+        may take less time.
         """
 
     def encode(self, y: np.ndarray, quality: float):
@@ -86,8 +88,8 @@ def chosen(model: registry.Model, wanted: str = "auto", effort: int = 0) -> str:
 
     Args:
         model: the model to run.
-        wanted: a name in `ENGINES`; or `auto`, which takes LiteRT if it is installed,
-            the model has files for it, and effort is 0.
+        wanted: a name in `ENGINES`; or `auto`, which takes LiteRT if it is installed
+            and the model has files for it, with the slopes that an effort needs.
         effort: as for `compress`.
 
     Raises:
@@ -111,7 +113,7 @@ def _lacking(name: str, model: registry.Model, effort: int) -> str:
             return f"model {model.name} has no LiteRT files: {model.path}"
         if not litert_installed():
             return "LiteRT is not installed: pip install ai-edge-litert"
-        return "effort above 0 needs the TensorFlow engine" if effort else ""
+        return without_effort(model) if effort else ""
     if not model.tensorflow:
         return f"model {model.name} has no SavedModel for TensorFlow: {model.path}"
     return "" if importlib.util.find_spec("tensorflow") else NO_TENSORFLOW

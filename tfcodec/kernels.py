@@ -15,6 +15,11 @@ def outputs_first(array):
     return np.moveaxis(array, -1, 0)
 
 
+def turned(array):
+    """A kernel [h, w, ...] turned round by 180 degrees."""
+    return array[::-1, ::-1]
+
+
 def whole_scales(array):
     """Returns a scale for each output channel, of which its weights become multiples.
 

@@ -13,11 +13,22 @@ import threading
 
 import numpy as np
 
-from tfcodec import exact_products, forks, helpers, litert_files, registry, walk
+from tfcodec import (
+    distortion_slopes,
+    exact_products,
+    forks,
+    helpers,
+    litert_files,
+    newton,
+    registry,
+    walk,
+)
+from tfcodec.array_functions import NUMPY
 from tfcodec.compression import WORKERS
 from tfcodec.constants import NOISE_PERIOD
 
 DEFAULT = "serving_default"  # the signature of a file that has only one
+SLOPE = "slope"  # the file of the network that an effort needs: see `litert_slope`
 # Networks that a parent process loaded before this one was forked from it.
 _of_parents: list[dict] = []
 
@@ -25,6 +36,23 @@ _of_parents: list[dict] = []
 def installed() -> bool:
     """Returns whether LiteRT is installed."""
     return importlib.util.find_spec("ai_edge_litert") is not None
+
+
+def without_effort(model: registry.Model) -> str:
+    """Returns why LiteRT has no effort above 0 for a model, or "".
+
+    Args:
+        model: one that has LiteRT files.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    needs = "effort above 0 needs the TensorFlow engine"
+    if lacking := distortion_slopes.missing(model.distortion):
+        return f"{needs} for a model that was trained for {', '.join(lacking)}"
+    if SLOPE not in litert_files.Files(model.litert, model.path):
+        return f"{needs} for model {model.name}, whose LiteRT files have no slopes"
+    return ""
 
 
 class Network:
@@ -82,7 +110,6 @@ class LiteRTEngine:
     """
 
     name = "litert"
-    can_improve = False
 
     def __init__(self, model: registry.Model, threads: int | None = None):
         if model.litert is None:
@@ -135,16 +162,63 @@ class LiteRTEngine:
     def analysis(self, image: np.ndarray) -> np.ndarray:
         return self.network("analysis")(image=np.ascontiguousarray(image[None]))["y"]
 
+    @property
+    def without_effort(self) -> str:
+        return without_effort(self.model)
+
+    def improver(self, image, quality):
+        distortion = distortion_slopes.Distortion(self.model.distortion, image)
+        gain, lmbda = self._at(quality)
+        weight = lmbda * np.float32(image.shape[0] * image.shape[1])
+
+        def step(y, damping):
+            gained = self._gained(y, quality)
+            string, _, y_hat = self._coded(gained)
+            decoded = self.synthesis(y_hat, quality)
+            with helpers.limited(self.threads):
+                error, slope = distortion.compare(decoded)
+                cost = 8 * len(string) + float(weight * error)
+                if damping == 0:
+                    return y, cost
+                slope = self._slope(y_hat, quality, weight * slope())["slope"]
+                target = newton.target(NUMPY, gained["y"], y_hat, slope)
+            return y + np.float32(damping) * (target - gained["y"]) / gain, cost
+
+        return step
+
+    def _at(self, quality):
+        """Returns (gain of each channel, lambda) at a quality."""
+        side, stride = self.coder.stride, self.model.latent_stride
+        y = np.ones((1, side, side, self.model.channels), np.float32)
+        nothing = np.zeros([side * stride, side * stride, 3], np.float32)
+        gained = self._gained(y, quality)["y"]
+        return gained[0, 0, 0], self._slope(y, quality, nothing)["lmbda"]
+
+    def _slope(self, y_hat, quality, image_slope):
+        return self.network(SLOPE)(
+            y_hat=y_hat, quality=np.float32(quality), image_slope=image_slope[None]
+        )
+
     def encode(self, y: np.ndarray, quality: np.float32):
+        return self._coded(self._gained(y, quality))
+
+    def _gained(self, y, quality):
+        """Returns {"y": y times the gains}, and "z", the side latents if there are any.
+
+        All are [1, rows, columns, channels].
+        """
         hyperprior = isinstance(self.coder, walk.Coder)
-        found = {"y": y}
-        if hyperprior or not self.model.single_rate:
-            found = self.network("hyper_analysis" if hyperprior else "gain")(
-                y=np.ascontiguousarray(y), quality=np.float32(quality)
-            )
-        z = found["z"][0] if hyperprior else None
+        if not hyperprior and self.model.single_rate:
+            return {"y": y}
+        return self.network("hyper_analysis" if hyperprior else "gain")(
+            y=np.ascontiguousarray(y), quality=np.float32(quality)
+        )
+
+    def _coded(self, gained):
+        """Returns what `encode` does, of latents as `_gained` returns them."""
+        z = gained["z"][0] if "z" in gained else None
         with helpers.limited(self.threads):
-            return self.coder.encode(found["y"][0], z)
+            return self.coder.encode(gained["y"][0], z)
 
     def decode(self, string: bytes, size: tuple[int, int]):
         height, width = (side // self.model.latent_stride for side in size)

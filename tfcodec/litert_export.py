@@ -4,8 +4,9 @@
 
 takes a shipped model, or one that `train.py` exported. Without DIR it adds a folder
 `litert` to the model, which shares the SavedModel's weights (see `litert_files`) and
-has a network `exact` for the coder's largest layers. With DIR it writes a model for
-LiteRT alone, without `exact`, whose weights would be stored twice.
+has two more networks: `exact` for the coder's largest layers, and `slope`, which an
+effort above 0 needs. With DIR it writes a model for LiteRT alone, without these two,
+whose weights would be stored twice.
 
 Both have LiteRT (TensorFlow Lite) files of the floating-point networks, for images of
 any height and width, which use only operations that are built into LiteRT; and the
@@ -20,6 +21,7 @@ if __name__ == "__main__":  # before what takes long to import, or is not instal
 
     tools.begin(tools.litert_export(__doc__))
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -30,12 +32,13 @@ import tensorflow as tf
 from tfcodec import (
     architectures,
     channel_scales,
+    distortion_slopes,
     exact_products,
     files,
-    kernels,
     litert_exact,
     litert_files,
     litert_int8,
+    litert_slope,
     registry,
     same_decoder,
     tools,
@@ -44,10 +47,11 @@ from tfcodec import (
 )
 from tfcodec.constants import NOISE_PERIOD
 from tfcodec.entropy import Conditional
-from tfcodec.layers import Block, Joined, Noise, Sum
+from tfcodec.layers import Noise
+from tfcodec.litert_engine import SLOPE
+from tfcodec.litert_layers import lite
 from tfcodec.model import CENTRE, SCALE, whole_levels
 from tfcodec.tracing import traced
-from tfcodec.transposed import by_phases
 
 
 class Unsuited(ValueError):
@@ -109,6 +113,9 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             litert_files.write_whole(part / registry.LITERT, made, numbers)
             (part / "card.json").write_text(json.dumps(source.card, indent=1) + "\n")
         return target
+    if not distortion_slopes.missing(source.distortion):
+        with contextlib.suppress(litert_slope.Unknown):
+            made[SLOPE] = written(slope_network(model), False)
     return _added(source, made, numbers)
 
 
@@ -224,6 +231,29 @@ def networks(model) -> dict:
     return found
 
 
+def slope_network(model):
+    """Returns the slope of the synthesis, in the form of `networks`.
+
+    From the slope of the distortion with respect to the image it computes that with
+    respect to y_hat; beside it, it tells lambda at the quality.
+
+    Raises:
+        litert_slope.Unknown: the synthesis has a layer without a way back.
+    """
+
+    def slope(y_hat, quality, image_slope):
+        gained = model.unscaled_latents(y_hat, quality[None])
+        _, back = litert_slope.both_ways(model.synthesis, gained)
+        # The gains multiply both y_hat and, on the way back, the slope.
+        found = model.unscaled_latents(back(image_slope * SCALE), quality[None])
+        return {"slope": found, "lmbda": tf.identity(model.lmbda_at(quality))}
+
+    inputs = networks(model)["synthesis"][1] + [
+        tf.TensorSpec([1, None, None, 3], tf.float32, "image_slope")
+    ]
+    return slope, inputs
+
+
 def converted_networks(model, int8: bool, inputs=None) -> dict[str, bytes]:
     """Returns the LiteRT file of each of `networks`.
 
@@ -312,70 +342,6 @@ def with_noise(layer, x, noise):
 def levels(x):
     """Turns the output of a synthesis into pixels, uint8."""
     return whole_levels(x * SCALE + CENTRE)
-
-
-def lite(layer, x):
-    """Applies a layer to x, by operations that LiteRT runs fast at any size of x."""
-    if isinstance(layer, tf.keras.Sequential):
-        for each in layer.layers:
-            x = lite(each, x)
-        return x
-    if isinstance(layer, Block):
-        x += dense(layer.space, x)
-        return x + dense(layer.channels, x)
-    if isinstance(layer, Joined):
-        return tf.concat([lite(branch, x) for branch in layer.branches], -1)
-    if isinstance(layer, Sum):
-        return tf.add_n([lite(branch, x) for branch in layer.branches])
-    if isinstance(layer, tf.keras.layers.Conv2DTranspose):
-        return transposed(layer, x)
-    if isinstance(layer, tf.keras.layers.Conv2D) and blockwise(layer):
-        stride, side = layer.strides[0], layer.kernel_size[0]
-        beyond = (side - stride) // 2
-        with tf.init_scope():
-            kernel = kernels.blocks(layer.kernel.numpy(), stride)
-        x = tf.pad(x, [[0, 0], *[[beyond, beyond]] * 2, [0, 0]]) if beyond else x
-        x = tf.nn.space_to_depth(x, stride)
-        x = tf.nn.conv2d(x, tf.constant(kernel), 1, "VALID")
-        return tf.nn.bias_add(x, layer.bias) if layer.use_bias else x
-    return layer(x)
-
-
-def dense(network, x):
-    """Applies part of a `Block`, its pointwise convolutions as dense layers.
-
-    Dense layers compute the same at the same speed, and LiteRT rounds their inputs more
-    finely if they have weights of 8 bits: see `litert_int8`.
-    """
-    for layer in network.layers:
-        if isinstance(layer, tf.keras.layers.Conv2D) and layer.kernel_size == (1, 1):
-            x = tf.linalg.matmul(x, layer.kernel[0, 0]) + layer.bias
-        else:
-            x = lite(layer, x)
-    return x
-
-
-def blockwise(layer) -> bool:
-    """Whether to compute a convolution over blocks of its stride: see `blocks`.
-
-    Always if the kernel is as large as its stride. If it is twice as large, only with
-    few input channels, where LiteRT's own strided convolution is slow, as its inner
-    products are over the channels of one pixel.
-    """
-    (stride, _), (side, _) = layer.strides, layer.kernel_size
-    few = layer.kernel.shape[2] < 16
-    return stride > 1 and (side == stride or (side == 2 * stride and few))
-
-
-def transposed(layer, x):
-    """Computes a transposed convolution of padding "same" by an ordinary one."""
-    stride, side = layer.strides[0], layer.kernel_size[0]
-    with tf.init_scope():
-        kernel = kernels.phases(layer.kernel.numpy(), stride)
-    x = by_phases(x, tf.constant(kernel), side, stride)
-    if layer.use_bias:
-        x = tf.nn.bias_add(x, layer.bias)
-    return x if layer.activation is None else layer.activation(x)
 
 
 def from_graph(concrete, int8: bool = False) -> bytes:

@@ -35,6 +35,8 @@ LAYOUTS = {
     "kernel": kernels.outputs_first,
     "blocks": lambda array, n: kernels.outputs_first(kernels.blocks(array, n)),
     "phases": lambda array, n: kernels.outputs_first(kernels.phases(array, n)),
+    "turned": lambda array: kernels.outputs_first(kernels.turned(array)),
+    "turned_back": lambda array: np.moveaxis(kernels.turned(array), -2, 0),
     "int8_blocks": lambda array, n: int8_layouts(kernels.blocks(array, n))["int8"],
     "without_signs": kernels.without_signs,
 }
@@ -235,17 +237,12 @@ class Compact:
         self.rest.update(exponents)
         found, begins, words = [], set(), np.unique(whole_words(data))
         for where, array, known in self._places(layouts, exponents):
-            for layout, made in self._laid_out(array, known):
+            for layout, made, cast in self._laid_out(array, known):
                 at = place_of(made.tobytes(), data, words)
                 if at >= 0 and at not in begins:
                     begins.add(at)
-                    part = {"at": at, **where, "layout": layout}
-                    if made.dtype != array.dtype:
-                        part["as"] = made.dtype.name
+                    part = {"at": at, **where, "layout": layout, **cast}
                     found.append((at, made.nbytes, part))
-                    # The file has one layout of an array, or integers and scales.
-                    if layout not in INTEGERS:
-                        break
         found.sort(key=lambda each: each[0])
         arrays, rest, end = [], [], 0
         for at, size, part in found:
@@ -277,12 +274,13 @@ class Compact:
     def _layouts(array, of_integers):
         """Returns the names of the ways in which a LiteRT file may store an array."""
         known = ["same", "kernel"]
-        if array.dtype == np.float16:
+        if array.dtype == np.float16 and array.shape[-1] > 1:
             known += INTEGERS
         if array.dtype == np.int8 and array.ndim == 4:
             known += of_integers
         if array.ndim == 4:
             strides = [n for n in STRIDES if n <= len(array)]
+            known += ["turned", "turned_back"] if len(array) > 1 else []
             known += [f"blocks {n}" for n in strides if len(array) % n == 0]
             if array.dtype == np.float16:
                 known += [f"int8_{each}" for each in known if each.startswith("blocks")]
@@ -291,14 +289,17 @@ class Compact:
 
     @staticmethod
     def _laid_out(array, layouts):
-        """Yields (name, array) for each layout; floats as float32 and as float16."""
+        """Yields (name, array, entry of its part that tells a cast) for each layout.
+
+        Floats are there twice, as float32 and as float16.
+        """
         for layout in layouts:
             made = np.ascontiguousarray(laid_out(array, layout))
-            yield layout, made
+            yield layout, made, {}
             if made.dtype == np.float32:
-                yield layout, made.astype(np.float16)
+                yield layout, made.astype(np.float16), {"as": "float16"}
             if made.dtype == np.float16:
-                yield layout, made.astype(np.float32)
+                yield layout, made.astype(np.float32), {"as": "float32"}
 
     def add_numbers(self, numbers: dict[str, np.ndarray]):
         """Adds the numbers of the coder; those in the SavedModel by reference."""

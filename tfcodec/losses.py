@@ -7,12 +7,10 @@ gradient with respect to `x_hat` is finite everywhere.
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import tensorflow as tf
 
 from tfcodec import metrics, ssimulacra2
+from tfcodec.distortions import Mixture
 from tfcodec.ssimulacra2 import blur
 
 # In masked_mse a local variance of this (a standard deviation of 4 levels) halves the
@@ -101,76 +99,22 @@ def masked_mse(x, x_hat):
     return tf.reduce_mean(error, [1, 2, 3])
 
 
-# Distortions: name -> (function, factor to units of squared error, so that the same
-# lambda suits all). docs/training.md says how the factors were found.
+# The functions behind the names in `distortions.FACTORS`.
 TERMS = {
-    "mse": (mse, 1.0),
-    "ssim": (lambda x, x_hat: 1 - ssim(x, x_hat), 600.0),
-    "ms-ssim": (lambda x, x_hat: 1 - ms_ssim(x, x_hat), 2500.0),
-    "ssimulacra2": (ssimulacra2.distance, 8.0),
-    "masked-mse": (masked_mse, 1.0),
+    "mse": mse,
+    "ssim": lambda x, x_hat: 1 - ssim(x, x_hat),
+    "ms-ssim": lambda x, x_hat: 1 - ms_ssim(x, x_hat),
+    "ssimulacra2": ssimulacra2.distance,
+    "masked-mse": masked_mse,
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Distortion:
-    """A weighted sum of distortions, in units of squared error.
-
-    The text that `parse` reads and `str` returns is that of `--distortion`: names with
-    weights, such as `mse:0.3,ssimulacra2:0.7`; the default of a weight is 1.
-
-    Args:
-        weights: pairs of a name in `TERMS` and its weight, above 0.
-
-    Raises:
-        ValueError: there is no name, an unknown one, one twice, or a weight that is not
-            above 0.
-    """
-
-    weights: tuple[tuple[str, float], ...] = (("mse", 1.0),)
-
-    def __post_init__(self):
-        names = [name for name, _ in self.weights]
-        for name, weight in self.weights:
-            if name not in TERMS:
-                known = ", ".join(TERMS)
-                raise ValueError(f"no distortion {name!r}; there are {known}")
-            if not 0 < weight < math.inf:
-                raise ValueError(f"the weight of {name} must be above 0, not {weight}")
-            if names.count(name) > 1:
-                raise ValueError(f"{name} is there twice")
-        if not names:
-            raise ValueError("no distortion is named")
-        # Sorted, so that floats are added in the same order however they were named.
-        ordered = sorted(self.weights, key=lambda pair: list(TERMS).index(pair[0]))
-        object.__setattr__(self, "weights", tuple(ordered))
-
-    @classmethod
-    def parse(cls, text: str) -> Distortion:
-        """Reads a text such as `mse` or `mse:0.3,ssimulacra2:0.7`.
-
-        Raises:
-            ValueError: as the class, or a weight is not a number.
-        """
-        weights = []
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, colon, weight = part.partition(":")
-            try:
-                weights.append((name.strip(), float(weight) if colon else 1.0))
-            except ValueError:
-                raise ValueError(f"not a weight: {part!r}") from None
-        return cls(tuple(weights))
-
-    def __str__(self):
-        return ",".join(
-            name if weight == 1 else f"{name}:{float(weight)!r}"
-            for name, weight in self.weights
-        )
+class Distortion(Mixture):
+    """A weighted sum of distortions, in units of squared error."""
 
     def __call__(self, x, x_hat):
         """Returns the distortion of each image, [b], from `x`, `x_hat` [b, h, w, 3]."""
         total = 0.0
-        for name, weight in self.weights:
-            function, factor = TERMS[name]
-            total += weight * factor * function(x, x_hat)
+        for name, factor in self.factors():
+            total += factor * TERMS[name](x, x_hat)
         return total

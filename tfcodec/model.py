@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcodec import losses, newton
+from tfcodec.array_functions import of_tensorflow
 from tfcodec.layers import ExactConv, QualityGain
 from tfcodec.tracing import as_written, traced
 
@@ -164,15 +165,14 @@ class CompressionModel(tf.keras.Model):
         """Takes a Newton step of the latents of images towards the least cost.
 
         The cost is bits + lambda * distortion * pixels, with the distortion that the
-        model is trained for. The step counts half of the effect of latents on each
-        other's bits, and is damped, as the rounding makes the cost rough and latents
-        change each other's slopes.
+        model is trained for: see `newton`. The step is damped, as the rounding makes
+        the cost rough and latents change each other's slopes.
 
         Args:
             x: pixels [b, h, w, 3], 0 to 255.
             y: latents before the gain, from `analyse` or a previous call.
             quality: [b], 0 to 1.
-            damping: the part of a whole step to take, 0.25 at first.
+            damping: the part of a whole step to take, as `compression.damping` says.
 
         Returns:
             (y after the step, usually of lower cost; cost [b], in bits, of the y that
@@ -180,14 +180,14 @@ class CompressionModel(tf.keras.Model):
         """
         y_gained = self.scaled_latents(y, quality)
         pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+        y_hat, bits = self.coder(y_gained)
         with tf.GradientTape() as tape:
-            tape.watch(y_gained)
-            y_hat, bits = self.coder(y_gained)
+            tape.watch(y_hat)
             x_hat = self.synthesise(y_hat, quality)
             distortion = self.distortion(tf.cast(x, tf.float32), x_hat)
             error = distortion * pixels * self.lmbda_at(quality)
-            half = error + 0.5 * bits
-        target = newton.target(y_gained, y_hat, tape.gradient(half, y_gained))
+        slope = tape.gradient(error, y_hat)
+        target = newton.target(of_tensorflow(), y_gained, y_hat, slope)
         gain = self.scaled_latents(tf.ones_like(y), quality)
         return y + damping * (target / gain - y), bits + error
 

@@ -1,17 +1,19 @@
 """Newton steps of latents towards the least cost, for `--effort`.
 
-The cost is one of bits: rate + lambda * distortion. docs/training.md derives the mean
-curvature, and has the figures behind the constants, under "Effort".
+The cost is one of bits: rate + lambda * distortion * pixels. Steps follow the slope of
+its second part; what a latent changes in the bits of others is left out, as it hardly
+helps. docs/training.md derives the mean curvature, and has the figures behind this and
+the constants, under "Effort".
+
+`xp` are the functions of `array_functions`, those of NumPy or of TensorFlow.
 """
 
 from __future__ import annotations
 
-import tensorflow as tf
-
-from tfcodec.densities import ERROR_BITS
+import math
 
 # Curvature of the cost in a latent, in bits, on average.
-MEAN = 2 * ERROR_BITS
+MEAN = 12 / math.log(2)
 # The least curvature, as a share of the mean: smaller ones would make steps too large.
 LEAST = 0.75
 # How many times the curvature of its channel that of a position may be.
@@ -23,19 +25,21 @@ PRIOR = 4.0
 FARTHEST = 1.2
 
 
-def target(y, y_hat, slope):
+def target(xp, y, y_hat, slope):
     """Returns where a whole Newton step leads, [b, h, w, c].
 
     Args:
+        xp: see above.
         y: latents after the gain, [b, h, w, c].
         y_hat: what the decoder sees in their place, of the same shape.
-        slope: derivative of the cost with respect to the latents, of the same shape.
+        slope: derivative of lambda * distortion * pixels with respect to y_hat, of the
+            same shape.
     """
-    step = slope / curvature(y_hat - y, slope)
-    return y_hat - tf.clip_by_value(step, -FARTHEST, FARTHEST)
+    step = slope / curvature(xp, y_hat - y, slope)
+    return y_hat - _within(xp, step, -FARTHEST, FARTHEST)
 
 
-def curvature(error, slope):
+def curvature(xp, error, slope):
     """Estimates the curvature of the cost in each latent of each image.
 
     If the cost were quadratic, and each latent alone, the slope would be the curvature
@@ -45,8 +49,9 @@ def curvature(error, slope):
     and one for each position, each the slope of the line through zero that fits best.
 
     Args:
+        xp: see above.
         error: y_hat - y, [b, h, w, c].
-        slope: derivative of the cost with respect to the latents, of the same shape.
+        slope: as for `target`.
 
     Returns:
         The curvatures, of the same shape, all positive.
@@ -54,10 +59,15 @@ def curvature(error, slope):
 
     def fitted(axes, expected):
         """Returns the curvature as a share of `expected`, over some axes."""
-        product = tf.reduce_sum(error * slope / expected, axes, keepdims=True)
-        square = tf.reduce_sum(error**2, axes, keepdims=True)
+        product = xp.sum(error * slope / expected, axes, keepdims=True)
+        square = xp.sum(error**2, axes, keepdims=True)
         return (product + PRIOR) / (square + PRIOR)
 
-    channel = MEAN * tf.maximum(fitted([1, 2], MEAN), LEAST)
-    position = tf.clip_by_value(fitted([3], channel), *POSITION_RANGE)
-    return tf.maximum(channel * position, MEAN * LEAST)
+    channel = MEAN * xp.maximum(fitted((1, 2), MEAN), LEAST)
+    position = _within(xp, fitted((3,), channel), *POSITION_RANGE)
+    return xp.maximum(channel * position, MEAN * LEAST)
+
+
+def _within(xp, values, low, high):
+    """Returns values, limited to low..high."""
+    return xp.minimum(xp.maximum(values, low), high)

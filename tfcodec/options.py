@@ -188,9 +188,8 @@ def add_engine(command) -> None:
         "--engine",
         choices=("auto", "litert", "tensorflow"),
         default="auto",
-        help="what runs the model: litert starts at once and has no effort; auto takes "
-        "litert if it and the model's files for it are installed (default: "
-        "%(default)s)",
+        help="what runs the model: litert starts at once; auto takes it if it and the "
+        "model's files for it are installed (default: %(default)s)",
     )
 
 

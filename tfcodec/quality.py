@@ -134,6 +134,25 @@ def search(
     return best * MAXIMUM / STEPS
 
 
+def nearer(target: Target, level: float, value: float, curve) -> float:
+    """Returns the quality that would meet a target, given the figure at another one.
+
+    Args:
+        target: what to meet.
+        level: a quality.
+        value: the target's figure at that quality.
+        curve: figures by quality, of the same image coded in another way, that of
+            `level` among them: the figure is taken to change with quality as there.
+    """
+    slope = SLOPES[target.figure]
+    if others := [other for other in curve if abs(other - level) >= 1]:
+        other = min(others, key=lambda each: abs(each - level))
+        rise = target.scaled(curve[other]) - target.scaled(curve[level])
+        slope = rise / (other - level) if rise * (other - level) > 0 else slope
+    move = (target.scaled(target.value) - target.scaled(value)) / slope
+    return round(min(max(level + move, 0.0), MAXIMUM), 2)
+
+
 def _out_of_reach(target, measured):
     """Returns the error that no step of quality meets a target.
 

@@ -27,11 +27,11 @@ The formulas are written once, with functions that both NumPy and TensorFlow hav
 from __future__ import annotations
 
 import functools
-import types
 
 import numpy as np
 
 from tfcodec import blas
+from tfcodec.array_functions import NUMPY, of_tensorflow
 from tfcodec.metrics import WINDOW
 
 SCALES = 6
@@ -139,7 +139,7 @@ def score(image: np.ndarray, decoded: np.ndarray) -> float:
         raise ValueError(
             f"shapes differ: {list(image.shape)} and {list(decoded.shape)}"
         )
-    levels = _linear(NUMPY, np.arange(256, dtype=np.float32))
+    levels = linear_light(NUMPY, np.arange(256, dtype=np.float32))
     planes = []
     for each in (image, decoded):
         each = np.broadcast_to(each if each.ndim == 3 else each[..., None], (*size, 3))
@@ -161,9 +161,9 @@ def distance(x, x_hat):
         ValueError: a side is known to be under 8 pixels. (If that is known only when a
             graph runs, the distance is 0.)
     """
-    xp = _tensorflow()
+    xp = of_tensorflow()
     planes = (xp.transpose(xp.cast(each), (0, 3, 1, 2)) for each in (x, x_hat))
-    return _distance(xp, *(_linear(xp, each) for each in planes))
+    return _distance(xp, *(linear_light(xp, each) for each in planes))
 
 
 def score_of(distance):
@@ -171,42 +171,6 @@ def score_of(distance):
     d = np.asarray(distance, np.float64)
     a, b, c = POLYNOMIAL
     return 100 - 10 * np.maximum(d * (a + d * (b + d * c)), 0) ** POWER
-
-
-NUMPY = types.SimpleNamespace(
-    cast=np.float32,
-    maximum=np.maximum,
-    where=np.where,
-    abs=np.abs,
-    sum=np.sum,
-    shape=np.shape,
-    concat=np.concatenate,
-    stack=np.stack,
-    reshape=np.reshape,
-    transpose=np.transpose,
-)
-
-
-@functools.lru_cache(1)
-def _tensorflow():
-    """The functions in `NUMPY`, from TensorFlow."""
-    import tensorflow as tf
-
-    return types.SimpleNamespace(
-        cast=lambda x: tf.cast(x, tf.float32),
-        maximum=tf.maximum,
-        where=tf.where,
-        abs=tf.abs,
-        sum=tf.reduce_sum,
-        shape=lambda x: tuple(
-            known if known is not None else tf.shape(x)[axis]
-            for axis, known in enumerate(x.shape)
-        ),
-        concat=tf.concat,
-        stack=tf.stack,
-        reshape=tf.reshape,
-        transpose=tf.transpose,
-    )
 
 
 def blur(x):
@@ -221,13 +185,13 @@ def blur(x):
     import tensorflow as tf
 
     for shape in ([-1, 1, 1, 1], [1, -1, 1, 1]):
-        window = tf.reshape(tf.constant(_f32(WINDOW)), shape)
+        window = tf.reshape(tf.constant(f32(WINDOW)), shape)
         kernel = tf.tile(window, [1, 1, x.shape[-1], 1])
         x = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "VALID")
     return x
 
 
-def _count(shape) -> int:
+def scales_of(shape) -> int:
     """Number of scales of an image of shape [height, width, ...].
 
     If height or width is unknown, it is that of a large image.
@@ -256,11 +220,11 @@ def _distance(xp, linear, linear_hat):
         linear, linear_hat: linear light [b, 3, h, w].
     """
     total = 0.0
-    for scale in range(_count(linear.shape[2:])):
+    for scale in range(scales_of(linear.shape[2:])):
         if scale:
-            linear, linear_hat = _halve(xp, linear), _halve(xp, linear_hat)
+            linear, linear_hat = halve(xp, linear), halve(xp, linear_hat)
         norms = _norms(xp, linear, linear_hat)
-        part = xp.sum(norms * _f32(WEIGHTS[:, scale]), (1, 2, 3))
+        part = xp.sum(norms * f32(WEIGHTS[:, scale]), (1, 2, 3))
         if None in linear.shape[2:]:
             height, width = xp.shape(linear)[2:]
             large = (height >= SMALLEST_SIDE) & (width >= SMALLEST_SIDE)
@@ -269,11 +233,11 @@ def _distance(xp, linear, linear_hat):
     return total
 
 
-def _f32(values):
+def f32(values):
     return np.asarray(values, np.float32)
 
 
-def _linear(xp, x):
+def linear_light(xp, x):
     """sRGB of 0..255 to linear light of 0..1 (IEC 61966-2-1)."""
     x = x / 255
     low = x <= 0.04045
@@ -285,13 +249,13 @@ def _xyb(xp, linear):
     """Linear light [b, 3, h, w] to XYB of about 0..1."""
     h, w = xp.shape(linear)[2:]
     flat = xp.reshape(linear, (-1, 3, h * w))
-    mixed = _f32(CONES) @ flat + _f32(BIAS)
+    mixed = f32(CONES) @ flat + f32(BIAS)
     # Only colours outside of 0..255 are below an eighth of the bias.
-    roots = xp.maximum(mixed, _f32(BIAS / 8)) ** (1 / 3) - _f32(BIAS ** (1 / 3))
-    return xp.reshape(_f32(XYB) @ roots + _f32(OFFSET[:, None]), (-1, 3, h, w))
+    roots = xp.maximum(mixed, f32(BIAS / 8)) ** (1 / 3) - f32(BIAS ** (1 / 3))
+    return xp.reshape(f32(XYB) @ roots + f32(OFFSET[:, None]), (-1, 3, h, w))
 
 
-def _halve(xp, x):
+def halve(xp, x):
     """Means of 2x2 pixels of [b, c, h, w]; an odd last row or column is repeated."""
     height, width = xp.shape(x)[2:]
     # If a side is unknown, the row or column that is added may be empty.
@@ -304,7 +268,7 @@ def _halve(xp, x):
 
 
 @functools.lru_cache(256)
-def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
+def band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
     """The blur of a line, for its pixels `start` to `stop`, as a matrix.
 
     Args:
@@ -326,7 +290,7 @@ def _band(start: int, stop: int, size: int, mirrored: bool) -> tuple:
     first, last = columns[inside].min(), columns[inside].max() + 1
     matrix = np.zeros((stop - start, last - first))
     np.add.at(matrix, (rows[inside], columns[inside] - first), values[inside])
-    return int(first), int(last), _f32(matrix)
+    return int(first), int(last), f32(matrix)
 
 
 def _norms(xp, linear, linear_hat):
@@ -359,18 +323,23 @@ def _products(xp, p, q):
 
 def _strips(xp, linear, linear_hat):
     """Yields (p, q, blurred), as `_maps` takes them, of each strip of a scale."""
-    height, width = linear.shape[2:]
+    height = linear.shape[2]
     for top in range(0, height, STRIP):
         bottom = min(top + STRIP, height)
-        first, last, matrix = _band(top, bottom, height, True)
+        first, last, matrix = band(top, bottom, height, True)
         p, q = (_xyb(xp, v[:, :, first:last]) for v in (linear, linear_hat))
-        lines = matrix @ _products(xp, p, q)
-        blocks = []
-        for left in range(0, width, BLOCK):
-            a, b, across = _band(left, min(left + BLOCK, width), width, False)
-            blocks.append(lines[..., a:b] @ across.T)
+        blurred = across(xp, matrix @ _products(xp, p, q))
         inner = slice(top - first, bottom - first)
-        yield p[:, :, inner], q[:, :, inner], xp.concat(blocks, -1)
+        yield p[:, :, inner], q[:, :, inner], blurred
+
+
+def across(xp, lines):
+    """Blurs lines [..., w] along themselves; beyond their ends they are 0."""
+    width, blocks = lines.shape[-1], []
+    for left in range(0, width, BLOCK):
+        first, last, matrix = band(left, min(left + BLOCK, width), width, False)
+        blocks.append(lines[..., first:last] @ matrix.T)
+    return xp.concat(blocks, -1)
 
 
 def _whole(xp, linear, linear_hat):

@@ -84,8 +84,9 @@ class TensorFlowEngine:
         return self._parts(str(self.model.realism))["synthesis"]
 
     @property
-    def can_improve(self) -> bool:
-        return "improve" in self.parts
+    def without_effort(self) -> str:
+        has = "improve" in self.parts
+        return "" if has else f"model {self.model.name} has no effort above 0"
 
     def check(self) -> None:
         forks.check()
@@ -93,14 +94,18 @@ class TensorFlowEngine:
     def analysis(self, image: np.ndarray) -> np.ndarray:
         return self.parts["analysis"](image=self.tf.constant(image))["y"].numpy()
 
-    def improve(self, image, y, quality, damping) -> tuple[np.ndarray, float]:
+    def improver(self, image, quality):
         tf = self.tf
-        result = self.parts["improve"](
-            image=tf.constant(image), y=tf.constant(y),
-            quality=tf.constant(quality, tf.float32),
-            damping=tf.constant(damping, tf.float32),
-        )  # fmt: skip
-        return result["y"].numpy(), float(result["cost"])
+        image, quality = tf.constant(image), tf.constant(quality, tf.float32)
+
+        def step(y, damping):
+            result = self.parts["improve"](
+                image=image, y=tf.constant(y), quality=quality,
+                damping=tf.constant(damping, tf.float32),
+            )  # fmt: skip
+            return result["y"].numpy(), float(result["cost"])
+
+        return step
 
     def encode(self, y, quality) -> tuple[bytes, np.ndarray, np.ndarray]:
         tf = self.tf
