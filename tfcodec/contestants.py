@@ -10,7 +10,14 @@ import json
 
 import numpy as np
 
-from tfcodec import __version__, classical, dictionary, engine, registry
+from tfcodec import (
+    __version__,
+    classical,
+    compression,
+    dictionary,
+    engine,
+    registry,
+)
 
 SWEEP = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)  # default qualities
 
@@ -89,6 +96,8 @@ class Ours:
             self.settings["encoder"] = found.card["encoder"]
         if self.effort:
             self.settings["effort"] = self.effort
+            # Another version may take another number of steps.
+            self.settings["steps"] = compression.steps_of(self.effort)
         if self.realism:
             # The second synthesis may be trained again without a new fingerprint.
             told = json.dumps(found.card["realism"], sort_keys=True).encode()

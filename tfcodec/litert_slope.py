@@ -34,7 +34,8 @@ def both_ways(layer, x):
         that with respect to x).
 
     Raises:
-        Unknown: see there.
+        Unknown: the layer, or one of its parts, is of a kind that is not in `WAYS`, or
+            has a stride or an activation that it does not have in a synthesis here.
     """
     for kind, function in WAYS.items():
         if isinstance(layer, kind):

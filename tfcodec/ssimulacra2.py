@@ -245,14 +245,21 @@ def linear_light(xp, x):
     return xp.where(low, x / 12.92, ((xp.where(low, 1.0, x) + 0.055) / 1.055) ** 2.4)
 
 
-def _xyb(xp, linear):
-    """Linear light [b, 3, h, w] to XYB of about 0..1."""
+def cube_roots(xp, linear):
+    """Linear light [b, 3, h, w] to cube roots of the cones' responses, as large."""
     h, w = xp.shape(linear)[2:]
     flat = xp.reshape(linear, (-1, 3, h * w))
     mixed = f32(CONES) @ flat + f32(BIAS)
     # Only colours outside of 0..255 are below an eighth of the bias.
-    roots = xp.maximum(mixed, f32(BIAS / 8)) ** (1 / 3) - f32(BIAS ** (1 / 3))
-    return xp.reshape(f32(XYB) @ roots + f32(OFFSET[:, None]), (-1, 3, h, w))
+    roots = xp.maximum(mixed, f32(BIAS / 8)) ** (1 / 3)
+    return xp.reshape(roots, (-1, 3, h, w))
+
+
+def xyb(xp, roots):
+    """What `cube_roots` returned to XYB of about 0..1, [b, 3, h, w]."""
+    h, w = xp.shape(roots)[2:]
+    flat = xp.reshape(roots, (-1, 3, h * w)) - f32(BIAS ** (1 / 3))
+    return xp.reshape(f32(XYB) @ flat + f32(OFFSET[:, None]), (-1, 3, h, w))
 
 
 def halve(xp, x):
@@ -304,9 +311,10 @@ def _norms(xp, linear, linear_hat):
     pieces = _whole if None in linear.shape[2:] else _strips
     sums = 0.0
     for p, q, blurred in pieces(xp, linear, linear_hat):
-        maps = _maps(xp, p, q, blurred)
-        squares = maps * maps
-        both = xp.stack([maps, squares * squares], 3)  # [b, map, channel, norm, h, w]
+        unlike, edges = maps(xp, p, q, *(blurred[:, i] for i in range(4)))[0]
+        errors = xp.maximum(xp.stack([unlike, edges, -edges], 1), 0.0)
+        squares = errors * errors
+        both = xp.stack([errors, squares * squares], 3)  # [b, map, channel, norm, h, w]
         sums = sums + xp.sum(both, (4, 5))
     sums = xp.transpose(sums, (0, 2, 3, 1)) / xp.cast(height * width)
     fourth = sums[:, :, 1]
@@ -327,7 +335,8 @@ def _strips(xp, linear, linear_hat):
     for top in range(0, height, STRIP):
         bottom = min(top + STRIP, height)
         first, last, matrix = band(top, bottom, height, True)
-        p, q = (_xyb(xp, v[:, :, first:last]) for v in (linear, linear_hat))
+        parts = (v[:, :, first:last] for v in (linear, linear_hat))
+        p, q = (xyb(xp, cube_roots(xp, part)) for part in parts)
         blurred = across(xp, matrix @ _products(xp, p, q))
         inner = slice(top - first, bottom - first)
         yield p[:, :, inner], q[:, :, inner], blurred
@@ -349,7 +358,8 @@ def _whole(xp, linear, linear_hat):
     # Even a scale that is too small to count must be large enough to be blurred.
     missing = tf.maximum(SMALLEST_SIDE - tf.shape(linear)[2:], 0)
     fill = [[0, 0], [0, 0], [0, missing[0]], [0, missing[1]]]
-    p, q = (_xyb(xp, tf.pad(v, fill)) for v in (linear, linear_hat))
+    padded = (tf.pad(v, fill) for v in (linear, linear_hat))
+    p, q = (xyb(xp, cube_roots(xp, each)) for each in padded)
     height, width = xp.shape(p)[2:]
     products = tf.reshape(_products(xp, p, q), (-1, 12, height, width))
     lines = tf.transpose(products, (0, 2, 3, 1))
@@ -360,22 +370,28 @@ def _whole(xp, linear, linear_hat):
     yield p, q, tf.reshape(blurred, (-1, 4, 3, height, width))
 
 
-def _maps(xp, p, q, blurred):
-    """Maps of error of a part of one scale, [b, map, channel, h, w].
+def maps(xp, p, q, mean, shift, squares, product):
+    """Maps of error of a part of one scale.
 
     These are the formulas of libjxl, rearranged so that each is a multiple of a
     difference: equal images give exactly 0, and nearly equal ones lose no digits.
 
     Args:
-        p, q: XYB of the image and of the decoded one, [b, channel, h, w].
-        blurred: p, q - p, (q - p)^2 and p q, each blurred, [b, 4, channel, h, w].
+        xp: functions on arrays.
+        p, q: XYB of the image and of the decoded one.
+        mean, shift, squares, product: p, q - p, (q - p)^2 and p q, each blurred.
+
+    Returns:
+        ((dissimilarity, which may be slightly below 0; relative change of edges, above
+        0 where edges are new, below 0 where they are lost), (twice the covariance plus
+        `C2`, the divisor of the dissimilarity, the edges of q)), all of the shape of p.
     """
-    mean, shift, squares, product = (blurred[:, i] for i in range(4))
     mean_hat = mean + shift
-    covariance = 2 * (product - mean * mean_hat) + C2  # twice the covariance, plus C2
+    covariance = 2 * (product - mean * mean_hat) + C2
     # The variance of q - p, which is the sum of variances minus twice the covariance.
     rest = squares - shift * shift
-    unlike = (rest + shift * shift * covariance) / (covariance + rest)
-    edge, edge_hat = xp.abs(p - mean), xp.abs(q - mean_hat)
-    edges = (edge_hat - edge) / (1 + edge)
-    return xp.maximum(xp.stack([unlike, edges, -edges], 1), 0.0)
+    divisor = covariance + rest
+    unlike = (rest + shift * shift * covariance) / divisor
+    edge, edge_hat = p - mean, q - mean_hat
+    edges = (xp.abs(edge_hat) - xp.abs(edge)) / (1 + xp.abs(edge))
+    return (unlike, edges), (covariance, divisor, edge_hat)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfcodec import blas, helpers, ssimulacra2
 from tfcodec.array_functions import NUMPY
-from tfcodec.ssimulacra2 import BIAS, C2, CONES, LEAST, OFFSET, RADIUS, STRIP, XYB, f32
+from tfcodec.ssimulacra2 import CONES, LEAST, RADIUS, STRIP, XYB, f32
 
 LEVELS = np.arange(256, dtype=np.float32)
 LINEAR = ssimulacra2.linear_light(NUMPY, LEVELS)
@@ -101,7 +101,7 @@ class _Scale:
 
     def __init__(self, linear, weights):
         self.weights = weights
-        self.p, _ = _xyb(linear)
+        self.p = ssimulacra2.xyb(NUMPY, ssimulacra2.cube_roots(NUMPY, linear[None]))[0]
         self.mean = np.empty_like(self.p)
 
         def part(top, bottom):
@@ -110,23 +110,6 @@ class _Scale:
             self.mean[:, top:bottom] = ssimulacra2.across(NUMPY, lines)
 
         _strips(part, linear.shape[1])
-        self.edge = np.abs(self.p - self.mean)
-        self.per_edge = 1 / (1 + self.edge)
-
-
-def _xyb(linear):
-    """Linear light [3, h, w] as (XYB, slope of the cube root), both of that shape."""
-    _, h, w = linear.shape
-    mixed = f32(CONES) @ linear.reshape(3, h * w)
-    mixed += f32(BIAS)
-    np.maximum(mixed, f32(BIAS / 8), out=mixed)
-    roots = mixed ** f32(1 / 3)
-    slopes = roots / mixed
-    slopes *= f32(1 / 3)
-    roots -= f32(BIAS ** (1 / 3))
-    xyb = f32(XYB) @ roots
-    xyb += f32(OFFSET[:, None])
-    return xyb.reshape(3, h, w), slopes
 
 
 class _Comparison:
@@ -139,14 +122,14 @@ class _Comparison:
 
     def __init__(self, scale: _Scale, linear):
         self.scale = scale
-        self.q, self.root_slopes = _xyb(linear)
+        self.roots = ssimulacra2.cube_roots(NUMPY, linear[None])
+        self.q = ssimulacra2.xyb(NUMPY, self.roots)[0]
         # Blurred: q - p, its square, p q.
         self.blurred = np.empty((3, *self.q.shape), np.float32)
         height, width = linear.shape[1:]
         # Of maps and of their fourth powers, [channel, norm, map, strip].
         self.sums = np.zeros((3, 2, 3, -(-height // STRIP)))
         _strips(self._blur, height)
-        # [channel, norm, map]
         means = self.sums.sum(-1) / (height * width)
         some = means[:, 1] > LEAST
         cubes = np.where(some, means[:, 1], np.inf) ** 0.75
@@ -164,36 +147,21 @@ class _Comparison:
         change = q - p
         lines = matrix @ np.stack([change, change * change, p * q])
         self.blurred[:, :, rows] = ssimulacra2.across(NUMPY, lines)
-        for number, each in enumerate(self._maps(rows)[0]):
+        unlike, edges = self._maps(rows)[0]
+        for number, each in enumerate((unlike, edges, -edges)):
+            np.maximum(each, 0, out=each)
             square = each * each
             sums = self.sums[:, :, number, top // STRIP]
             sums[:, 0] = each.sum((1, 2))
             sums[:, 1] = np.einsum("cij,cij->c", square, square)
 
     def _maps(self, rows):
-        """Returns the maps of error of some rows, and parts of their formulas.
-
-        The maps are (unlike, new edges, lost edges), the parts (covariance; covariance
-        plus rest; q minus its mean), as in `ssimulacra2`. All are [3, rows, w].
-        """
-        shift, squares, product = self.blurred[:, :, rows]
-        mean = self.scale.mean[:, rows]
-        mean_hat = mean + shift
-        covariance = product - mean * mean_hat
-        covariance *= 2
-        covariance += f32(C2)
-        shift2 = shift * shift
-        rest = squares - shift2
-        whole = covariance + rest
-        unlike = (rest + shift2 * covariance) / whole
-        beside = self.q[:, rows] - mean_hat
-        edges = np.abs(beside) - self.scale.edge[:, rows]
-        edges *= self.scale.per_edge[:, rows]
-        new, lost = np.maximum(edges, 0), np.maximum(-edges, 0)
-        return (np.maximum(unlike, 0), new, lost), (covariance, whole, beside)
+        """Returns what `ssimulacra2.maps` does, of some rows: each [3, rows, w]."""
+        p, q, mean = (x[:, rows] for x in (self.scale.p, self.q, self.scale.mean))
+        return ssimulacra2.maps(NUMPY, p, q, mean, *self.blurred[:, :, rows])
 
     def _map_slope(self, number, values):
-        """The slope of the distance with respect to a map, where it is above 0."""
+        """The slope of the distance with respect to a map; 0 where that is below 0."""
         slope = values * values
         slope *= values
         slope *= self.b[:, number]
@@ -211,7 +179,8 @@ class _Comparison:
         _strips(functools.partial(self._from_maps, d_q), height)
         _strips(functools.partial(self._from_blurred, d_q), height)
         d_roots = f32(XYB.T) @ d_q.reshape(3, -1)
-        d_roots *= self.root_slopes
+        # The slope of a cube root r is 1 / (3 r^2).
+        d_roots /= 3 * np.square(self.roots.reshape(3, -1))
         return (f32(CONES.T) @ d_roots).reshape(3, height, width)
 
     def _from_maps(self, d_q, top, bottom):
@@ -220,22 +189,23 @@ class _Comparison:
         The slope with respect to what is blurred takes its place in `blurred`.
         """
         rows = slice(top, bottom)
-        maps, (covariance, whole, beside) = self._maps(rows)
+        (unlike, edges), (covariance, divisor, edge_hat) = self._maps(rows)
         shift, mean = self.blurred[0, :, rows], self.scale.mean[:, rows]
-        d_edges = self._map_slope(1, maps[1]) - self._map_slope(2, maps[2])
-        d_edges *= self.scale.per_edge[:, rows]
-        d_q[:, rows] = d_edges * np.sign(beside)
-        # unlike = top / whole, top = rest + shift^2 covariance
-        d_top = self._map_slope(0, maps[0]) / whole
-        d_rest = d_top * (1 - maps[0])
-        d_covariance = d_top * (shift * shift - maps[0])
+        d_edges = self._map_slope(1, edges) - self._map_slope(2, -edges)
+        d_edges /= 1 + np.abs(self.scale.p[:, rows] - mean)
+        d_q[:, rows] = d_edges * np.sign(edge_hat)
+        # unlike = top / divisor, top = rest + shift^2 covariance,
+        # divisor = covariance + rest
+        d_top = self._map_slope(0, unlike) / divisor
+        d_rest = d_top * (1 - unlike)
+        d_covariance = d_top * (shift * shift - unlike)
         # rest = squares - shift^2; covariance = 2 (product - mean (mean + shift)) + C2
         d_shift = d_top * covariance
         d_shift -= d_rest
         d_shift *= shift
         d_shift -= mean * d_covariance
         d_shift *= 2
-        d_shift -= d_q[:, rows]  # edges are those of q - (mean + shift)
+        d_shift -= d_q[:, rows]  # edge_hat = q - (mean + shift)
         self.blurred[0, :, rows] = d_shift
         self.blurred[1, :, rows] = d_rest
         self.blurred[2, :, rows] = 2 * d_covariance
