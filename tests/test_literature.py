@@ -20,6 +20,7 @@ from tfcodec import (
     registry,
     training,
     walk,
+    weights,
 )
 
 
@@ -54,6 +55,31 @@ def check_files(model, images, level=None):
     assert strings[0][0] == strings[-1][0]
     for first, last in zip(strings[0][1:], strings[-1][1:]):
         np.testing.assert_array_equal(first, last)
+    for each in engines[1:]:
+        check_slope(model, each.engine)
+        image = images[0]
+        data = each.compress(image, level or 50, effort=1)
+        assert each.decompress(*codec.bitstream.unpack(data)).shape == image.shape
+
+
+def check_slope(model, litert):
+    """LiteRT's slope of the synthesis is the gradient that TensorFlow derives."""
+    built, quality = architectures.from_card(model.card), np.float32(0.7)
+    weights.load_model(built, model.path)
+    y_hat = 3 * tf.random.stateless_normal([1, 16, 12, model.channels], (3, 4))
+    with tf.GradientTape() as tape:
+        tape.watch(y_hat)
+        image = built.synthesise(y_hat, quality[None])
+        slope = tf.random.stateless_normal(image.shape, (1, 2))
+        total = tf.reduce_sum(image * slope)
+    expected = tape.gradient(total, y_hat).numpy()
+    found = litert._slope(y_hat.numpy(), quality, slope[0].numpy())
+    # The file has constants in half precision. With these, a unit that is near zero may
+    # be on its other side.
+    lmbda = float(built.lmbda_at(quality))
+    assert float(found["lmbda"]) == pytest.approx(lmbda, rel=2e-3)
+    error = np.linalg.norm(found["slope"] - expected)
+    assert error < 0.05 * np.linalg.norm(expected)
 
 
 @pytest.fixture
