@@ -90,6 +90,18 @@ def test_effort_saves_bytes_at_the_same_figure(codec):
     assert target.value <= figure(image, decoded) < target.value + 0.5
 
 
+def test_effort_never_misses_what_is_reached_without(codec):
+    image = tiny.photograph(200, 240)
+    least = len(codec.compress(image, 0))
+    assert len(codec.compress(image, 0, 1)) != least
+    target = quality.Target("bytes", least)
+    assert len(codec.compress(image, effort=1, target=target)) <= least
+    # With effort, this target was met by a larger file.
+    target = quality.Target("ssimulacra2", 70.0)
+    sizes = [len(codec.compress(image, effort=n, target=target)) for n in (0, 3)]
+    assert sizes[1] <= sizes[0]
+
+
 def test_large_pictures_are_optimised_tile_by_tile(codec):
     image = tiny.photograph(150, 300)
     data = codec.compress(image, 50, 1, tile=128)

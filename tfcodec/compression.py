@@ -125,17 +125,24 @@ class Compression:
         steps, self.steps = self.steps, 0
         self._analyse(None)
         found = self._searched(target, None)
-        if steps:
-            self.steps, curve = steps, self.figures
+        plain = self.files[found]
+        if not steps:
+            return plain
+        self.steps, curve = steps, self.figures
+        self._analyse(found)
+        if not single:
+            # Optimised latents have more bytes and a better picture, so another quality
+            # meets the target; there they lose half of what they gained.
+            value = self._measured(target, found)
+            found = quality.nearer(target, found, value, curve)
             self._analyse(found)
-            if not single:
-                # Optimised latents have more bytes and a better picture, so another
-                # quality meets the target; there they lose half of what they gained.
-                value = self._measured(target, found)
-                found = quality.nearer(target, found, value, curve)
-                self._analyse(found)
-            found = self._searched(target, found)
-        return self.files[found]
+        try:
+            optimised = self.files[self._searched(target, found)]
+        except quality.OutOfReach:  # as bytes can be when there are more of them
+            return plain
+        # Of files that are as good as asked for, the smaller one.
+        same = target.figure != "bytes" and len(plain) < len(optimised)
+        return plain if same else optimised
 
     def _measured(self, target, level):
         """Returns the target's figure at a quality, whose file is then in `files`."""
