@@ -169,6 +169,37 @@ def test_the_way_back_of_a_layer_is_its_gradient(kind):
     np.testing.assert_allclose(back(slope), tape.gradient(total, x), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["gdn", "igdn", "leaky_relu"])
+def test_a_file_in_half_precision_has_finite_slopes_at_zero(kind):
+    tf = pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow_compression")
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+    from tfcodec import layers, litert_export, litert_slope
+
+    network = {"gdn": layers.gdn, "igdn": layers.igdn, "leaky_relu": layers.leaky_relu}
+    layer = network[kind]()
+    x = np.random.default_rng(0).normal(size=[1, 4, 4, 8]).astype(np.float32)
+    x[:, ::2] = 0
+    slope = np.ones_like(x)
+    with tf.GradientTape() as tape:
+        known = tf.constant(x)
+        tape.watch(known)
+        total = tf.reduce_sum(layer(known))
+    expected = tape.gradient(total, known).numpy()
+
+    def both(x, slope):
+        y, back = litert_slope.both_ways(layer, x)
+        return {"y": y, "found": back(slope)}
+
+    spec = tf.TensorSpec(x.shape, tf.float32)
+    concrete = tf.function(both).get_concrete_function(x=spec, slope=spec)
+    content = litert_export.from_graph(concrete)
+    run = interpreters.Interpreter(model_content=content).get_signature_runner()
+    found = run(x=x, slope=slope)["found"]
+    assert np.all(np.isfinite(found))
+    np.testing.assert_allclose(found[:, 1::2], expected[:, 1::2], atol=2e-3)
+
+
 def test_a_layer_without_a_way_back_is_told():
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")

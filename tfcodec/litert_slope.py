@@ -15,7 +15,9 @@ from tfcodec.layers import GDN, Block, Sum
 from tfcodec.litert_layers import blockwise, by_blocks, lite, pointwise
 from tfcodec.shuffles import DepthToSpace, Repeat
 
-STEEP = 1e20  # its product with any but the tiniest float is beyond 1
+# A number times this is beyond 1 unless it is tiny. Constants are stored in half
+# precision, whose largest number is 65504.
+STEEP = 3e4
 
 
 class Unknown(ValueError):
@@ -131,7 +133,7 @@ def _gdn(layer, x):
         own = slope * norm if layer.inverse else slope / norm
         by_norm = slope * x if layer.inverse else -own * y
         by_norm = tf.nn.conv2d(by_norm, turned, 1, "VALID")
-        return own + by_norm * (x / tf.maximum(tf.abs(x), 1 / STEEP))
+        return own + by_norm * tf.clip_by_value(x * STEEP, -1.0, 1.0)
 
     return y, back
 
