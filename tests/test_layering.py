@@ -18,7 +18,8 @@ TABLE = """
     formats images held_out rans tracing kernels transposed shuffles layers
     transforms densities newton entropy distortions losses model architectures
     registry memory planes compression lanes helpers exact_layers
-    exact_products walk litert_files web_files ssimulacra2_slope distortion_slopes
+    exact_products walk litert_files web_files ssimulacra2_slope similarity_slopes
+    distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     data weights rounding graph_size export same_decoder channel_scales litert_int8
@@ -40,7 +41,7 @@ RUNNING = """
     formats images held_out rans tracing
     kernels registry memory planes compression lanes helpers
     exact_layers exact_products walk litert_files web_files
-    newton distortions ssimulacra2_slope distortion_slopes
+    newton distortions ssimulacra2_slope similarity_slopes distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines predict
     graph_files graph_images graph_codec serving
     dictionary contestants wasserstein workers evaluation averages summary report
@@ -57,7 +58,8 @@ QUICK = """
     headers picture_metadata
     formats images
     registry memory planes compression lanes helpers exact_layers exact_products
-    walk kernels litert_files newton distortions ssimulacra2_slope distortion_slopes
+    walk kernels litert_files newton distortions ssimulacra2_slope similarity_slopes
+    distortion_slopes
     tensorflow_engine litert_engine engine codec pipelines
     pillow_plugin programs settings options names arguments batch commands cli
 """.split()

@@ -24,8 +24,11 @@ def direction(shape):
     return np.rint(2 * waves.transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize("text", ["mse", "ssimulacra2", "mse:0.2,ssimulacra2:0.8"])
-@pytest.mark.parametrize("size", [(192, 256), (101, 77), (8, 9)])
+TEXTS = [*distortions.FACTORS, "mse:0.2,ssimulacra2:0.8", "ssim:2,ms-ssim"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("size", [(192, 256), (101, 77), (12, 16)])
 def test_a_slope_foretells_what_a_change_does(text, size):
     image = tiny.photograph(*size)
     # Far from black and white, so that all levels can change both ways.
@@ -52,17 +55,24 @@ def test_distortions_are_those_of_the_metrics():
     distance /= distortions.FACTORS["ssimulacra2"]
     score = ssimulacra2.score(image, found)
     assert ssimulacra2.score_of(distance) == pytest.approx(score, abs=1e-3)
+    image = tiny.photograph(170, 165)
+    found = decoded(image)
+    for name, function in {"ssim": metrics.ssim, "ms-ssim": metrics.ms_ssim}.items():
+        distance, _ = Distortion(name, image).compare(found)
+        expected = distortions.FACTORS[name] * (1 - function(image, found))
+        assert distance == pytest.approx(expected, rel=1e-3)
 
 
-def test_an_equal_picture_has_no_distortion_and_a_finite_slope():
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_equal_picture_has_no_distortion_and_slopes_are_finite(text):
     image = tiny.photograph(64, 96)
-    value, slope = Distortion("mse:0.2,ssimulacra2:0.8", image).compare(image.copy())
-    assert value == 0
+    value, slope = Distortion(text, image).compare(image.copy())
+    assert value == pytest.approx(0, abs=1e-3)
     assert np.all(np.isfinite(slope()))
-    black = np.zeros_like(image)
-    value, slope = Distortion("ssimulacra2", image).compare(black)
-    assert value > 0
-    assert np.all(np.isfinite(slope()))
+    for other in (np.zeros_like(image), 255 - image):
+        value, slope = Distortion(text, image).compare(other)
+        assert value > 0
+        assert np.all(np.isfinite(slope()))
 
 
 def test_one_original_serves_many_pictures():
@@ -76,14 +86,12 @@ def test_one_original_serves_many_pictures():
     np.testing.assert_array_equal(again[1](), before)
 
 
-def test_what_has_no_slope_here_is_told():
-    assert distortion_slopes.missing("mse:0.2,ssimulacra2") == []
-    assert distortion_slopes.missing("ms-ssim,mse") == ["ms-ssim"]
-    assert set(distortion_slopes.TERMS) <= set(distortions.FACTORS)
+def test_every_distortion_has_a_slope():
+    assert distortion_slopes.TERMS.keys() == distortions.FACTORS.keys()
 
 
-@pytest.mark.parametrize("size", [(128, 192), (101, 77)])
-@pytest.mark.parametrize("text", ["mse", "ssimulacra2", "mse:0.2,ssimulacra2:0.8"])
+@pytest.mark.parametrize("size", [(176, 192), (101, 77)])
+@pytest.mark.parametrize("text", TEXTS)
 def test_slopes_are_those_that_tensorflow_derives(text, size):
     tf = pytest.importorskip("tensorflow")
     pytest.importorskip("tensorflow_compression")
@@ -97,7 +105,7 @@ def test_slopes_are_those_that_tensorflow_derives(text, size):
         expected = losses.Distortion.parse(text)(tf.cast(image[None], "float32"), x_hat)
     derived = tape.gradient(expected, x_hat)[0].numpy()
     value, slope = Distortion(text, image).compare(found)
-    assert value == pytest.approx(float(expected[0]), rel=1e-5)
+    assert value == pytest.approx(float(expected[0]), rel=1e-4)
     assert np.linalg.norm(slope() - derived) < 1e-3 * np.linalg.norm(derived)
 
 

@@ -123,9 +123,8 @@ def compress(
         max_pixels: the largest width times height, 0 for any; by default that of
             `Limits`, so that every reader opens the file.
         engine: what runs the model: `litert`, which starts at once; `tensorflow`; or
-            `auto`, the first of the two that is installed and can run it (a model that
-            was trained for another distortion than mse and ssimulacra2 has an effort
-            with TensorFlow only). Either engine opens the files of the other.
+            `auto`, the first of the two that is installed and can run it. Either engine
+            opens the files of the other.
 
     Returns:
         A whole `.tfc` file.

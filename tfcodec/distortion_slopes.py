@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfcodec import ssimulacra2_slope
+from tfcodec import similarity_slopes, ssimulacra2_slope
 from tfcodec.distortions import Mixture
 
 
@@ -25,26 +25,21 @@ class SquaredError:
         return float(mean), lambda: error * np.float32(2 / error.size)
 
 
-TERMS = {"mse": SquaredError, "ssimulacra2": ssimulacra2_slope.Original}
-
-
-def missing(text: str) -> list[str]:
-    """Returns the names in a `Mixture` for which there are no slopes here.
-
-    Args:
-        text: of the mixture, such as `mse:0.2,ssimulacra2:0.8`.
-
-    Raises:
-        ValueError: it is not the text of a mixture.
-    """
-    return [name for name, _ in Mixture.parse(text).factors() if name not in TERMS]
+# What is behind the names in `distortions.FACTORS`.
+TERMS = {
+    "mse": SquaredError,
+    "ssim": similarity_slopes.Similarity,
+    "ms-ssim": similarity_slopes.MultiscaleSimilarity,
+    "ssimulacra2": ssimulacra2_slope.Original,
+    "masked-mse": similarity_slopes.MaskedError,
+}
 
 
 class Distortion:
     """The distortion of decoded pictures of one original.
 
     Args:
-        text: of a `Mixture` of which nothing is `missing`.
+        text: of a `Mixture`.
         image: the original, uint8 [h, w, 3].
     """
 

@@ -38,21 +38,22 @@ def installed() -> bool:
     return importlib.util.find_spec("ai_edge_litert") is not None
 
 
-def without_effort(model: registry.Model) -> str:
+def without_effort(model: registry.Model, found=None) -> str:
     """Returns why LiteRT has no effort above 0 for a model, or "".
 
     Args:
         model: one that has LiteRT files.
+        found: these, as `litert_files.Files`, if they have been read already.
 
     Raises:
         ValueError: they are damaged.
     """
-    needs = "effort above 0 needs the TensorFlow engine"
-    if lacking := distortion_slopes.missing(model.distortion):
-        return f"{needs} for a model that was trained for {', '.join(lacking)}"
-    if SLOPE not in litert_files.Files(model.litert, model.path):
-        return f"{needs} for model {model.name}, whose LiteRT files have no slopes"
-    return ""
+    if SLOPE in (found or litert_files.Files(model.litert, model.path)):
+        return ""
+    return (
+        f"effort above 0 needs the TensorFlow engine for model {model.name}, whose "
+        "LiteRT files have no slopes"
+    )
 
 
 class Network:
@@ -164,7 +165,7 @@ class LiteRTEngine:
 
     @property
     def without_effort(self) -> str:
-        return without_effort(self.model)
+        return without_effort(self.model, self.files)
 
     def improver(self, image, quality):
         distortion = distortion_slopes.Distortion(self.model.distortion, image)

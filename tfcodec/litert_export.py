@@ -32,7 +32,6 @@ import tensorflow as tf
 from tfcodec import (
     architectures,
     channel_scales,
-    distortion_slopes,
     exact_products,
     files,
     litert_exact,
@@ -113,9 +112,8 @@ def export(directory, target=None, int8: bool = False) -> pathlib.Path:
             litert_files.write_whole(part / registry.LITERT, made, numbers)
             (part / "card.json").write_text(json.dumps(source.card, indent=1) + "\n")
         return target
-    if not distortion_slopes.missing(source.distortion):
-        with contextlib.suppress(litert_slope.Unknown):
-            made[SLOPE] = written(slope_network(model), False)
+    with contextlib.suppress(litert_slope.Unknown):
+        made[SLOPE] = written(slope_network(model), False)
     return _added(source, made, numbers)
 
 

@@ -10,15 +10,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfcodec import metrics, ssimulacra2
+from tfcodec.constants import LEAST_SIMILARITY, VISIBLE_VARIANCE
 from tfcodec.distortions import Mixture
 from tfcodec.ssimulacra2 import blur
-
-# In masked_mse a local variance of this (a standard deviation of 4 levels) halves the
-# weight of an error.
-VISIBLE_VARIANCE = 16.0
-# In MS-SSIM terms are raised to powers below 1, whose slope at 0 is infinite. So terms
-# below this are raised to it; their gradients pass as if they were not.
-LEAST_SIMILARITY = 0.01
 
 
 def mse(x, x_hat):

@@ -128,13 +128,22 @@ def ssim_terms(a, b, blur):
     Returns:
         (luminance, contrast-structure), each of the shape that `blur` returns.
     """
+    return ssim_parts(a, b, blur)[:2]
+
+
+def ssim_parts(a, b, blur):
+    """Returns what `ssim_terms` does, and what their slopes need.
+
+    The latter are the means of a and of b, and the denominators of both terms.
+    """
     mean_a, mean_b = blur(a), blur(b)
     product = mean_a * mean_b
     squares = mean_a**2 + mean_b**2
     covariance = blur(a * b) - product
     variances = blur(a**2 + b**2) - squares
     luminance = (2 * product + C1) / (squares + C1)
-    return luminance, (2 * covariance + C2) / (variances + C2)
+    contrast = (2 * covariance + C2) / (variances + C2)
+    return luminance, contrast, mean_a, mean_b, squares + C1, variances + C2
 
 
 def ms_ssim_db(a: np.ndarray, b: np.ndarray) -> float:

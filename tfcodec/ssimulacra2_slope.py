@@ -35,7 +35,7 @@ class Original:
         self.scales = []
         with blas.one_thread:
             for number in range(ssimulacra2.scales_of(image.shape)):
-                linear = _halved(linear) if number else linear
+                linear = halved(linear) if number else linear
                 self.scales.append(_Scale(linear, f32(ssimulacra2.WEIGHTS[:, number])))
 
     @blas.one_thread
@@ -51,7 +51,7 @@ class Original:
         """
         linear, found = LINEAR[decoded.transpose(2, 0, 1)], []
         for number, scale in enumerate(self.scales):
-            linear = _halved(linear) if number else linear
+            linear = halved(linear) if number else linear
             found.append(_Comparison(scale, linear))
 
         @blas.one_thread
@@ -59,18 +59,19 @@ class Original:
             whole = None
             for each in reversed(found):
                 own = each.slope()
-                whole = own if whole is None else own + _doubled(whole, own.shape)
+                whole = own if whole is None else own + halved_back(whole, own.shape)
             return LINEAR_SLOPE[decoded] * whole.transpose(1, 2, 0)
 
         return sum(each.distance for each in found), slope
 
 
-def _halved(linear):
-    return ssimulacra2.halve(NUMPY, linear[None])[0]
+def halved(planes):
+    """Means of 2x2 pixels of [3, h, w]: see `ssimulacra2.halve`."""
+    return ssimulacra2.halve(NUMPY, planes[None])[0]
 
 
-def _doubled(slope, shape):
-    """The slope with respect to what `halve` made, as that to what it took, `shape`."""
+def halved_back(slope, shape):
+    """The slope with respect to what `halved` made as that to what it took, `shape`."""
     slope = np.repeat(np.repeat(slope * f32(0.25), 2, 1), 2, 2)
     _, height, width = shape
     if height % 2:  # the last row was there twice
