@@ -313,7 +313,7 @@ def damping(step: int) -> float:
 
     Fitted to held-out photographs: docs/training.md has the figures, under "Effort".
     """
-    return 0.25 / (1 + 0.5 * step)
+    return 0.2 / (1 + 0.3 * step)
 
 
 def steps_of(effort: int) -> int:
