@@ -50,10 +50,3 @@ LOWEST = 1 << 16  # the least state: where an encoder starts and a decoder ends
 MAX_EXCESS = (1 << 15) - 1  # of an escape; zigzag coded, it still fits 16 bits
 LARGE = 255  # the byte that says: this escape is one of the 16-bit ones
 HEADER = 3  # 16-bit units before the final states
-
-# Distortions. In masked_mse a local variance of this (a standard deviation of 4 levels)
-# halves the weight of an error.
-VISIBLE_VARIANCE = 16.0
-# In MS-SSIM terms are raised to powers below 1, whose slope at 0 is infinite. So terms
-# below this are raised to it; their gradients pass as if they were not.
-LEAST_SIMILARITY = 0.01

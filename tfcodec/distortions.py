@@ -1,6 +1,6 @@
 """The names of distortions, and mixtures of them.
 
-`losses` has the functions in TensorFlow, `distortion_slopes` some in NumPy.
+`losses` has the functions in TensorFlow, `distortion_slopes` in NumPy.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ FACTORS = {
     "ssimulacra2": 8.0,
     "masked-mse": 1.0,
 }
+# In masked-mse a local variance of this (a standard deviation of 4 levels) halves the
+# weight of an error.
+VISIBLE_VARIANCE = 16.0
+# In MS-SSIM terms are raised to powers below 1, whose slope at 0 is infinite. So terms
+# below this are raised to it; their gradients pass as if they were not.
+LEAST_SIMILARITY = 0.01
 
 
 @dataclasses.dataclass(frozen=True)

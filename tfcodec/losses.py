@@ -10,8 +10,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tfcodec import metrics, ssimulacra2
-from tfcodec.constants import LEAST_SIMILARITY, VISIBLE_VARIANCE
-from tfcodec.distortions import Mixture
+from tfcodec.distortions import LEAST_SIMILARITY, VISIBLE_VARIANCE, Mixture
 from tfcodec.ssimulacra2 import blur
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfcodec import blas, metrics
-from tfcodec.constants import LEAST_SIMILARITY, VISIBLE_VARIANCE
+from tfcodec.distortions import LEAST_SIMILARITY, VISIBLE_VARIANCE
 from tfcodec.ssimulacra2_slope import halved, halved_back
 
 WINDOW = metrics.WINDOW.astype(np.float32)
