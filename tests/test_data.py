@@ -354,6 +354,12 @@ def test_a_name_that_is_no_text_is_held_out_or_not_like_any_other():
     assert 0 < len(held) < 20
 
 
+def test_a_folder_is_no_data_set(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    with pytest.raises(ValueError, match="is a folder.*use --images"):
+        data.tfds_sets(str(tmp_path), None, count=1)
+
+
 def test_an_unknown_data_set_is_answered_by_the_most_similar_names(monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 

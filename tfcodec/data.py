@@ -11,6 +11,7 @@ import atexit
 import dataclasses
 import difflib
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -285,7 +286,13 @@ def _tfds_builder(name, data_dir):
 
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:  # Its message lists some hundred data sets.
+    except ValueError as error:
+        if os.path.isdir(name):
+            message = f"{name} is a folder, not the name of a data set: use --images"
+            raise ValueError(message) from None
+        if not isinstance(error, tfds.core.DatasetNotFoundError):
+            raise
+        # Its own message lists some hundred data sets.
         near = difflib.get_close_matches(name, tfds.list_builders())
         hint = f"; similar ones: {', '.join(near)}" if near else ""
         raise ValueError(f"no TensorFlow Datasets data set {name!r}{hint}") from None
