@@ -28,8 +28,10 @@ TEXTS = [*distortions.FACTORS, "mse:0.2,ssimulacra2:0.8", "ssim:2,ms-ssim"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("size", [(192, 256), (101, 77), (12, 16)])
+@pytest.mark.parametrize("size", [(192, 256), (101, 77), (12, 16), (8, 9)])
 def test_a_slope_foretells_what_a_change_does(text, size):
+    if min(size) < 11 and "ssim" in text.replace("ssimulacra2", ""):
+        pytest.skip("SSIM needs 11 pixels a side")
     image = tiny.photograph(*size)
     # Far from black and white, so that all levels can change both ways.
     image = (image * 0.8 + 25).astype(np.uint8)
@@ -67,7 +69,7 @@ def test_distortions_are_those_of_the_metrics():
 def test_an_equal_picture_has_no_distortion_and_slopes_are_finite(text):
     image = tiny.photograph(64, 96)
     value, slope = Distortion(text, image).compare(image.copy())
-    assert value == pytest.approx(0, abs=1e-3)
+    assert value == 0
     assert np.all(np.isfinite(slope()))
     for other in (np.zeros_like(image), 255 - image):
         value, slope = Distortion(text, image).compare(other)
@@ -90,7 +92,7 @@ def test_every_distortion_has_a_slope():
     assert distortion_slopes.TERMS.keys() == distortions.FACTORS.keys()
 
 
-@pytest.mark.parametrize("size", [(176, 192), (101, 77)])
+@pytest.mark.parametrize("size", [(128, 192), (176, 192), (101, 77)])
 @pytest.mark.parametrize("text", TEXTS)
 def test_slopes_are_those_that_tensorflow_derives(text, size):
     tf = pytest.importorskip("tensorflow")
@@ -105,7 +107,9 @@ def test_slopes_are_those_that_tensorflow_derives(text, size):
         expected = losses.Distortion.parse(text)(tf.cast(image[None], "float32"), x_hat)
     derived = tape.gradient(expected, x_hat)[0].numpy()
     value, slope = Distortion(text, image).compare(found)
-    assert value == pytest.approx(float(expected[0]), rel=1e-4)
+    # A power of MS-SSIM's terms in float32 is less exact in TensorFlow.
+    rel = 1e-4 if "ms-ssim" in text else 1e-5
+    assert value == pytest.approx(float(expected[0]), rel=rel)
     assert np.linalg.norm(slope() - derived) < 1e-3 * np.linalg.norm(derived)
 
 

@@ -9,37 +9,25 @@ from __future__ import annotations
 import numpy as np
 
 from tfcodec import blas, metrics
+from tfcodec.array_functions import NUMPY
 from tfcodec.distortions import LEAST_SIMILARITY, VISIBLE_VARIANCE
-from tfcodec.ssimulacra2_slope import halved, halved_back
-
-WINDOW = metrics.WINDOW.astype(np.float32)
-EDGE = len(WINDOW) // 2
-# How many columns or rows `_along` computes in one matrix product.
-STRIP = 64
-BAND = np.stack([np.pad(WINDOW, (i, STRIP - 1 - i)) for i in range(STRIP)])
+from tfcodec.ssimulacra2 import RADIUS, across
+from tfcodec.ssimulacra2_slope import halved, through_scales
 
 
 def blur(x):
     """Means under each whole window: [..., h, w] to [..., h - 10, w - 10]."""
-    return _along(_along(x).swapaxes(-1, -2)).swapaxes(-1, -2)
-
-
-def _along(x):
-    """Means of the last axis under each whole window."""
-    length = x.shape[-1] - 2 * EDGE
-    found = np.empty((*x.shape[:-1], length), np.float32)
-    for begin in range(0, length, STRIP):
-        count = min(STRIP, length - begin)
-        matrix = BAND[:count, : count + 2 * EDGE].T
-        part = x[..., begin : begin + count + 2 * EDGE]
-        found[..., begin : begin + count] = np.ascontiguousarray(part) @ matrix
-    return found
+    for _ in range(2):
+        x = across(NUMPY, x)[..., RADIUS:-RADIUS].swapaxes(-1, -2)
+    return x
 
 
 def blur_back(slope):
     """The slope with respect to what `blur` made, as that to what it took."""
-    around = [(0, 0)] * (slope.ndim - 2) + [(2 * EDGE, 2 * EDGE)] * 2
-    return blur(np.pad(slope, around))
+    x = np.pad(slope, [(0, 0)] * (slope.ndim - 2) + [(RADIUS, RADIUS)] * 2)
+    for _ in range(2):
+        x = across(NUMPY, x).swapaxes(-1, -2)
+    return x
 
 
 def planes(image):
@@ -53,7 +41,7 @@ class MaskedError:
     @blas.one_thread
     def __init__(self, image: np.ndarray):
         self.image = image.astype(np.float32)
-        around = ((0, 0), (EDGE, EDGE), (EDGE, EDGE))
+        around = ((0, 0), (RADIUS, RADIUS), (RADIUS, RADIUS))
         padded = np.pad(planes(image), around, mode="symmetric")
         variance = np.maximum(blur(padded**2) - blur(padded) ** 2, 0).mean(0)
         self.weight = 1 / (1 + variance[..., None] / np.float32(VISIBLE_VARIANCE))
@@ -91,16 +79,15 @@ class Similarity:
 
         @blas.one_thread
         def slope():
-            whole = None
-            for scale, share in reversed([*zip(scales, weights / kept)]):
-                own = scale.slope(-similarity * share / len(similarity))
-                whole = own if whole is None else own + halved_back(whole, own.shape)
-            return whole.transpose(1, 2, 0)
+            shares = -similarity * weights / kept / len(similarity)
+            each = (scale.slope(x) for scale, x in zip(scales[::-1], shares[::-1]))
+            return through_scales(each).transpose(1, 2, 0)
 
         return float(1 - similarity.mean()), slope
 
     def limited(self, terms):
         """Returns the terms of each scale and colour as they are multiplied."""
+        # The slope is computed as the product divided by a term, so none may be 0.
         return np.where(terms == 0, np.finfo(float).tiny, terms)
 
 
@@ -116,7 +103,7 @@ class MultiscaleSimilarity(Similarity):
         weights = metrics.SCALE_WEIGHTS
         while len(self.originals) < len(weights):
             smaller = halved(self.originals[-1])
-            if min(smaller.shape[1:]) < len(WINDOW):
+            if min(smaller.shape[1:]) < len(metrics.WINDOW):
                 break
             self.originals.append(smaller)
         self.weights = np.array(weights[: len(self.originals)])

@@ -56,10 +56,7 @@ class Original:
 
         @blas.one_thread
         def slope():
-            whole = None
-            for each in reversed(found):
-                own = each.slope()
-                whole = own if whole is None else own + halved_back(whole, own.shape)
+            whole = through_scales(each.slope() for each in reversed(found))
             return LINEAR_SLOPE[decoded] * whole.transpose(1, 2, 0)
 
         return sum(each.distance for each in found), slope
@@ -68,6 +65,18 @@ class Original:
 def halved(planes):
     """Means of 2x2 pixels of [3, h, w]: see `ssimulacra2.halve`."""
     return ssimulacra2.halve(NUMPY, planes[None])[0]
+
+
+def through_scales(slopes):
+    """Sums slopes with respect to each scale, as the slope with respect to the first.
+
+    Args:
+        slopes: iterable of arrays [3, h, w], of the smallest scale first.
+    """
+    whole = None
+    for own in slopes:
+        whole = own if whole is None else own + halved_back(whole, own.shape)
+    return whole
 
 
 def halved_back(slope, shape):
